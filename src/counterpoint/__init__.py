@@ -1,0 +1,1 @@
+"""Counterpoint: classifier-free guidance for text generation."""

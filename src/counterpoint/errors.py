@@ -1,0 +1,49 @@
+"""Every error the package raises on purpose. Each message is one line: what was wrong, the value, what to do.
+
+CounterpointError
+├── UsageError (also ValueError)      the caller can mend it; exit status 2, HTTP 400
+│   ├── GuideError                    a guide, a branch or a weight
+│   ├── PromptError                   a prompt or a context: empty, too long, not text
+│   ├── SamplingError                 temperature, top-p, penalties, limits
+│   ├── ModelError                    a model folder: missing, truncated, not a causal model
+│   └── UnsupportedError              this model or this combination cannot do that
+└── Failure (also RuntimeError)       nobody's mistake; exit status 1, HTTP 500
+
+NoEffectWarning (UserWarning)         what was asked for is allowed and changes nothing
+"""
+
+
+class CounterpointError(Exception):
+    """Base of all errors that the package raises on purpose."""
+
+
+class UsageError(CounterpointError, ValueError):
+    """Something that the caller gave is wrong."""
+
+
+class GuideError(UsageError):
+    """A guide, a branch or a weight is out of range."""
+
+
+class PromptError(UsageError):
+    """A prompt or another context can't be used."""
+
+
+class SamplingError(UsageError):
+    """A sampling parameter or a limit is out of range."""
+
+
+class ModelError(UsageError):
+    """A model can't be loaded from where the caller pointed."""
+
+
+class UnsupportedError(UsageError):
+    """The model, or the combination of arguments, can't do what was asked for."""
+
+
+class Failure(CounterpointError, RuntimeError):
+    """Something failed that the caller did not cause."""
+
+
+class NoEffectWarning(UserWarning):
+    """An argument is valid and changes nothing."""

@@ -1,0 +1,114 @@
+"""The mathematics of guidance: pure functions on float32 log-probabilities, in nats.
+
+Shapes: B rows, K further branches, V tokens. `cond` is the conditional branch `l_c`, `others` the further branches
+`l_b`. Weights are those of the further branches; the conditional one has `1 - sum(w_b)`. Writing both formulas as the
+conditional prediction plus weighted differences makes them exactly neutral where a branch agrees with it.
+
+Every function keeps rows apart: a row's result does not depend on the other rows.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+NEG_INF = float("-inf")
+
+
+def log_probs(logits: Tensor) -> Tensor:
+    """`log_softmax` in float32 over the last axis, whatever the dtype of `logits`; -inf stays -inf."""
+    return torch.log_softmax(logits.float(), dim=-1)
+
+
+def combine_log(cond: Tensor, others: Tensor, weights: Tensor) -> Tensor:
+    """g = l_c + sum_b w_b * (l_b - l_c), not normalised.
+
+    A token that a branch rules out altogether (l_b = -inf) is ruled out by a positive weight; a negative weight
+    leaves it to the other branches, since an infinite ratio says nothing about how much to push.
+
+    Args:
+        cond: (B, V). others: (B, K, V). weights: (B, K).
+
+    Source: Sanchez et al. 2023, arXiv 2306.17806, equation 7.
+    """
+    weight = weights.unsqueeze(-1)  # (B, K, 1)
+    push = weight * (others - cond.unsqueeze(1))  # (B, K, V)
+    # 0 * inf, -w * -inf, and -inf - -inf are the only ways to leave the finite numbers.
+    says_nothing = (weight == 0) | (torch.isneginf(others) & (weight < 0)) | torch.isneginf(cond).unsqueeze(1)
+    return cond + push.masked_fill(says_nothing, 0.0).sum(1)
+
+
+def combine_prob(cond: Tensor, others: Tensor, weights: Tensor) -> Tensor:
+    """log of q = max(0, p_c + sum_b w_b * (p_b - p_c)), not normalised; -inf where q is 0.
+
+    Log-probabilities, not q: a softmax of q itself would be almost uniform.
+
+    Args and shapes as in `combine_log`.
+
+    Source: Smirnov 2024, arXiv 2412.06846.
+    """
+    cond_probs = cond.exp()
+    push = weights.unsqueeze(-1) * (others.exp() - cond_probs.unsqueeze(1))  # (B, K, V)
+    guided = (cond_probs + push.sum(1)).clamp_(min=0.0).log_()
+    return guided.masked_fill(torch.isneginf(cond), NEG_INF)
+
+
+def implausible(cond: Tensor, plausibility: Tensor) -> Tensor:
+    """True where p_c(i) < plausibility * max p_c. (B, V), (B,) -> (B, V) of bool.
+
+    Source: Li et al. 2022, arXiv 2210.15097, equation 2.
+    """
+    return cond < (cond.amax(-1) + plausibility.log()).unsqueeze(-1)
+
+
+def entropy(cond: Tensor) -> Tensor:
+    """Entropy in nats. (B, V) -> (B,)."""
+    return torch.special.entr(cond.exp()).sum(-1)
+
+
+def jensen_shannon(cond: Tensor, others: Tensor) -> Tensor:
+    """Jensen-Shannon divergence in bits of p_c and each p_b, from 0 to 1. (B, V), (B, K, V) -> (B, K)."""
+    p, q = cond.exp().unsqueeze(1), others.exp()
+    shared = torch.special.entr((p + q) / 2).sum(-1)
+    own = (torch.special.entr(p).sum(-1) + torch.special.entr(q).sum(-1)) / 2
+    return ((shared - own) / math.log(2)).clamp(0.0, 1.0)
+
+
+def guided(
+    cond: Tensor,
+    others: Tensor,
+    weights: Tensor,
+    *,
+    space: str = "log",
+    plausibility: Tensor | None = None,
+    gate: Tensor | None = None,
+    adaptive: bool = False,
+) -> Tensor:
+    """Guided log-probabilities: one of the two formulas with its refinements, normalised, never NaN.
+
+    A token at -inf in `cond` stays there. A row that would be left without any token is left as `cond`.
+
+    Args:
+        cond: (B, V) log-probabilities of the conditional branch.
+        others: (B, K, V) log-probabilities of the further branches.
+        weights: (B, K).
+        space: "log" or "prob".
+        plausibility: (B,) in [0, 1]; None is off.
+        gate: (B,) nats; rows whose conditional entropy is below it stay as `cond`; None is off.
+        adaptive: multiply the weights by `jensen_shannon`.
+
+    Returns:
+        (B, V) log-probabilities that sum to 1.
+    """
+    if adaptive:
+        weights = weights * jensen_shannon(cond, others)
+    result = (combine_log if space == "log" else combine_prob)(cond, others, weights)
+    if plausibility is not None:
+        result = result.masked_fill(implausible(cond, plausibility), NEG_INF)
+    result = torch.where(torch.isneginf(result).all(-1, keepdim=True), cond, result)
+    result = torch.log_softmax(result, dim=-1)
+    if gate is not None:
+        result = torch.where((entropy(cond) < gate).unsqueeze(-1), cond, result)
+    return result

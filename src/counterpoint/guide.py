@@ -1,0 +1,166 @@
+"""What to do with the branches' predictions: `Guide`, and which branches there are: `Branch`. Plain values, no tensors."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from counterpoint.errors import GuideError
+
+SPACES = ("log", "prob")
+ADAPTIVE = ("jsd",)
+DEFAULT_SCALE = 1.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Guide:
+    """How the branches' predictions become one distribution. Neutral at `scale=1`.
+
+    `log` space:   g = l_c + sum_b w_b * (l_b - l_c), renormalised   (Sanchez et al. 2023, arXiv 2306.17806)
+    `prob` space:  q = p_c + sum_b w_b * (p_b - p_c), clamped at 0, renormalised   (Smirnov 2024, arXiv 2412.06846)
+
+    where a branch without a weight of its own has `w_b = 1 - scale`.
+
+    Args:
+        scale: guidance scale, finite. 1 is unguided, 0 is the negative's own continuation, usual 1.25 to 3.
+            None means `DEFAULT_SCALE` for branches that have no weight of their own.
+        space: "log" or "prob".
+        plausibility: in [0, 1]; keep token i only if p_c(i) >= plausibility * max p_c (arXiv 2210.15097). 0 is off.
+        gate: nats, >= 0; guide only where the entropy of p_c is at least this (arXiv 2510.13940). 0 is off.
+        start, stop: guide only generated tokens start <= i < stop, counted from 0; stop None is no end.
+        adaptive: "jsd" multiplies every weight by the Jensen-Shannon divergence in bits of p_c and p_b at each
+            step (arXiv 2409.07394, which is scale 2); None is off.
+
+    Raises:
+        GuideError: a value is out of its range.
+    """
+
+    scale: float | None = None
+    space: str = "log"
+    plausibility: float = 0.0
+    gate: float = 0.0
+    start: int = 0
+    stop: int | None = None
+    adaptive: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.scale is not None:
+            object.__setattr__(self, "scale", finite("guidance scale", self.scale))
+        if self.space not in SPACES:
+            raise GuideError(f"space is {self.space!r}; use one of {', '.join(SPACES)}")
+        object.__setattr__(self, "plausibility", finite("plausibility", self.plausibility))
+        if not 0 <= self.plausibility <= 1:
+            raise GuideError(f"plausibility is {self.plausibility}; use a number from 0 to 1")
+        object.__setattr__(self, "gate", finite("gate", self.gate))
+        if self.gate < 0:
+            raise GuideError(f"gate is {self.gate}; use nats of entropy, 0 or more")
+        _step("start", self.start)
+        if self.stop is not None:
+            _step("stop", self.stop)
+            if self.stop < self.start:
+                raise GuideError(f"stop is {self.stop}, before start at {self.start}; use start <= stop")
+        if self.adaptive is not None and self.adaptive not in ADAPTIVE:
+            raise GuideError(f"adaptive is {self.adaptive!r}; use {ADAPTIVE[0]!r} or None")
+
+    def weights(self, branches: Sequence[Branch]) -> tuple[float, ...]:
+        """The weight of each branch: its own, or `1 - scale`.
+
+        Raises:
+            GuideError: `scale` was given and every branch has a weight, so that it could have no effect.
+        """
+        if self.scale is not None and branches and all(b.weight is not None for b in branches):
+            raise GuideError(
+                f"scale is {self.scale} and every branch has a weight of its own, so the scale would do nothing; "
+                "leave one of them out"
+            )
+        shared = 1.0 - (DEFAULT_SCALE if self.scale is None else self.scale)
+        return tuple(shared if b.weight is None else b.weight for b in branches)
+
+    def active(self, step: int) -> bool:
+        """Whether generated token number `step` (from 0) lies between `start` and `stop`."""
+        return self.start <= step and (self.stop is None or step < self.stop)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields that differ from the defaults, ready for JSON; `Guide.from_dict` reads it back."""
+        return {
+            f.name: getattr(self, f.name) for f in dataclasses.fields(self) if getattr(self, f.name) != f.default
+        }
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Guide:
+        """A guide from its fields. An unknown field is a `GuideError` that names it."""
+        known = [f.name for f in dataclasses.fields(cls)]
+        for name in fields:
+            if name not in known:
+                raise GuideError(f"unknown guide field {name!r}; known are {', '.join(known)}")
+        return cls(**fields)
+
+    def __str__(self) -> str:
+        """The text form, `scale=3.0,space=prob`; `Guide.parse` reads it back."""
+        return ",".join(f"{name}={value}" for name, value in self.to_dict().items())
+
+    @classmethod
+    def parse(cls, text: str) -> Guide:
+        """A guide from `name=value` pairs, comma-separated, as `str(guide)` writes them."""
+        fields: dict[str, Any] = {}
+        for pair in filter(None, (part.strip() for part in text.split(","))):
+            name, equals, value = pair.partition("=")
+            name, value = name.strip(), value.strip()
+            if not equals:
+                raise GuideError(f"{pair!r} is not name=value; write a guide as scale=3,space=prob")
+            if name in fields:
+                raise GuideError(f"{name} is given twice in {text!r}; keep one")
+            fields[name] = _read(name, value)
+        return cls.from_dict(fields)
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """A further context that is read beside the prompt.
+
+    Args:
+        context: a text, token ids, or one of the contexts of `counterpoint.contexts`.
+        weight: finite; negative pushes away, positive pulls towards. None takes `1 - scale` from the guide.
+
+    Raises:
+        GuideError: the weight is not a finite number.
+    """
+
+    context: Any
+    weight: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.weight is not None:
+            object.__setattr__(self, "weight", finite("weight of a branch", self.weight))
+
+
+def finite(name: str, value: Any) -> float:
+    """`value` as a float; a `GuideError` that names it where it is no finite number."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise GuideError(f"{name} is {value!r}; use a number")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise GuideError(f"{name} is {value}; use a finite number")
+    return number
+
+
+def _step(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise GuideError(f"{name} is {value!r}; use a count of tokens, 0 or more")
+
+
+def _read(name: str, value: str) -> Any:
+    if value == "None":
+        return None
+    if name in ("space", "adaptive"):
+        return value
+    try:
+        return int(value) if name in ("start", "stop") else float(value)
+    except ValueError:
+        raise GuideError(f"{name} is {value!r}; use a number") from None

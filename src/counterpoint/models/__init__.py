@@ -1,0 +1,1 @@
+"""What the engine needs of a model, and how a model is loaded."""

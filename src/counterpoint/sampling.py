@@ -1,0 +1,152 @@
+"""From guided log-probabilities to a token. Nothing here knows about guidance."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from counterpoint.errors import SamplingError
+
+NEG_INF = float("-inf")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How one token is drawn from a distribution.
+
+    Applied once, in this order: repetition penalty, presence and frequency penalty, logit bias, temperature, top-k,
+    top-p, min-p; then one draw.
+
+    Args:
+        temperature: >= 0; 0 is greedy.
+        top_k: keep the k most probable tokens; 0 is off.
+        top_p: in (0, 1]; keep the smallest set of tokens whose probability reaches it; 1 is off.
+        min_p: in [0, 1]; keep tokens with at least this share of the largest probability; 0 is off.
+        repetition_penalty: > 0; divides the log-odds of tokens in the prompt or the output (arXiv 1909.05858);
+            1 is off. On log-probabilities, which are never positive, it multiplies.
+        presence_penalty, frequency_penalty: finite; subtracted once, and once for each time, for tokens in the output.
+        logit_bias: token id to a finite number or -inf that is added.
+
+    Raises:
+        SamplingError: a value is out of its range.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for f in dataclasses.fields(self):
+            value = getattr(self, f.name)
+            if f.name == "logit_bias":
+                continue
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+                raise SamplingError(f"{f.name} is {value!r}; use a finite number")
+        if self.temperature < 0:
+            raise SamplingError(f"temperature is {self.temperature}; use 0 (greedy) or more")
+        if not isinstance(self.top_k, int) or self.top_k < 0:
+            raise SamplingError(f"top_k is {self.top_k!r}; use a count of tokens, 0 for off")
+        if not 0 < self.top_p <= 1:
+            raise SamplingError(f"top_p is {self.top_p}; use a number above 0, up to 1")
+        if not 0 <= self.min_p <= 1:
+            raise SamplingError(f"min_p is {self.min_p}; use a number from 0 to 1")
+        if self.repetition_penalty <= 0:
+            raise SamplingError(f"repetition_penalty is {self.repetition_penalty}; use a number above 0")
+        for token_id, bias in self.logit_bias.items():
+            if isinstance(token_id, bool) or not isinstance(token_id, int) or token_id < 0:
+                raise SamplingError(f"logit_bias has the token id {token_id!r}; use ids from 0")
+            if isinstance(bias, bool) or not isinstance(bias, (int, float)) or math.isnan(bias) or bias == math.inf:
+                raise SamplingError(f"logit_bias of token {token_id} is {bias!r}; use a finite number or -inf")
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the most probable token is taken."""
+        return self.temperature == 0
+
+    @property
+    def changes_order(self) -> bool:
+        """Whether the most probable token can differ from that of the distribution as it came."""
+        return bool(
+            self.repetition_penalty != 1 or self.presence_penalty or self.frequency_penalty or self.logit_bias
+        )
+
+    @property
+    def plain(self) -> bool:
+        """Whether nothing is done to the distribution before the choice but dividing by the temperature."""
+        return not self.changes_order and not self.top_k and self.top_p == 1 and not self.min_p
+
+
+def generator(seed: int | None, device: torch.device | str = "cpu") -> torch.Generator:
+    """A source of random numbers for one request; fresh entropy where `seed` is None."""
+    made = torch.Generator(device)
+    made.seed() if seed is None else made.manual_seed(seed)
+    return made
+
+
+def processed(logprobs: Tensor, sampling: Sampling, *, prompt_ids: Sequence[int], output_ids: Sequence[int]) -> Tensor:
+    """The distribution that is drawn from, as log-probabilities. (V,) -> (V,); under greedy choice not normalised.
+
+    Args:
+        logprobs: (V,) guided log-probabilities.
+        prompt_ids, output_ids: what the penalties count.
+
+    Raises:
+        SamplingError: a token id of `logit_bias` is outside of the vocabulary.
+    """
+    scores = logprobs
+    if sampling.changes_order:
+        scores = _penalised(scores.clone(), sampling, prompt_ids, output_ids)
+    if sampling.greedy:
+        return scores
+    # The largest is brought to 0 first, so that no temperature, however low, overflows.
+    scores = torch.log_softmax((scores - scores.amax()) / sampling.temperature, -1)
+    return scores if sampling.plain else _truncated(scores, sampling)
+
+
+def draw(scores: Tensor, sampling: Sampling, source: torch.Generator) -> int:
+    """One token id from what `processed` returned. (V,) -> id. Uses `source` once unless greedy."""
+    if sampling.greedy:
+        return int(scores.argmax())
+    return int(torch.multinomial(scores.exp(), 1, generator=source))
+
+
+def _penalised(scores: Tensor, sampling: Sampling, prompt_ids: Sequence[int], output_ids: Sequence[int]) -> Tensor:
+    if sampling.repetition_penalty != 1:
+        seen = torch.tensor(sorted({*prompt_ids, *output_ids}), dtype=torch.long, device=scores.device)
+        scores[seen] *= sampling.repetition_penalty
+    if (sampling.presence_penalty or sampling.frequency_penalty) and output_ids:
+        ids, counts = torch.tensor(output_ids, device=scores.device).unique(return_counts=True)
+        scores[ids] -= sampling.presence_penalty + sampling.frequency_penalty * counts
+    if sampling.logit_bias:
+        ids = list(sampling.logit_bias)
+        if max(ids) >= scores.shape[-1]:
+            raise SamplingError(f"logit_bias has the token id {max(ids)}; this model's ids end at {scores.shape[-1] - 1}")
+        biased = scores[ids] + torch.tensor([float(sampling.logit_bias[i]) for i in ids], device=scores.device)
+        scores[ids] = biased
+    return scores
+
+
+def _truncated(scores: Tensor, sampling: Sampling) -> Tensor:
+    if sampling.top_k and sampling.top_k < scores.shape[-1]:
+        least = scores.topk(sampling.top_k).values[-1]
+        scores = torch.log_softmax(scores.masked_fill(scores < least, NEG_INF), -1)
+    if sampling.top_p < 1:
+        ordered, order = scores.sort(descending=True, stable=True)
+        before = ordered.exp().cumsum(-1) - ordered.exp()
+        cut = torch.zeros_like(scores, dtype=torch.bool).scatter_(0, order, before >= sampling.top_p)
+        scores = torch.log_softmax(scores.masked_fill(cut, NEG_INF), -1)
+    if sampling.min_p:
+        least = scores.amax() + math.log(sampling.min_p)
+        scores = scores.masked_fill(scores < least, NEG_INF)
+    return torch.log_softmax(scores, -1)
