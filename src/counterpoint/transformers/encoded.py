@@ -1,0 +1,59 @@
+"""Logits after decoder histories of an encoder-decoder model, whose negative prompt is what the encoder reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput
+
+TokenIds = tuple[int, ...]
+
+
+class EncodedHistories:
+    """Decoder histories, each under one of the encoder's texts. All histories of one call have one length.
+
+    A call whose histories extend those of the last one by a token, in any order, uses the cache; another starts anew.
+
+    Args:
+        model: an encoder-decoder model of transformers.
+        texts: the token ids of each text for the encoder.
+    """
+
+    def __init__(self, model: PreTrainedModel, texts: Sequence[TokenIds]) -> None:
+        self._model = model
+        width = max(map(len, texts))
+        ids = torch.zeros((len(texts), width), dtype=torch.long, device=model.device)
+        self._mask = torch.zeros_like(ids)
+        for row, text in enumerate(texts):
+            ids[row, : len(text)] = torch.tensor(text, device=model.device)
+            self._mask[row, : len(text)] = 1
+        self._states = model.get_encoder()(input_ids=ids, attention_mask=self._mask, return_dict=True).last_hidden_state
+        self._held: list[tuple[int, TokenIds]] = []
+        self._cache: Any = None
+
+    def logits(self, keys: Sequence[tuple[int, TokenIds]]) -> Tensor:
+        """Logits of the token after each history. R pairs of a text's number and decoder ids -> (R, V)."""
+        places = {key: place for place, key in enumerate(self._held)}
+        sources = [places.get((text, ids[:-1])) for text, ids in keys]
+        if self._cache is None or None in sources:
+            self._cache = None
+            ids = torch.tensor([ids for _, ids in keys], device=self._model.device)
+        else:
+            if sources != list(range(len(self._held))):
+                self._cache.reorder_cache(torch.tensor(sources, device=self._model.device))
+            ids = torch.tensor([ids[-1:] for _, ids in keys], device=self._model.device)
+        texts = [text for text, _ in keys]
+        out = self._model(
+            encoder_outputs=BaseModelOutput(last_hidden_state=self._states[texts]),
+            attention_mask=self._mask[texts],
+            decoder_input_ids=ids,
+            past_key_values=self._cache,
+            use_cache=True,
+            return_dict=True,
+        )
+        self._held, self._cache = list(keys), out.past_key_values
+        return out.logits[:, -1]

@@ -1,0 +1,91 @@
+"""Logits after token histories, asked for by content: what is cached is found by comparing tokens.
+
+So reordered beams, rolled-back drafts, a second use and rows that happen to be equal need no bookkeeping of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from counterpoint.models.rows import Feed, Rows
+
+TokenIds = tuple[int, ...]
+
+WASTE = 1.5  # tokens with padding over tokens without, from where rows are better read one at a time
+
+
+class Histories:
+    """Token histories that grow, one row of the model for each different one.
+
+    Args:
+        rows: empty rows of a model.
+    """
+
+    def __init__(self, rows: Rows) -> None:
+        self._rows = rows
+        self._held: dict[TokenIds, int] = {}
+
+    def logits(self, histories: Sequence[TokenIds]) -> Tensor:
+        """Logits of the token after each history. R histories -> (R, V), in the model's dtype.
+
+        Rows for histories that are no beginning of these are forgotten.
+        """
+        wanted = list(dict.fromkeys(histories))
+        places = {history: place for place, history in enumerate(wanted)}
+        feeds = self._prepare(wanted)
+        lens = [len(feed.ids) for feed in feeds]
+        if max(lens) * len(lens) > WASTE * sum(lens):
+            logits = torch.cat([self._rows.forward([feed]) for feed in feeds])
+        else:
+            logits = self._rows.forward(feeds)
+        if len(wanted) == len(histories):
+            return logits
+        return logits[[places[history] for history in histories]]
+
+    def _prepare(self, wanted: list[TokenIds]) -> list[Feed]:
+        """Bring the rows to the longest known beginnings of `wanted`; what is left to feed."""
+        sources = [self._source(history) for history in wanted]
+        taken: set[TokenIds] = set()
+        handles = []
+        for source, shared in sources:
+            if source is None:
+                handles.append(None)
+            elif source in taken:
+                handles.append(self._rows.fork(self._held[source], shared if shared < len(source) else None))
+            else:
+                taken.add(source)
+                handles.append(self._held[source])
+        for source, handle in self._held.items():
+            if source not in taken:
+                self._rows.free(handle)
+        self._held = {}
+        feeds = []
+        for history, (source, shared), handle in zip(wanted, sources, handles):
+            if handle is None:
+                handle = self._rows.add()
+            elif shared < len(source):
+                self._rows.crop(handle, shared)
+            self._held[history] = handle
+            feeds.append(Feed(handle, history[shared:]))
+        return feeds
+
+    def _source(self, history: TokenIds) -> tuple[TokenIds | None, int]:
+        """The held history that shares the longest beginning with this one, and how much of it is of use."""
+        if history[:-1] in self._held:
+            return history[:-1], len(history) - 1
+        best, most = None, 0
+        for held in self._held:
+            shared = _shared(held, history[:-1])  # the last token is always fed, for its logits
+            if shared > most and (self._rows.can_crop or shared == len(held)):
+                best, most = held, shared
+        return best, most
+
+
+def _shared(left: TokenIds, right: TokenIds) -> int:
+    for count, (a, b) in enumerate(zip(left, right)):
+        if a != b:
+            return count
+    return min(len(left), len(right))

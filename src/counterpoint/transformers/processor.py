@@ -1,0 +1,174 @@
+"""Guidance as a logits processor, right in every decoding loop of transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import LogitsProcessor, PreTrainedModel
+
+from counterpoint.errors import PromptError, UnsupportedError
+from counterpoint.guide import Guide
+from counterpoint.models.choose import rows_for
+from counterpoint.transformers.caller import is_drafting, running_generate
+from counterpoint.transformers.encoded import EncodedHistories
+from counterpoint.transformers.guides import RowGuides
+from counterpoint.transformers.histories import Histories
+from counterpoint.transformers.negatives import TokenIds, check_vocabulary, read_negatives, spread
+
+
+class GuidanceLogitsProcessor(LogitsProcessor):
+    """Guides the scores of `model.generate` by a negative prompt, under greedy choice, sampling, beams and drafting.
+
+    The scores it returns are the guided log-probabilities. It answers for the token ids that it is given, so rows may
+    come reordered, extended or rolled back, and the object may be used again for another prompt. Put it first: what
+    stands before it in the list changes the conditional branch alone.
+
+    Args:
+        model: the model that generates.
+        guide: a `Guide`, or one for each prompt.
+        negative_prompt_ids: (N, L) with N 1 or the number of prompts, padded on either side; None is the last token of
+            each prompt (arXiv 2306.17806). What the encoder reads, for an encoder-decoder.
+        negative_prompt_attention_mask: (N, L), nonzero for tokens.
+        prompt_len: tokens of the prompt in `input_ids`, with padding; None finds out from the `generate` that runs, or,
+            in a loop of your own, takes the length of the first call (see `reset`).
+
+    Raises:
+        PromptError: a negative is empty, or of the wrong shape, or longer than the model's context.
+        GuideError: the number of guides is not that of the prompts.
+        UnsupportedError: the model can't be guided.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        guide: Guide | Sequence[Guide],
+        *,
+        negative_prompt_ids: Tensor | None = None,
+        negative_prompt_attention_mask: Tensor | None = None,
+        prompt_len: int | None = None,
+    ) -> None:
+        self._model = model
+        self._guides = [guide] if isinstance(guide, Guide) else list(guide)
+        self._negatives = None
+        self._negative_shape: object = None
+        if negative_prompt_ids is not None:
+            config = model.generation_config
+            self._negatives = read_negatives(
+                negative_prompt_ids,
+                negative_prompt_attention_mask,
+                pad_token_ids=_id_set(config.pad_token_id),
+                eos_token_ids=_id_set(config.eos_token_id),
+            )
+            self._negative_shape = tuple(negative_prompt_ids.shape)
+            check_negatives(model, self._negatives)
+        elif negative_prompt_attention_mask is not None:
+            raise PromptError("negative_prompt_attention_mask is given without negative_prompt_ids; pass both or neither")
+        elif model.config.is_encoder_decoder:
+            raise UnsupportedError(
+                f"{type(model).__name__} is an encoder-decoder, whose prompt's last token is no text of its own; "
+                "pass negative_prompt_ids"
+            )
+        self._own_prompt_len = prompt_len
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything about the last prompt. Only needed between two runs of a loop of your own."""
+        self._prompts: Tensor | None = None
+        self._read: Histories | EncodedHistories | None = None
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Guided log-probabilities in float32. (R, L) ids and (R, V) logits of the conditional branch -> (R, V)."""
+        if is_drafting():
+            return scores
+        prompt_len = self._prompt_len(input_ids)
+        num_rows, step = len(input_ids), input_ids.shape[1] - prompt_len
+        num_prompts = self._num_prompts(num_rows)
+        guides = RowGuides([self._guides[at] for at in spread(len(self._guides), num_rows, num_prompts, "guide", len(self._guides))])
+        logits = self._negative_logits(input_ids, prompt_len, num_prompts) if guides.needs_negative(step) else None
+        return guides.apply(scores, None if logits is None else logits.to(scores.device), step)
+
+    def _negative_logits(self, input_ids: Tensor, prompt_len: int, num_prompts: int) -> Tensor:
+        num_rows, ids = len(input_ids), input_ids.tolist()
+        if self._negatives is None:
+            if prompt_len == 0:
+                raise UnsupportedError("the prompt has no token ids to take the last one of; pass negative_prompt_ids")
+            owners = None
+        else:
+            owners = spread(len(self._negatives), num_rows, num_prompts, "negative_prompt_ids", self._negative_shape)
+        with torch.no_grad(), _own_positions(self._model):
+            if self._model.config.is_encoder_decoder:
+                if self._read is None:
+                    self._read = EncodedHistories(self._model, self._negatives)
+                return self._read.logits([(owner, tuple(row)) for owner, row in zip(owners, ids)])
+            if self._read is None:
+                self._read = Histories(rows_for(self._model))
+            negatives = [tuple(row[prompt_len - 1 : prompt_len]) for row in ids] if owners is None else [self._negatives[o] for o in owners]
+            return self._read.logits([negative + tuple(row[prompt_len:]) for negative, row in zip(negatives, ids)])
+
+    def _prompt_len(self, input_ids: Tensor) -> int:
+        if self._own_prompt_len is not None:
+            return self._own_prompt_len
+        caller = running_generate()
+        if caller is not None:
+            return caller["input_ids_length"]
+        known = self._prompts
+        if (
+            known is None
+            or len(known) != len(input_ids)
+            or known.shape[1] > input_ids.shape[1]
+            or not torch.equal(known, input_ids[:, : known.shape[1]])
+        ):
+            self._prompts = input_ids.clone()
+        return self._prompts.shape[1]
+
+    def _num_prompts(self, num_rows: int) -> int:
+        caller = running_generate()
+        return num_rows if caller is None else caller["batch_size"]
+
+
+def check_negatives(model: PreTrainedModel, negatives: Sequence[TokenIds]) -> None:
+    """Raise where a negative can't be read by the model: unknown ids, pictures, or longer than the context."""
+    text = model.config.get_text_config()
+    check_vocabulary(list(negatives), text.vocab_size)
+    for name in ("image_token_id", "video_token_id", "audio_token_id"):
+        placeholder = getattr(model.config, name, None)
+        if placeholder is not None and any(placeholder in row for row in negatives):
+            raise UnsupportedError(
+                f"negative_prompt_ids has the placeholder {placeholder} ({name}); a negative is text only, leave it out"
+            )
+    limit, longest = context_len(model), max(map(len, negatives))
+    if limit is not None and longest >= limit:
+        raise PromptError(
+            f"negative_prompt_ids has a row of {longest} tokens and the model's context holds {limit}; shorten it"
+        )
+
+
+def context_len(model: PreTrainedModel) -> int | None:
+    """How many tokens the model can read, None where there is no limit."""
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return limit if isinstance(limit, int) and limit > 0 else None
+
+
+@contextmanager
+def _own_positions(model: PreTrainedModel) -> Iterator[None]:
+    """Vision-language models keep the conditional branch's offset of positions on a module; set aside, then restored."""
+    kept: list[tuple[Any, Any]] = []
+    for module in model.modules():
+        if "rope_deltas" in vars(module):
+            kept.append((module, module.rope_deltas))
+            module.rope_deltas = None
+    try:
+        yield
+    finally:
+        for module, offset in kept:
+            module.rope_deltas = offset
+
+
+def _id_set(ids: int | list[int] | None) -> frozenset[int]:
+    if ids is None:
+        return frozenset()
+    return frozenset(ids if isinstance(ids, (list, tuple)) else [ids])
