@@ -1,0 +1,123 @@
+"""vLLM's V1 model runner, with the rows of a guided request combined before the sampler."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from counterpoint import formulas
+from counterpoint.vllm.branches import branch_id, owner_of
+from counterpoint.vllm.params import Plan, read
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """A guided request in this step's batch: the row of the user's request and those of its branches."""
+
+    plan: Plan
+    own: int
+    branches: tuple[int, ...]
+    step: int  # generated tokens so far
+
+
+class GuidedRunner:
+    """In front of a `GPUModelRunner`. A row is used only if the whole group is in the batch and at its last position."""
+
+    _plans: dict[str, Plan | None]
+    _groups: list[Rows]
+    _set_aside: dict[int, torch.Generator]
+
+    def prepare_guidance(self) -> None:
+        """Take the place of `__init__`, since vLLM makes the runner itself."""
+        self._plans, self._groups, self._set_aside = {}, [], {}
+
+    def sample_tokens(self, grammar_output: Any) -> Any:
+        state = self.execute_model_state
+        if state is not None and state.logits is not None:
+            self._groups = self._complete_groups()
+            self._set_generators_aside()
+            # Before the grammar's mask: `prob` space, gate and plausibility need the whole of both distributions.
+            self.execute_model_state = state._replace(logits=guided_logits(state.logits, self._groups))
+        return super().sample_tokens(grammar_output)
+
+    def _complete_groups(self) -> list[Rows]:
+        """The groups to combine; every other row of a guided request is marked to be discarded."""
+        index, discard = self.input_batch.req_id_to_index, self.discard_request_mask.np
+        self._plans = {name: plan for name, plan in self._plans.items() if name in self.requests}
+        groups, alone = [], {row for name, row in index.items() if owner_of(name) is not None}
+        for name, row in index.items():
+            plan = None if owner_of(name) is not None else self._plan(name)
+            if plan is None:
+                continue
+            branches = tuple(index.get(branch_id(name, k), -1) for k in range(len(plan.contexts)))
+            if min((row, *branches)) < 0 or discard[[row, *branches]].any():
+                alone.add(row)
+                continue
+            alone.difference_update(branches)
+            groups.append(Rows(plan, row, branches, len(self.requests[name].output_token_ids)))
+        for row in alone:
+            discard[row] = True
+        return groups
+
+    def _plan(self, name: str) -> Plan | None:
+        if name not in self._plans:
+            params = self.requests[name].sampling_params
+            self._plans[name] = read(params.extra_args) if params is not None else None
+        return self._plans[name]
+
+    def _set_generators_aside(self) -> None:
+        """Rows whose token is dropped draw nothing, so that a seed's tokens do not depend on the schedule.
+
+        vLLM itself would draw and wind the generator back, which a generator on the CPU can't do.
+        """
+        generators, discard = self.input_batch.generators, self.discard_request_mask.np
+        self._set_aside = {row: generators.pop(row) for row in list(generators) if discard[row]}
+
+    def _sample(self, logits: Tensor | None, spec_decode_metadata: Any) -> Any:
+        output = super()._sample(logits, spec_decode_metadata)
+        pairs = [(branch, rows.own) for rows in self._groups for branch in rows.branches]
+        if pairs:
+            branches, owns = map(list, zip(*pairs, strict=True))
+            output.sampled_token_ids[branches] = output.sampled_token_ids[owns]
+        return output
+
+    def _bookkeeping_sync(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super()._bookkeeping_sync(*args, **kwargs)
+        finally:
+            self.input_batch.generators.update(self._set_aside)
+
+
+def guided_logits(logits: Tensor, groups: list[Rows]) -> Tensor:
+    """The batch's logits with the guided distribution in the rows of the users' requests. (R, V) -> (R, V)."""
+    alike: dict[tuple, list[Rows]] = defaultdict(list)
+    for rows in groups:
+        guide = rows.plan.guide
+        if guide.active(rows.step):
+            alike[guide.space, guide.adaptive, guide.plausibility > 0, guide.gate > 0, len(rows.branches)].append(rows)
+    if not alike:
+        return logits
+    result = logits.float()  # guided log-probabilities are float32, whatever the model's dtype
+    if result is logits:
+        result = logits.clone()
+    for (space, adaptive, plausible, gated, num_branches), batch in alike.items():
+        own = [rows.own for rows in batch]
+        others = [row for rows in batch for row in rows.branches]
+
+        def column(values: list) -> Tensor:
+            return torch.tensor(values, dtype=torch.float32, device=logits.device)
+
+        result[own] = formulas.guided(
+            formulas.log_probs(logits[own]),
+            formulas.log_probs(logits[others]).view(len(batch), num_branches, -1),
+            column([rows.plan.weights for rows in batch]).view(len(batch), num_branches),
+            space=space,
+            plausibility=column([rows.plan.guide.plausibility for rows in batch]) if plausible else None,
+            gate=column([rows.plan.guide.gate for rows in batch]) if gated else None,
+            adaptive=adaptive is not None,
+        )
+    return result

@@ -1,0 +1,125 @@
+"""The oracle: guided decoding without a cache, without batches, one whole forward for every branch and token.
+
+Written from the formulas' definitions in float64, not with `counterpoint.formulas`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM
+
+from counterpoint.guide import Guide
+
+TIE = 1e-4  # log-probability; two tokens closer than this may be chosen either way
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One request. `contexts` and `weights` are those of the further branches."""
+
+    prompt: Sequence[int]
+    contexts: Sequence[Sequence[int]] = ()
+    weights: Sequence[float] = ()
+    guide: Guide = field(default_factory=Guide)
+
+
+class Stateless:
+    """A saved model, run on whole sequences only."""
+
+    def __init__(self, folder: Path) -> None:
+        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+    @torch.inference_mode()
+    def log_probs(self, ids: Sequence[int], last: int = 1) -> np.ndarray:
+        """Log-probabilities at the last positions. (last, V), float64."""
+        logits = self.model(torch.tensor([list(ids)]), use_cache=False).logits[0, -last:].double()
+        return torch.log_softmax(logits, -1).numpy()
+
+    def guided(self, job: Job, output: Sequence[int]) -> np.ndarray:
+        """The guided log-probabilities of every step that led to `output`, and of the next one. (len + 1, V)."""
+        steps = len(output) + 1
+        cond = self.log_probs([*job.prompt, *output], steps)
+        others = [self.log_probs([*context, *output], steps) for context in job.contexts]
+        rows = []
+        for step in range(steps):
+            active = job.guide.start <= step and (job.guide.stop is None or step < job.guide.stop)
+            rows.append(combine(cond[step], [other[step] for other in others], job) if active else cond[step])
+        return np.stack(rows)
+
+
+def combine(cond: np.ndarray, others: list[np.ndarray], job: Job) -> np.ndarray:
+    """One step's guided log-probabilities, by the definitions."""
+    guide, p = job.guide, np.exp(cond)
+    if guide.gate and -(p * cond).sum() < guide.gate:
+        return cond
+    weights = list(job.weights)
+    if guide.adaptive == "jsd":
+        weights = [w * jsd_bits(p, np.exp(other)) for w, other in zip(weights, others, strict=True)]
+    own = 1 - sum(weights)
+    with np.errstate(divide="ignore"):
+        if guide.space == "log":
+            mixed = own * cond + sum(w * other for w, other in zip(weights, others, strict=True))
+        else:
+            q = own * p + sum(w * np.exp(other) for w, other in zip(weights, others, strict=True))
+            mixed = np.log(np.maximum(q, 0))
+        if guide.plausibility:
+            mixed = np.where(cond >= cond.max() + np.log(guide.plausibility), mixed, -np.inf)
+    return mixed - np.logaddexp.reduce(mixed)
+
+
+def jsd_bits(p: np.ndarray, q: np.ndarray) -> float:
+    """Jensen-Shannon divergence in bits."""
+    m = (p + q) / 2
+    return float((p * np.log2(p / m) + q * np.log2(q / m)).sum() / 2)
+
+
+def differences(rows: np.ndarray, output: Sequence[int]) -> list[tuple[int, float]]:
+    """Greedy: the steps at which `output` is not the most probable token, with how much worse it is.
+
+    `rows` comes from `Stateless.guided(job, output)`; without differences, `output` is the loop's by induction.
+    """
+    worse = [float(rows[step].max() - rows[step][token]) for step, token in enumerate(output)]
+    return [(step, margin) for step, margin in enumerate(worse) if margin > 0]
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """How a token is drawn; temperature 0 is greedy."""
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 0
+
+
+def replay(rows: np.ndarray, output: Sequence[int], draw: Draw) -> list[tuple[int, float]]:
+    """The steps at which `output` is not what the loop chooses, with how far off the token is in log-probability.
+
+    By induction, without differences `output` is the loop's. The draws are those of vLLM's own sampler on a CPU.
+    """
+    if draw.temperature == 0:
+        return differences(rows, output)
+    from vllm.v1.sample.ops.topk_topp_sampler import apply_top_k_top_p
+
+    source = torch.Generator().manual_seed(draw.seed)
+    off = []
+    for step, token in enumerate(output):
+        noise = torch.randint(0, 2**31, (1,), generator=source, dtype=torch.long)
+
+        def choose(row: np.ndarray, noise: torch.Tensor = noise) -> int:
+            scores = torch.tensor(row, dtype=torch.float32)[None] / draw.temperature
+            k = torch.tensor([draw.top_k]) if draw.top_k else None
+            p = torch.tensor([draw.top_p]) if draw.top_p < 1 else None
+            return int(torch.ops._C.fused_gumbel_argmax(apply_top_k_top_p(scores, k, p).contiguous(), noise))
+
+        if choose(rows[step]) == token:
+            continue
+        raised = rows[step].copy()
+        raised[token] += TIE
+        off.append((step, TIE if choose(raised) == token else float("inf")))
+    return off
