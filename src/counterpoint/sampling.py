@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,9 @@ from torch import Tensor
 from counterpoint.errors import SamplingError
 
 NEG_INF = float("-inf")
+
+#: (prompt ids, output ids, (V,) log-probabilities) -> (V,) scores: a constraint on the output, such as a grammar.
+Processor = Callable[[Sequence[int], Sequence[int], Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,12 +97,20 @@ def generator(seed: int | None, device: torch.device | str = "cpu") -> torch.Gen
     return made
 
 
-def processed(logprobs: Tensor, sampling: Sampling, *, prompt_ids: Sequence[int], output_ids: Sequence[int]) -> Tensor:
+def processed(
+    logprobs: Tensor,
+    sampling: Sampling,
+    *,
+    prompt_ids: Sequence[int],
+    output_ids: Sequence[int],
+    processors: Sequence[Processor] = (),
+) -> Tensor:
     """The distribution that is drawn from, as log-probabilities. (V,) -> (V,); under greedy choice not normalised.
 
     Args:
         logprobs: (V,) guided log-probabilities.
         prompt_ids, output_ids: what the penalties count.
+        processors: called in order after the penalties, before the temperature.
 
     Raises:
         SamplingError: a token id of `logit_bias` is outside of the vocabulary.
@@ -107,6 +118,8 @@ def processed(logprobs: Tensor, sampling: Sampling, *, prompt_ids: Sequence[int]
     scores = logprobs
     if sampling.changes_order:
         scores = _penalised(scores.clone(), sampling, prompt_ids, output_ids)
+    for processor in processors:
+        scores = processor(prompt_ids, output_ids, scores)
     if sampling.greedy:
         return scores
     # The largest is brought to 0 first, so that no temperature, however low, overflows.

@@ -1,0 +1,153 @@
+"""A request made into its branches' token ids. No model is run here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from counterpoint.errors import GuideError, PromptError
+from counterpoint.guide import Branch, Guide
+
+if TYPE_CHECKING:
+    from counterpoint.models.model import Model
+
+
+@dataclass(frozen=True, slots=True)
+class LastTokens:
+    """The last `count` tokens of the prompt. One is the default of Sanchez et al. 2023; more is coherence boosting
+    (Malkin et al. 2022, arXiv 2110.08294)."""
+
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        if isinstance(self.count, bool) or not isinstance(self.count, int) or self.count < 1:
+            raise PromptError(f"LastTokens has the count {self.count!r}; use 1 or more")
+
+
+@dataclass(frozen=True, slots=True)
+class Empty:
+    """Nothing but the token that begins a text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Suffix:
+    """A text or token ids appended to everything that the conditional branch holds, read anew at each step.
+
+    It needs no cache of its own (MTI, arXiv 2510.13940).
+    """
+
+    context: str | Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class ReadBranch:
+    """A branch as the engine takes it.
+
+    Args:
+        ids: its context as token ids; for a suffix, the ids that follow the conditional branch.
+        weight: its weight in the combination; 0 where it takes no part.
+        is_suffix: whether it follows the conditional branch instead of standing beside it.
+        model: the model that reads it; None is the request's own.
+    """
+
+    ids: tuple[int, ...]
+    weight: float
+    is_suffix: bool = False
+    model: Any = None
+
+
+def read_prompt(model: Model, prompt: str | Sequence[int], *, name: str = "prompt") -> tuple[int, ...]:
+    """Token ids of a text or of token ids, checked.
+
+    Raises:
+        PromptError: it is empty, not a text, holds an id outside of the vocabulary, or is longer than the context.
+    """
+    if isinstance(prompt, str):
+        if not prompt:
+            raise PromptError(f"the {name} is empty; give a text, or counterpoint.contexts.Empty() for nothing")
+        try:
+            prompt.encode()
+        except UnicodeEncodeError as error:
+            raise PromptError(f"the {name} is not valid Unicode at character {error.start}; mend its encoding") from None
+        ids = tuple(model.encode(prompt))
+        if not ids:
+            raise PromptError(f"the {name} {prompt[:40]!r} has no tokens; give a longer text")
+    else:
+        ids = _checked_ids(model, prompt, name)
+    if model.context_len is not None and len(ids) >= model.context_len:
+        raise PromptError(
+            f"the {name} has {len(ids)} tokens and the context of {model.name} holds {model.context_len}, "
+            "at least one of them for the output; shorten it"
+        )
+    return ids
+
+
+def read_branches(
+    model: Model,
+    prompt_ids: tuple[int, ...],
+    *,
+    negative: Any = None,
+    branches: Sequence[Branch] | None = None,
+    guide: Guide | None = None,
+) -> tuple[ReadBranch, ...]:
+    """The further branches of a request, with their weights.
+
+    Without `negative` and `branches` there is none where `guide` is None too; with a guide the branch is the last
+    prompt token, the default of Sanchez et al. 2023.
+
+    Raises:
+        GuideError: both `negative` and `branches` are given.
+        PromptError: a context can't be read.
+    """
+    if negative is not None and branches is not None:
+        raise GuideError("both negative and branches are given; put the negative among the branches with its weight")
+    if branches is None:
+        if negative is None and (guide is None or guide.scale == 1):
+            return ()
+        branches = [Branch(LastTokens() if negative is None else negative)]
+    weights = (guide or Guide()).weights(branches)
+    return tuple(_read(model, prompt_ids, branch.context, weight) for branch, weight in zip(branches, weights))
+
+
+def _read(model: Model, prompt_ids: tuple[int, ...], context: Any, weight: float) -> ReadBranch:
+    for kind, read in _READERS.items():
+        if isinstance(context, kind):
+            return read(model, prompt_ids, context, weight)
+    return ReadBranch(read_prompt(model, context, name="negative"), weight)
+
+
+def _read_last(model: Model, prompt_ids: tuple[int, ...], context: LastTokens, weight: float) -> ReadBranch:
+    return ReadBranch(prompt_ids[-context.count :], weight)
+
+
+def _read_empty(model: Model, prompt_ids: tuple[int, ...], context: Empty, weight: float) -> ReadBranch:
+    if model.bos_id is None:
+        raise PromptError(f"{model.name} has no token that begins a text, so no branch can be empty; use LastTokens()")
+    return ReadBranch((model.bos_id,), weight)
+
+
+def _read_suffix(model: Model, prompt_ids: tuple[int, ...], context: Suffix, weight: float) -> ReadBranch:
+    given = context.context
+    if isinstance(given, str):
+        given = model.encode(given, special_tokens=False) if given else ()
+    return ReadBranch(_checked_ids(model, given, "suffix"), weight, is_suffix=True)
+
+
+_READERS: dict[type, Callable[..., ReadBranch]] = {LastTokens: _read_last, Empty: _read_empty, Suffix: _read_suffix}
+
+
+def _checked_ids(model: Model, ids: Any, name: str) -> tuple[int, ...]:
+    try:
+        ids = tuple(ids)
+    except TypeError:
+        raise PromptError(f"the {name} is {type(ids).__name__}; give a text or token ids") from None
+    if not ids:
+        raise PromptError(f"the {name} is empty; give at least one token id")
+    for token_id in ids:
+        if isinstance(token_id, bool) or not isinstance(token_id, int) or not 0 <= token_id < model.vocab_size:
+            raise PromptError(
+                f"the {name} has the token id {token_id!r}; ids of {model.name} are whole numbers "
+                f"from 0 to {model.vocab_size - 1}"
+            )
+    return ids

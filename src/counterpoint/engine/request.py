@@ -1,0 +1,207 @@
+"""What goes into the engine and what comes out: plain values."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from torch import Tensor
+
+from counterpoint.contexts import ReadBranch
+from counterpoint.errors import NoEffectWarning, PromptError, SamplingError
+from counterpoint.guide import Guide
+from counterpoint.sampling import Processor, Sampling
+
+if TYPE_CHECKING:
+    from counterpoint.models.model import Model
+
+FinishReason = Literal["stop", "length", "cancelled"]
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What one step of one sequence looked like, for whoever asked to watch. Tensors are float32 log-probabilities.
+
+    Args:
+        step: number of the generated token, from 0.
+        token_id: the token that was chosen.
+        cond: (V,) of the conditional branch.
+        others: (K, V) of the further branches; no rows where they were not read.
+        guided: (V,) the guided distribution.
+        applied: whether the guide took part in this step.
+    """
+
+    step: int
+    token_id: int
+    cond: Tensor
+    others: Tensor
+    guided: Tensor
+    applied: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One prompt with its branches, and how to continue it.
+
+    Args:
+        prompt_ids: the conditional branch.
+        branches: the further branches.
+        guide: how predictions are combined.
+        sampling: how tokens are drawn.
+        max_tokens: most tokens to generate, at least 1. Also bound by the model's context.
+        stop: texts that end the output and are cut from it.
+        stop_ids: tokens that end the output, besides the model's own.
+        ignore_eos: go on past the model's own end tokens.
+        seed: sample i uses seed + i; None is fresh entropy.
+        num_samples: how many continuations.
+        logprobs: report the chosen token's guided log-probability and those of this many best tokens; None for none.
+        processors: applied in order after the penalties and before the temperature.
+        observe: called at each step with the sample's number and an `Observation`.
+    """
+
+    prompt_ids: tuple[int, ...]
+    branches: tuple[ReadBranch, ...] = ()
+    guide: Guide = field(default_factory=lambda: Guide(scale=1.0))
+    sampling: Sampling = field(default_factory=Sampling)
+    max_tokens: int = 256
+    stop: tuple[str, ...] = ()
+    stop_ids: frozenset[int] = frozenset()
+    ignore_eos: bool = False
+    seed: int | None = None
+    num_samples: int = 1
+    logprobs: int | None = None
+    processors: tuple[Processor, ...] = ()
+    observe: Callable[[int, Observation], None] | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in (("max_tokens", 1), ("num_samples", 1), ("logprobs", 0), ("seed", 0)):
+            value = getattr(self, name)
+            if value is None and name in ("logprobs", "seed"):
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise SamplingError(f"{name} is {value!r}; use a whole number, {least} or more")
+        if self.seed is not None and self.seed >= 2**63:
+            raise SamplingError(f"seed is {self.seed}; use a number below 2**63")
+        if any(not isinstance(text, str) or not text for text in self.stop):
+            raise SamplingError(f"stop is {list(self.stop)!r}; use texts of at least one character")
+
+    @property
+    def useful_branches(self) -> tuple[ReadBranch, ...]:
+        """The branches that can change a token: with a weight, and other than the prompt."""
+        if self.guide.stop is not None and self.guide.start == self.guide.stop:
+            return ()
+        return tuple(
+            b
+            for b in self.branches
+            if b.weight != 0 and (b.is_suffix or b.model is not None or b.ids != self.prompt_ids)
+        )
+
+    def check(self, model: Model) -> None:
+        """Raise what makes this request impossible on `model`; warn of what changes nothing."""
+        longest = max([len(self.prompt_ids), *(len(b.ids) for b in self.branches if not b.is_suffix)])
+        if model.context_len is not None and longest >= model.context_len:
+            raise PromptError(f"a context has {longest} tokens and that of {model.name} holds {model.context_len}")
+        for token_id in self.sampling.logit_bias:
+            if token_id >= model.vocab_size:
+                raise SamplingError(
+                    f"logit_bias has the token id {token_id}; ids of {model.name} end at {model.vocab_size - 1}"
+                )
+        if self.stop and model.tokenizer is None:
+            raise SamplingError(f"stop texts need a tokenizer and {model.name} has none; use stop_ids")
+        if self.branches and not self.useful_branches:
+            warnings.warn(
+                "the negative changes nothing: the scale is 1, the negative equals the prompt, or guidance never starts",
+                NoEffectWarning,
+                stacklevel=3,
+            )
+
+    def room(self, model: Model) -> int:
+        """Most tokens this request can generate on `model`."""
+        if model.context_len is None:
+            return self.max_tokens
+        beside = [len(b.ids) for b in self.useful_branches if not b.is_suffix]
+        after = max([len(b.ids) for b in self.useful_branches if b.is_suffix], default=0)
+        return min(self.max_tokens, model.context_len - max([len(self.prompt_ids) + after, *beside]))
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A chosen token and the best ones of its step: (token id, natural log of the guided probability)."""
+
+    token_id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a completion cost, in tokens.
+
+    Args:
+        prompt_tokens: tokens of the prompt.
+        branch_tokens: tokens of the further branches' contexts.
+        completion_tokens: tokens generated.
+        shared_tokens: tokens of prompt and branches that another row had computed already.
+    """
+
+    prompt_tokens: int
+    branch_tokens: int
+    completion_tokens: int
+    shared_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One finished continuation.
+
+    Args:
+        text: None where the model has no tokenizer; without the stop text.
+        token_ids: all generated tokens, an end token included.
+        finish_reason: "stop" (an end token or a stop text), "length", or "cancelled".
+        index: number of the sample, from 0.
+    """
+
+    text: str | None
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason
+    usage: Usage
+    index: int = 0
+    logprobs: tuple[TokenLogprob, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """One new token of one sample.
+
+    Args:
+        request_id: what `Engine.add` returned.
+        index: number of the sample.
+        token_id: the token; None when the request was cancelled.
+        text: what can be shown now; may be empty while a character or a stop text is incomplete.
+        logprob: where `Request.logprobs` asked for it.
+        completion: the whole, once it is finished.
+    """
+
+    request_id: int
+    index: int
+    token_id: int | None
+    text: str
+    logprob: TokenLogprob | None = None
+    completion: Completion | None = None
+
+
+def describe(completion: Completion) -> dict[str, Any]:
+    """A completion as plain JSON values."""
+    record: dict[str, Any] = {
+        "text": completion.text,
+        "token_ids": list(completion.token_ids),
+        "finish_reason": completion.finish_reason,
+        "usage": {name: getattr(completion.usage, name) for name in Usage.__slots__},
+    }
+    if completion.logprobs is not None:
+        record["logprobs"] = [
+            {"token_id": t.token_id, "logprob": t.logprob, "top": [list(pair) for pair in t.top]}
+            for t in completion.logprobs
+        ]
+    return record

@@ -1,0 +1,196 @@
+"""One sample of one request while it runs: its rows, its output, what it still has to read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from counterpoint.contexts import ReadBranch
+from counterpoint.engine.request import Completion, FinishReason, Progress, Request, TokenLogprob, Usage
+from counterpoint.engine.text import TextStream
+from counterpoint.models.model import Model
+from counterpoint.models.rows import Rows
+from counterpoint.sampling import generator
+
+
+@dataclass(slots=True, eq=False)
+class Reader:
+    """One row of a sequence: what it has read and what it reads next.
+
+    Args:
+        rows: the rows of the model that reads it.
+        history: tokens in the row so far.
+        todo: tokens to read before the sequence can choose its next one.
+        source: another reader whose first `shared` tokens are the same; they are copied instead of read.
+        suffixes: ids that are read after `todo` at each step and forgotten again.
+    """
+
+    rows: Rows
+    todo: list[int]
+    suffixes: tuple[tuple[int, ...], ...] = ()
+    history: list[int] = field(default_factory=list)
+    row: int | None = None
+    source: Reader | None = None
+    shared: int = 0
+    logits: list[Tensor] = field(default_factory=list)  # (V,) after todo, then after each suffix
+
+    def begin(self) -> bool:
+        """Take a row; False while the source has not read the shared part yet."""
+        if self.row is not None:
+            return True
+        source = self.source
+        if source is not None and source.row is not None and len(source.history) >= self.shared:
+            self.row = self.rows.fork(source.row, self.shared)
+            self.history, self.todo = self.todo[: self.shared], self.todo[self.shared :]
+        elif source is not None and source.alive:
+            return False
+        else:
+            self.row, self.shared = self.rows.add(), 0
+        self.source = None
+        return True
+
+    @property
+    def alive(self) -> bool:
+        """Whether the reader holds a row or will."""
+        return self.row is not None or bool(self.todo)
+
+    def free(self) -> None:
+        if self.row is not None:
+            self.rows.free(self.row)
+        self.row, self.todo, self.logits = None, [], []
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """One sample of one request.
+
+    Args:
+        readers: the distinct rows; the first is the conditional branch.
+        predictions: for each further branch, which reader predicts it and which of that reader's logits it is.
+        weights: for each further branch.
+        room: most tokens to generate.
+    """
+
+    request: Request
+    request_id: int
+    index: int
+    model: Model
+    readers: list[Reader]
+    predictions: list[tuple[int, int]]
+    weights: Tensor  # (K,)
+    room: int
+    source: torch.Generator
+    stream: TextStream | None
+    output_ids: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    shared_tokens: int = 0
+
+    @property
+    def step(self) -> int:
+        """Number of the token that is chosen next."""
+        return len(self.output_ids)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether every branch has its prediction of the next token."""
+        return all(reader.logits and not reader.todo for reader in self.readers)
+
+    def predicted(self) -> list[Tensor]:
+        """Logits (V,) of the conditional branch, then of each further branch."""
+        return [self.readers[0].logits[0], *(self.readers[r].logits[i] for r, i in self.predictions)]
+
+    def accept(self, token_id: int, logprob: TokenLogprob | None) -> Progress:
+        """Append the chosen token; the progress says whether it was the last."""
+        self.output_ids.append(token_id)
+        if logprob is not None:
+            self.logprobs.append(logprob)
+        for reader in self.readers:
+            reader.todo, reader.logits = [token_id], []
+        if self.predictions and self.request.guide.stop is not None and self.step >= self.request.guide.stop:
+            self._drop_branches()
+        is_end = token_id in self.request.stop_ids or (
+            not self.request.ignore_eos and token_id in self.model.eos_ids
+        )
+        text = ""
+        if self.stream is not None:
+            text = "" if is_end else self.stream.add(token_id)
+        reason: FinishReason | None = None
+        if is_end or (self.stream is not None and self.stream.stopped):
+            reason = "stop"
+        elif self.step >= self.room:
+            reason = "length"
+        if reason is None:
+            return Progress(self.request_id, self.index, token_id, text, logprob)
+        return self.finish(reason, token_id, text, logprob)
+
+    def finish(
+        self, reason: FinishReason, token_id: int | None = None, text: str = "", logprob: TokenLogprob | None = None
+    ) -> Progress:
+        """Free the rows and report the whole."""
+        for reader in self.readers:
+            reader.free()
+        if self.stream is not None:
+            text += self.stream.finish()
+            if self.stream.stopped:
+                reason = "stop"
+        completion = Completion(
+            text=None if self.stream is None else self.stream.text,
+            token_ids=tuple(self.output_ids),
+            finish_reason=reason,
+            usage=Usage(
+                prompt_tokens=len(self.request.prompt_ids),
+                branch_tokens=sum(len(b.ids) for b in self.request.useful_branches),
+                completion_tokens=len(self.output_ids),
+                shared_tokens=self.shared_tokens,
+            ),
+            index=self.index,
+            logprobs=None if self.request.logprobs is None else tuple(self.logprobs),
+        )
+        return Progress(self.request_id, self.index, token_id, text, logprob, completion)
+
+    def _drop_branches(self) -> None:
+        for reader in self.readers[1:]:
+            reader.free()
+        self.readers[0].suffixes = ()
+        self.readers, self.predictions, self.weights = self.readers[:1], [], self.weights[:0]
+
+
+def new_sequence(request: Request, request_id: int, index: int, model: Model, rows_of) -> Sequence:
+    """A sequence that has read nothing yet. Branches with the same context share one reader.
+
+    Args:
+        rows_of: model -> its rows.
+    """
+    branches = request.useful_branches
+    suffixes = tuple(b.ids for b in branches if b.is_suffix)
+    readers = [Reader(rows_of(model), list(request.prompt_ids), suffixes)]
+    seen: dict[tuple[int, tuple[int, ...]], int] = {(id(model), request.prompt_ids): 0}
+    predictions: list[tuple[int, int]] = []
+    num_suffixes = 0
+    for branch in branches:
+        if branch.is_suffix:
+            num_suffixes += 1
+            predictions.append((0, num_suffixes))
+            continue
+        reads: Model = branch.model or model
+        key = (id(reads), branch.ids)
+        if key not in seen:
+            seen[key] = len(readers)
+            readers.append(Reader(rows_of(reads), list(branch.ids)))
+        predictions.append((seen[key], 0))
+    stream = None if model.tokenizer is None else TextStream(model.decode, request.stop)
+    seed = None if request.seed is None else request.seed + index
+    return Sequence(
+        request=request,
+        request_id=request_id,
+        index=index,
+        model=model,
+        readers=readers,
+        predictions=predictions,
+        weights=torch.tensor([b.weight for b in branches], dtype=torch.float32, device=model.device),
+        room=request.room(model),
+        source=generator(seed, model.device),
+        stream=stream,
+    )

@@ -1,0 +1,102 @@
+"""From a name to a `Model`: the bundled one, a folder, or a hub id."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from counterpoint.errors import ModelError, UsageError
+from counterpoint.models.model import Model
+
+BUNDLED = Path(__file__).parent / "bundled"
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "vocab.json", "tokenizer.model", "spiece.model", "vocab.txt",
+)  # fmt: skip
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def load(
+    name: str | Path,
+    *,
+    dtype: str | torch.dtype | None = None,
+    device: str | torch.device | None = None,
+    trust_remote_code: bool = False,
+) -> Model:
+    """Load a causal model and its tokenizer through transformers.
+
+    Args:
+        name: "bundled" (ships with the package), a folder, or a hub id.
+        dtype: "float32", "bfloat16", "float16" or a torch dtype; None takes that of the weights.
+        device: where to put the model; None is CUDA where there is one, else the CPU.
+        trust_remote_code: run code that the model's repository brings along.
+
+    Raises:
+        ModelError: it is missing, truncated, not a causal model, or some of its weights are not there.
+    """
+    shown = str(name)
+    if shown == "bundled":
+        name = BUNDLED
+    folder = Path(name)
+    if folder.exists():
+        _check_folder(folder, shown)
+    elif shown == "bundled" or shown.count("/") != 1 or shown.startswith((".", "/", "~")):
+        raise ModelError(f"there is no model folder {shown!r}; give 'bundled', a folder, or a hub id such as owner/name")
+    source = str(name)
+    wanted = _dtype(dtype)
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    try:
+        config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+        if type(config) not in AutoModelForCausalLM._model_mapping and not getattr(config, "auto_map", None):
+            raise ModelError(f"the model {shown!r} is of type {config.model_type!r}, which is not a causal language model")
+        hf, info = AutoModelForCausalLM.from_pretrained(
+            source, dtype=wanted or "auto", trust_remote_code=trust_remote_code, output_loading_info=True
+        )
+        tokenizer = _tokenizer(source, folder, trust_remote_code)
+    except UsageError:
+        raise
+    except Exception as error:  # transformers and safetensors raise many kinds for a model that can't be read
+        raise ModelError(f"the model {shown!r} can't be loaded: {_first_line(error)}") from error
+    if info["missing_keys"]:
+        missing = sorted(info["missing_keys"])
+        raise ModelError(
+            f"the model {shown!r} lacks {len(missing)} of its weights, {missing[0]!r} first; "
+            "save it again with save_pretrained"
+        )
+    return Model(hf.to(device), tokenizer, name=shown)
+
+
+def _check_folder(folder: Path, shown: str) -> None:
+    config = folder / "config.json"
+    if not folder.is_dir():
+        raise ModelError(f"{shown!r} is a file; give the folder of the model")
+    if not config.is_file():
+        raise ModelError(f"the folder {shown!r} has no config.json, so it is no model of transformers")
+    try:
+        json.loads(config.read_bytes())
+    except ValueError as error:
+        raise ModelError(f"config.json of {shown!r} is not valid JSON: {_first_line(error)}") from error
+
+
+def _tokenizer(source: str, folder: Path, trust_remote_code: bool):
+    if folder.is_dir() and not any((folder / file).exists() for file in TOKENIZER_FILES):
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
+
+
+def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
+    if dtype is None or isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype not in DTYPES:
+        raise ModelError(f"dtype is {dtype!r}; use one of {', '.join(DTYPES)}")
+    return DTYPES[dtype]
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

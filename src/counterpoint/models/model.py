@@ -1,0 +1,93 @@
+"""A loaded model: transformers' model and tokenizer together, and what the rest of the package asks of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from counterpoint.errors import PromptError, UnsupportedError
+from counterpoint.models.choose import is_ragged
+from counterpoint.models.ragged import RaggedRows
+from counterpoint.models.rows import Rows
+from counterpoint.models.separate import SeparateRows
+
+
+class Model:
+    """A causal language model, with its tokenizer where it has one.
+
+    Args:
+        hf: the transformers model. It is put into evaluation mode.
+        tokenizer: None where prompts are token ids only.
+        name: what messages call it.
+
+    Raises:
+        UnsupportedError: the model is an encoder-decoder or has no output embeddings.
+    """
+
+    def __init__(self, hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None, *, name: str = "") -> None:
+        if hf.config.is_encoder_decoder:
+            raise UnsupportedError(
+                f"{type(hf).__name__} is an encoder-decoder; guide it through counterpoint.transformers.generate"
+            )
+        self.hf = hf.eval()
+        self.tokenizer = tokenizer
+        self.name = name or type(hf).__name__
+        self._ragged: bool | None = None
+
+    def __repr__(self) -> str:
+        return f"Model({self.name!r}, {self.dtype}, {self.device})"
+
+    @property
+    def device(self) -> torch.device:
+        return self.hf.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.hf.dtype
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of token ids that the model reads and predicts."""
+        return self.hf.config.get_text_config().vocab_size
+
+    @property
+    def context_len(self) -> int | None:
+        """Most tokens that a branch can hold; None where the model has no bound."""
+        return getattr(self.hf.config.get_text_config(), "max_position_embeddings", None)
+
+    @property
+    def eos_ids(self) -> frozenset[int]:
+        """The tokens that end a text."""
+        return frozenset(_as_ids(self.hf.generation_config.eos_token_id) or _as_ids(self.hf.config.eos_token_id))
+
+    @property
+    def bos_id(self) -> int | None:
+        """The token that begins a text, where there is one."""
+        own = self.tokenizer.bos_token_id if self.tokenizer is not None else None
+        return own if own is not None else getattr(self.hf.config.get_text_config(), "bos_token_id", None)
+
+    def encode(self, text: str, *, special_tokens: bool = True) -> list[int]:
+        """Token ids of a text, with the tokenizer's own special tokens unless told otherwise."""
+        if self.tokenizer is None:
+            raise PromptError(f"the model {self.name} has no tokenizer, so a text can't be read; give token ids")
+        return self.tokenizer(text, add_special_tokens=special_tokens)["input_ids"]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids, without special tokens."""
+        if self.tokenizer is None:
+            raise PromptError(f"the model {self.name} has no tokenizer, so token ids can't be written as text")
+        return self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    def new_rows(self) -> Rows:
+        """Empty rows of this model, ragged where a short trial shows that they are exact, else separate."""
+        if self._ragged is None:
+            self._ragged = is_ragged(self.hf)
+        return RaggedRows(self.hf) if self._ragged else SeparateRows(self.hf)
+
+
+def _as_ids(value: int | Sequence[int] | None) -> list[int]:
+    if value is None:
+        return []
+    return [value] if isinstance(value, int) else list(value)

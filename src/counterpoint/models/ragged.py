@@ -1,0 +1,215 @@
+"""Rows of an attention model in shared buffers: one forward for rows of any lengths.
+
+Each row writes its keys and values at its own positions of a slot, and attends under a mask of its own, so there is
+no padding between tokens and positions are right on every architecture. Slots in use stay side by side, so that a
+forward of neighbouring rows reads a view of the buffers, not a copy. transformers' own caches grow all rows together
+and can't do this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+from counterpoint.models.masks import mask_rules, ragged_mask
+from counterpoint.models.rows import Feed, Rows
+
+BLOCK = 256  # tokens by which the buffers grow
+
+
+class _Place:
+    """Where the forward in progress reads and writes; shared by all layers."""
+
+    slots: slice | Tensor  # of the rows fed
+    index: Tensor  # (R, 1)
+    write: Tensor  # (R, Q) positions to write at
+    reach: int  # keys are read from position 0 to here
+
+
+class _Layer(CacheLayerMixin):
+    is_compileable = True  # spares the mask shortcuts that assume rows of one length
+    is_sliding = False
+
+    def __init__(self, place: _Place, num_slots: int, capacity: int) -> None:
+        super().__init__()
+        self.place, self.num_slots, self.capacity = place, num_slots, capacity
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        self.keys, self.values = self._buffer(key_states), self._buffer(value_states)
+        self.is_initialized = True
+
+    def _buffer(self, states: Tensor) -> Tensor:
+        # One position more than the capacity takes the writes of padding.
+        return states.new_zeros((self.num_slots, states.shape[1], self.capacity + 1, states.shape[3]))
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        place = self.place
+        self.keys[place.index, :, place.write] = key_states.transpose(1, 2)  # (R, Q, H, D)
+        self.values[place.index, :, place.write] = value_states.transpose(1, 2)
+        return self.keys[place.slots, :, : place.reach], self.values[place.slots, :, : place.reach]
+
+    def resize(self, num_slots: int, capacity: int) -> None:
+        self.num_slots, self.capacity = num_slots, capacity
+        if self.is_initialized:
+            self.keys, self.values = self._resized(self.keys), self._resized(self.values)
+
+    def _resized(self, old: Tensor) -> Tensor:
+        new = self._buffer(old)
+        slots, length = min(len(old), len(new)), min(old.shape[2], new.shape[2]) - 1
+        new[:slots, :, :length] = old[:slots, :, :length]
+        return new
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        if self.is_initialized:
+            for buffer in (self.keys, self.values):
+                buffer[target, :, :length] = buffer[source, :, :length]
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.place.reach, 0
+
+    def get_seq_length(self) -> int:
+        return 0
+
+    def get_max_length(self) -> int:
+        return self.capacity
+
+
+class RaggedRows(Rows):
+    """Rows of an attention model, all in one forward.
+
+    Args:
+        model: a causal model that takes `position_ids` and four-dimensional masks; `counterpoint.models.choose`
+            finds out whether one does.
+    """
+
+    can_crop = True
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self._model = model
+        self._rules = mask_rules(model)
+        self._additive = model.config.get_text_config()._attn_implementation == "eager"
+        self._place = _Place()
+        self._num_slots, self._capacity = 2, BLOCK
+        num_layers = model.config.get_text_config().num_hidden_layers
+        self._layers = [_Layer(self._place, self._num_slots, self._capacity) for _ in range(num_layers)]
+        self._cache = Cache(layers=self._layers)
+        self._slots: list[int] = []  # handle of the row in each slot
+        self._slot_of: dict[int, int] = {}
+        self._length: dict[int, int] = {}
+        self._next = 0
+
+    @property
+    def num_rows(self) -> int:
+        return len(self._slots)
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of the key and value buffers."""
+        buffers = [b for layer in self._layers if layer.is_initialized for b in (layer.keys, layer.values)]
+        return sum(b.numel() * b.element_size() for b in buffers)
+
+    def add(self) -> int:
+        row, self._next = self._next, self._next + 1
+        self._slot_of[row] = len(self._slots)
+        self._slots.append(row)
+        self._length[row] = 0
+        if len(self._slots) > self._num_slots:
+            self._resize(max(len(self._slots), self._num_slots * 2), self._capacity)
+        return row
+
+    def fork(self, row: int, length: int | None = None) -> int:
+        length = self._length[row] if length is None else length
+        new = self.add()
+        for layer in self._layers:
+            layer.copy(self._slot_of[row], self._slot_of[new], length)
+        self._length[new] = length
+        return new
+
+    def crop(self, row: int, length: int) -> None:
+        self._length[row] = min(self._length[row], length)
+
+    def free(self, row: int) -> None:
+        slot, last = self._slot_of.pop(row), self._slots[-1]
+        del self._length[row]
+        if last != row:
+            for layer in self._layers:
+                layer.copy(len(self._slots) - 1, slot, self._length[last])
+            self._slots[slot], self._slot_of[last] = last, slot
+        self._slots.pop()
+        if not self._slots:
+            self._resize(2, BLOCK)
+
+    def length(self, row: int) -> int:
+        return self._length[row]
+
+    def _resize(self, num_slots: int, capacity: int) -> None:
+        if (num_slots, capacity) != (self._num_slots, self._capacity):
+            self._num_slots, self._capacity = num_slots, capacity
+            for layer in self._layers:
+                layer.resize(num_slots, capacity)
+
+    def forward(self, feeds: Sequence[Feed]) -> Tensor:
+        feeds_by_slot = sorted(range(len(feeds)), key=lambda i: self._slot_of[feeds[i].row])
+        slots = [self._slot_of[feeds[i].row] for i in feeds_by_slot]
+        starts = [self._length[feeds[i].row] for i in feeds_by_slot]
+        lens = [len(feeds[i].ids) for i in feeds_by_slot]
+        width, reach = max(lens), max(s + n for s, n in zip(starts, lens))
+        if reach > self._capacity:
+            self._resize(self._num_slots, -(-reach // BLOCK) * BLOCK)
+        ids, positions, write = [], [], []
+        for i, start, n in zip(feeds_by_slot, starts, lens):
+            ids += [*feeds[i].ids, *[0] * (width - n)]
+            positions += [*range(start, start + n), *[0] * (width - n)]
+            write += [*range(start, start + n), *[self._capacity] * (width - n)]
+        device, shape = self._model.device, (len(feeds), width)
+        packed = torch.tensor([ids, positions, write], device=device).view(3, *shape)
+        place = self._place
+        place.index = torch.tensor(slots, device=device)[:, None]
+        # One run of slots is read in place; any other choice of rows is gathered.
+        is_run = slots == list(range(slots[0], slots[0] + len(slots)))
+        place.slots = slice(slots[0], slots[0] + len(slots)) if is_run else place.index[:, 0]
+        place.write, place.reach = packed[2], reach
+        order = {i: at for at, i in enumerate(feeds_by_slot)}
+        at_row = [order[i] for i, feed in enumerate(feeds) for _ in feed.columns]
+        at_column = [c % len(feed.ids) for feed in feeds for c in feed.columns]
+        logits = self._call(packed[0], packed[1], at_row, at_column)
+        for feed in feeds:
+            self._length[feed.row] += len(feed.ids) - feed.scratch
+        return logits
+
+    def _call(self, ids: Tensor, positions: Tensor, at_row: list[int], at_column: list[int]) -> Tensor:
+        head = self._model.get_output_embeddings()
+        pick = torch.tensor([at_row, at_column], dtype=torch.long, device=ids.device)
+
+        def only_wanted(_module, args):  # (R, Q, hidden) -> (1, M, hidden): never (R, Q, V) logits
+            return (args[0][pick[0], pick[1]].unsqueeze(0), *args[1:])
+
+        hook = head.register_forward_pre_hook(only_wanted)
+        try:
+            return self._model(
+                input_ids=ids,
+                position_ids=positions,
+                attention_mask=self._masks(positions),
+                past_key_values=self._cache,
+                use_cache=True,
+            ).logits[0]
+        finally:
+            hook.remove()
+
+    def _masks(self, positions: Tensor) -> Tensor | dict[str, Tensor]:
+        if isinstance(self._rules, dict):
+            return {kind: self._mask(rule, positions) for kind, rule in self._rules.items()}
+        return self._mask(self._rules, positions)
+
+    def _mask(self, rule, positions: Tensor) -> Tensor:
+        allowed = ragged_mask(rule, positions, self._place.reach)
+        if not self._additive:
+            return allowed
+        dtype = self._model.dtype
+        return torch.zeros((), dtype=dtype, device=allowed.device).masked_fill(~allowed, torch.finfo(dtype).min)

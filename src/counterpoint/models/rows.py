@@ -1,0 +1,69 @@
+"""What the engine needs of a model: rows of tokens that grow, fork and roll back, many in one forward.
+
+A row is one branch of one request. Rows have lengths of their own and are counted from position 0 each.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """Tokens to append to one row, and where its predictions are wanted.
+
+    Args:
+        row: the row's handle.
+        ids: one token id or more.
+        columns: indices into `ids` after which logits are wanted; empty for none.
+        scratch: this many of the last ids are read and then forgotten.
+    """
+
+    row: int
+    ids: Sequence[int]
+    columns: Sequence[int] = (-1,)
+    scratch: int = 0
+
+
+class Rows(ABC):
+    """The rows of one model. Handles are never used again after `free`."""
+
+    #: Whether a row can be fed in parts of several tokens, forked at an earlier length and cropped.
+    can_crop: bool
+
+    @abstractmethod
+    def add(self) -> int:
+        """A new empty row."""
+
+    @abstractmethod
+    def fork(self, row: int, length: int | None = None) -> int:
+        """A new row that begins as the first `length` tokens of `row` (None: all of them)."""
+
+    @abstractmethod
+    def crop(self, row: int, length: int) -> None:
+        """Forget the tokens of `row` from position `length` on."""
+
+    @abstractmethod
+    def free(self, row: int) -> None:
+        """Give the row's memory back."""
+
+    @abstractmethod
+    def length(self, row: int) -> int:
+        """How many tokens the row holds."""
+
+    @abstractmethod
+    def forward(self, feeds: Sequence[Feed]) -> Tensor:
+        """Append to the rows, in one forward where the model can.
+
+        Returns:
+            (M, V) logits in the model's dtype: the wanted columns of the first feed, then of the second, and so on.
+        """
+
+    @property
+    @abstractmethod
+    def num_rows(self) -> int:
+        """How many rows there are."""

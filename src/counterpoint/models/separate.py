@@ -1,0 +1,115 @@
+"""Rows that keep transformers' own cache each and go through the model one after the other.
+
+For models whose state can't be shared in ragged buffers: recurrent ones (Mamba, RWKV, hybrids), and attention models
+that derive positions from a padding mask (BLOOM). Exact everywhere; a forward for each row is its price.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from counterpoint.errors import UnsupportedError
+from counterpoint.models.rows import Feed, Rows
+
+STATE_NAMES = ("past_key_values", "cache_params", "state")
+
+
+@dataclass(slots=True)
+class _State:
+    cache: Any = None
+    length: int = 0
+
+
+class SeparateRows(Rows):
+    """One cache a row, one forward a row.
+
+    Args:
+        model: any causal model of transformers that returns its cache.
+
+    Raises:
+        UnsupportedError: the model has no cache that it takes back.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self._model = model
+        takes = inspect.signature(model.forward).parameters
+        names = [name for name in STATE_NAMES if name in takes]
+        if not names:
+            raise UnsupportedError(
+                f"{type(model).__name__} takes none of {', '.join(STATE_NAMES)}, so it can't continue a text; "
+                "use a model that keeps a cache"
+            )
+        self._state_name = names[0]
+        self._takes_mask = "attention_mask" in takes and self._state_name == "past_key_values"
+        self._takes_keep = "logits_to_keep" in takes
+        self.can_crop = not getattr(model, "_is_stateful", False)
+        self._rows: dict[int, _State] = {}
+        self._next = 0
+
+    @property
+    def num_rows(self) -> int:
+        return len(self._rows)
+
+    def add(self) -> int:
+        row, self._next = self._next, self._next + 1
+        self._rows[row] = _State()
+        return row
+
+    def fork(self, row: int, length: int | None = None) -> int:
+        new = self.add()
+        self._rows[new] = copy.deepcopy(self._rows[row])
+        if length is not None:
+            self.crop(new, length)
+        return new
+
+    def crop(self, row: int, length: int) -> None:
+        state = self._rows[row]
+        surplus = state.length - length
+        if surplus <= 0:
+            return
+        if not self.can_crop:
+            raise UnsupportedError(f"{type(self._model).__name__} keeps a state that can't be rolled back")
+        state.cache.crop(-surplus)
+        state.length = length
+
+    def free(self, row: int) -> None:
+        del self._rows[row]
+
+    def length(self, row: int) -> int:
+        return self._rows[row].length
+
+    def forward(self, feeds: Sequence[Feed]) -> Tensor:
+        return torch.cat([self._one(feed) for feed in feeds])
+
+    def _one(self, feed: Feed) -> Tensor:
+        state, ids = self._rows[feed.row], list(feed.ids)
+        if feed.scratch and not self.can_crop:
+            raise UnsupportedError(f"{type(self._model).__name__} keeps a state that can't be rolled back")
+        if state.length and not self.can_crop:
+            parts = [self._call(state, [token_id]) for token_id in ids]  # a state moves on by one token at a time
+            logits = torch.cat(parts)
+        else:
+            logits = self._call(state, ids, keep=1 if list(feed.columns) in ([-1], []) else 0)
+        wanted = logits[[c if c < 0 else c - len(ids) for c in feed.columns]]
+        if feed.scratch:
+            self.crop(feed.row, state.length - feed.scratch)
+        return wanted
+
+    def _call(self, state: _State, ids: list[int], *, keep: int = 0) -> Tensor:
+        arguments: dict[str, Any] = {self._state_name: state.cache, "use_cache": True}
+        if self._takes_mask:
+            arguments["attention_mask"] = torch.ones((1, state.length + len(ids)), dtype=torch.long, device=self._model.device)
+        if self._takes_keep and keep:
+            arguments["logits_to_keep"] = keep
+        out = self._model(input_ids=torch.tensor([ids], device=self._model.device), **arguments)
+        state.cache = getattr(out, self._state_name)
+        state.length += len(ids)
+        return out.logits[0]
