@@ -16,13 +16,13 @@ from transformers.utils import ModelOutput
 
 from counterpoint.errors import GuideError, NoEffectWarning, PromptError, UnsupportedError
 from counterpoint.guide import Guide
-from counterpoint.models.choose import rows_for
+from counterpoint.models.choose import is_ragged
 from counterpoint.models.ragged import RaggedRows
 from counterpoint.transformers.caller import Caller, running_generate
 from counterpoint.transformers.guides import RowGuides
 from counterpoint.transformers.histories import Histories
 from counterpoint.transformers.negatives import TokenIds, read_negatives, spread
-from counterpoint.transformers.processor import GuidanceLogitsProcessor, check_negatives, context_len
+from counterpoint.transformers.processor import GuidanceLogitsProcessor, check_negatives, check_padding, context_len
 
 LOOPS = {
     GenerationMode.SAMPLE: "_sample",
@@ -80,10 +80,9 @@ def generate(
         p for p in logits_processor if not isinstance(p, UnbatchedClassifierFreeGuidanceLogitsProcessor)
     )
     request = _Request(model, input_ids, generation_config, caller, _guides(guide, generation_config, caller), model_kwargs)
-    if request.in_one_forward(mode):
-        rows = rows_for(model)
-        if isinstance(rows, RaggedRows):
-            return _decode(request, Histories(rows), processors, stopping_criteria)
+    if request.in_one_forward(mode) and is_ragged(model):
+        return _decode(request, Histories(RaggedRows(model)), processors, stopping_criteria)
+    check_padding(model, model_kwargs.get("attention_mask"))
     if request.guides is not None:
         processors.insert(0, request.processor())
     return _hand_over(request, LOOPS[mode], processors, stopping_criteria)

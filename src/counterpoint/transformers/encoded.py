@@ -20,7 +20,7 @@ class EncodedHistories:
 
     Args:
         model: an encoder-decoder model of transformers.
-        texts: the token ids of each text for the encoder.
+        texts: the token ids of each text for the encoder, each once.
     """
 
     def __init__(self, model: PreTrainedModel, texts: Sequence[TokenIds]) -> None:
@@ -32,11 +32,12 @@ class EncodedHistories:
             ids[row, : len(text)] = torch.tensor(text, device=model.device)
             self._mask[row, : len(text)] = 1
         self._states = model.get_encoder()(input_ids=ids, attention_mask=self._mask, return_dict=True).last_hidden_state
-        self._held: list[tuple[int, TokenIds]] = []
+        self._number = {text: number for number, text in enumerate(texts)}
+        self._held: list[tuple[TokenIds, TokenIds]] = []
         self._cache: Any = None
 
-    def logits(self, keys: Sequence[tuple[int, TokenIds]]) -> Tensor:
-        """Logits of the token after each history. R pairs of a text's number and decoder ids -> (R, V)."""
+    def logits(self, keys: Sequence[tuple[TokenIds, TokenIds]]) -> Tensor:
+        """Logits of the token after each history. R pairs of a text and decoder ids -> (R, V)."""
         places = {key: place for place, key in enumerate(self._held)}
         sources = [places.get((text, ids[:-1])) for text, ids in keys]
         if self._cache is None or None in sources:
@@ -46,7 +47,7 @@ class EncodedHistories:
             if sources != list(range(len(self._held))):
                 self._cache.reorder_cache(torch.tensor(sources, device=self._model.device))
             ids = torch.tensor([ids[-1:] for _, ids in keys], device=self._model.device)
-        texts = [text for text, _ in keys]
+        texts = [self._number[text] for text, _ in keys]
         out = self._model(
             encoder_outputs=BaseModelOutput(last_hidden_state=self._states[texts]),
             attention_mask=self._mask[texts],

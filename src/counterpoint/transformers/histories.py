@@ -9,8 +9,12 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
+from counterpoint.models.choose import is_ragged
+from counterpoint.models.ragged import RaggedRows
 from counterpoint.models.rows import Feed, Rows
+from counterpoint.models.separate import SeparateRows
 
 TokenIds = tuple[int, ...]
 
@@ -82,6 +86,11 @@ class Histories:
             if shared > most and (self._rows.can_crop or shared == len(held)):
                 best, most = held, shared
         return best, most
+
+
+def rows_for(model: PreTrainedModel) -> Rows:
+    """Rows in one forward where the model can have them, else a forward for each."""
+    return RaggedRows(model) if is_ragged(model) else SeparateRows(model)
 
 
 def _shared(left: TokenIds, right: TokenIds) -> int:

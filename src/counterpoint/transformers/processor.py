@@ -12,11 +12,10 @@ from transformers import LogitsProcessor, PreTrainedModel
 
 from counterpoint.errors import PromptError, UnsupportedError
 from counterpoint.guide import Guide
-from counterpoint.models.choose import rows_for
-from counterpoint.transformers.caller import is_drafting, running_generate
+from counterpoint.transformers.caller import Caller, is_drafting, running_generate
 from counterpoint.transformers.encoded import EncodedHistories
 from counterpoint.transformers.guides import RowGuides
-from counterpoint.transformers.histories import Histories
+from counterpoint.transformers.histories import Histories, rows_for
 from counterpoint.transformers.negatives import TokenIds, check_vocabulary, read_negatives, spread
 
 
@@ -86,34 +85,48 @@ class GuidanceLogitsProcessor(LogitsProcessor):
             return scores
         prompt_len = self._prompt_len(input_ids)
         num_rows, step = len(input_ids), input_ids.shape[1] - prompt_len
-        num_prompts = self._num_prompts(num_rows)
-        guides = RowGuides([self._guides[at] for at in spread(len(self._guides), num_rows, num_prompts, "guide", len(self._guides))])
-        logits = self._negative_logits(input_ids, prompt_len, num_prompts) if guides.needs_negative(step) else None
-        return guides.apply(scores, None if logits is None else logits.to(scores.device), step)
+        caller = running_generate()
+        num_prompts = num_rows if caller is None else caller["batch_size"]
+        places = spread(len(self._guides), num_rows, num_prompts, "guide", len(self._guides))
+        guides = RowGuides([self._guides[place] for place in places])
+        if not guides.needs_negative(step):
+            return guides.apply(scores, None, step)
+        negatives = self._negatives_of(input_ids, prompt_len, num_prompts)
+        # Where both branches are one text the conditional logits serve for both, to the last bit.
+        apart = [row for row, (prompt, negative) in enumerate(zip(_prompts(caller, input_ids, prompt_len), negatives)) if prompt != negative]
+        logits = scores.clone()
+        if apart:
+            ids = input_ids[apart] if self._model.config.is_encoder_decoder else input_ids[apart, prompt_len:]
+            found = self._read_negatives([negatives[row] for row in apart], ids.tolist())
+            logits[apart] = found.to(scores)
+        return guides.apply(scores, logits, step)
 
-    def _negative_logits(self, input_ids: Tensor, prompt_len: int, num_prompts: int) -> Tensor:
-        num_rows, ids = len(input_ids), input_ids.tolist()
+    def _negatives_of(self, input_ids: Tensor, prompt_len: int, num_prompts: int) -> list[TokenIds]:
+        """The negative of each row."""
         if self._negatives is None:
             if prompt_len == 0:
                 raise UnsupportedError("the prompt has no token ids to take the last one of; pass negative_prompt_ids")
-            owners = None
-        else:
-            owners = spread(len(self._negatives), num_rows, num_prompts, "negative_prompt_ids", self._negative_shape)
+            return [(token_id,) for token_id in input_ids[:, prompt_len - 1].tolist()]
+        places = spread(len(self._negatives), len(input_ids), num_prompts, "negative_prompt_ids", self._negative_shape)
+        return [self._negatives[place] for place in places]
+
+    def _read_negatives(self, negatives: list[TokenIds], generated: list[list[int]]) -> Tensor:
+        """Logits of the negative branch. -> (R, V)."""
         with torch.no_grad(), _own_positions(self._model):
             if self._model.config.is_encoder_decoder:
                 if self._read is None:
-                    self._read = EncodedHistories(self._model, self._negatives)
-                return self._read.logits([(owner, tuple(row)) for owner, row in zip(owners, ids)])
+                    self._read = EncodedHistories(self._model, list(dict.fromkeys(self._negatives)))
+                return self._read.logits([(negative, tuple(row)) for negative, row in zip(negatives, generated)])
             if self._read is None:
                 self._read = Histories(rows_for(self._model))
-            negatives = [tuple(row[prompt_len - 1 : prompt_len]) for row in ids] if owners is None else [self._negatives[o] for o in owners]
-            return self._read.logits([negative + tuple(row[prompt_len:]) for negative, row in zip(negatives, ids)])
+            return self._read.logits([negative + tuple(row) for negative, row in zip(negatives, generated)])
 
     def _prompt_len(self, input_ids: Tensor) -> int:
         if self._own_prompt_len is not None:
             return self._own_prompt_len
         caller = running_generate()
         if caller is not None:
+            check_padding(self._model, caller["model_kwargs"].get("attention_mask"))
             return caller["input_ids_length"]
         known = self._prompts
         if (
@@ -125,9 +138,18 @@ class GuidanceLogitsProcessor(LogitsProcessor):
             self._prompts = input_ids.clone()
         return self._prompts.shape[1]
 
-    def _num_prompts(self, num_rows: int) -> int:
-        caller = running_generate()
-        return num_rows if caller is None else caller["batch_size"]
+
+def _prompts(caller: Caller | None, input_ids: Tensor, prompt_len: int) -> list[TokenIds]:
+    """The tokens of each row's prompt without padding, as its branch reads them; () where that is no plain text."""
+    num_rows = len(input_ids)
+    if caller is None:
+        return [tuple(row) for row in input_ids[:, :prompt_len].tolist()]
+    ids, mask = caller["inputs_tensor"], caller["model_kwargs"].get("attention_mask")
+    if ids.dim() != 2 or ids.dtype.is_floating_point:
+        return [()] * num_rows
+    kept = torch.ones_like(ids) if mask is None else mask[:: len(mask) // len(ids)]
+    prompts = [tuple(row[keep != 0].tolist()) for row, keep in zip(ids, kept)]
+    return [prompts[row * len(prompts) // num_rows] for row in range(num_rows)]
 
 
 def check_negatives(model: PreTrainedModel, negatives: Sequence[TokenIds]) -> None:
@@ -144,6 +166,15 @@ def check_negatives(model: PreTrainedModel, negatives: Sequence[TokenIds]) -> No
     if limit is not None and longest >= limit:
         raise PromptError(
             f"negative_prompt_ids has a row of {longest} tokens and the model's context holds {limit}; shorten it"
+        )
+
+
+def check_padding(model: PreTrainedModel, prompt_mask: Tensor | None) -> None:
+    """Raise for right-padded prompts: transformers' loops write after the padding and mislead the conditional branch."""
+    if prompt_mask is not None and not model.config.is_encoder_decoder and not bool((prompt_mask[:, -1] != 0).all()):
+        raise UnsupportedError(
+            f"input_ids are padded on the right (attention_mask of shape {tuple(prompt_mask.shape)}), which transformers' "
+            "own loops can't continue; pad them on the left"
         )
 
 
