@@ -18,16 +18,31 @@ def choose(sequences: list[Sequence]) -> list[Progress]:
     alike: dict[tuple, list[Sequence]] = defaultdict(list)
     for sequence in sequences:
         alike[_way(sequence)].append(sequence)
-    progress: dict[int, Progress] = {}
+    progress: dict[Sequence, Progress] = {}
     for way, group in alike.items():
+        progress.update(_choose_alike(group, way))
+    return [progress[sequence] for sequence in sequences]
+
+
+def _choose_alike(group: list[Sequence], way: tuple) -> dict[Sequence, Progress]:
+    try:
         cond, others, guided = _guided(group, *way)
-        if all(s.request.sampling.greedy and s.request.sampling.plain and _is_unwatched(s) for s in group):
-            for sequence, token_id in zip(group, guided.argmax(-1).tolist()):
-                progress[id(sequence)] = sequence.accept(token_id, None)
-            continue
-        for i, sequence in enumerate(group):
-            progress[id(sequence)] = _one(sequence, cond[i], others[i], guided[i], way[0])
-    return [progress[id(sequence)] for sequence in sequences]
+    except Exception as error:  # of whatever kind: it ends one request and must not end the others
+        if len(group) == 1:
+            return {group[0]: group[0].fail(error)}
+        return {sequence: p for one in group for sequence, p in _choose_alike([one], way).items()}
+    progress: dict[Sequence, Progress] = {}
+    plain = all(s.request.sampling.greedy and s.request.sampling.plain and _is_unwatched(s) for s in group)
+    best = guided.argmax(-1).tolist() if plain else []
+    for i, sequence in enumerate(group):
+        try:
+            if plain:
+                progress[sequence] = sequence.accept(best[i], None)
+            else:
+                progress[sequence] = _one(sequence, cond[i], others[i], guided[i], way[0])
+        except Exception as error:  # a processor, an observer or the tokenizer
+            progress[sequence] = sequence.fail(error)
+    return progress
 
 
 def _way(sequence: Sequence) -> tuple:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from counterpoint.contexts import read_branches, read_prompt
+from counterpoint.contexts import Built, read_request
 from counterpoint.engine.loop import Engine
 from counterpoint.engine.request import Completion, Observation, Progress, Request, TokenLogprob
 from counterpoint.errors import PromptError, UsageError
@@ -13,7 +13,7 @@ from counterpoint.guide import Branch, Guide
 from counterpoint.models.model import Model
 from counterpoint.sampling import Processor, Sampling
 
-Prompt = str | Sequence[int]
+Prompt = str | Sequence[int] | Built
 
 
 class Piece(str):
@@ -52,7 +52,7 @@ def prepare(
     """Read one prompt and its branches into a `Request`.
 
     Args:
-        prompt: a text or token ids.
+        prompt: a text or token ids, or what a builder of `counterpoint.contexts` made of both prompt and branches.
         negative: a text, token ids or a context of `counterpoint.contexts`; the guide's scale pushes away from it.
         branches: several contexts with weights, instead of `negative`.
         guide: how to combine predictions. With a guide and neither negative nor branches, the other branch is the
@@ -70,10 +70,9 @@ def prepare(
     Raises:
         UsageError: one of them is out of its range, in one line that says what to do.
     """
-    prompt_ids = read_prompt(model, prompt)
     if guide is not None and not isinstance(guide, Guide):
         raise UsageError(f"guide is {guide!r}; use counterpoint.Guide(scale=...)")
-    read = read_branches(model, prompt_ids, negative=negative, branches=branches, guide=guide)
+    prompt_ids, read, guide = read_request(model, prompt, negative=negative, branches=branches, guide=guide)
     return Request(
         prompt_ids=prompt_ids,
         branches=read,

@@ -25,13 +25,23 @@ class Engine:
         model: reads every conditional branch, and the further branches that name no model of their own.
         max_rows: most rows (branches of running samples) at once; more requests wait in the order of arrival.
         prefill_tokens: most prompt tokens read in one step while other requests are writing.
+        idle_prefill_tokens: the same while none is writing; None reads all there is.
     """
 
-    def __init__(self, model: Model, *, max_rows: int = 256, prefill_tokens: int = 512) -> None:
-        for name, value in (("max_rows", max_rows), ("prefill_tokens", prefill_tokens)):
+    def __init__(
+        self,
+        model: Model,
+        *,
+        max_rows: int = 256,
+        prefill_tokens: int = 512,
+        idle_prefill_tokens: int | None = None,
+    ) -> None:
+        idle = 1 if idle_prefill_tokens is None else idle_prefill_tokens
+        for name, value in (("max_rows", max_rows), ("prefill_tokens", prefill_tokens), ("idle_prefill_tokens", idle)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise SamplingError(f"{name} is {value!r}; use a whole number, 1 or more")
-        self.model, self.max_rows, self.prefill_tokens = model, max_rows, prefill_tokens
+        self.model, self.max_rows = model, max_rows
+        self.prefill_tokens, self.idle_prefill_tokens = prefill_tokens, idle_prefill_tokens
         self._rows: dict[int, Rows] = {}
         self._waiting: deque[Sequence] = deque()
         self._running: list[Sequence] = []
@@ -80,6 +90,7 @@ class Engine:
         self._waiting.extend(samples)
         return request_id
 
+    @torch.inference_mode()
     def cancel(self, request_id: int) -> list[Progress]:
         """End a request now; its rows are free at once. Empty where it is finished already."""
         ended = [s for s in (*self._running, *self._waiting) if s.request_id == request_id]
@@ -88,22 +99,27 @@ class Engine:
         return [sequence.finish("cancelled") for sequence in ended]
 
     def run(self) -> Iterator[Progress]:
-        """Step until nothing is left."""
+        """Step until nothing is left.
+
+        Raises:
+            Exception: what a request failed of; the others can be run on.
+        """
         while not self.is_idle:
-            yield from self.step()
+            for progress in self.step():
+                if progress.error is not None:
+                    raise progress.error
+                yield progress
 
     @torch.inference_mode()
     def step(self) -> list[Progress]:
         """Read what is to be read, in one forward for all rows that write; then choose a token for every sample whose
-        branches are all ready."""
+        branches are all ready. What fails for one request ends that request alone, with `Progress.error`."""
         self._admit()
-        self._read()
-        ready = [sequence for sequence in self._running if sequence.is_ready]
-        progress = choose(ready)
-        finished = {id(s) for s, p in zip(ready, progress) if p.completion is not None}
-        if finished:
-            self._running = [s for s in self._running if id(s) not in finished]
-        return progress
+        failed = [sequence.fail(error) for sequence, error in self._read().items()]
+        self._running = [sequence for sequence in self._running if sequence.is_alive]
+        progress = choose([sequence for sequence in self._running if sequence.is_ready])
+        self._running = [sequence for sequence in self._running if sequence.is_alive]
+        return failed + progress
 
     def _rows_of(self, model: Model) -> Rows:
         if id(model) not in self._rows:
@@ -121,26 +137,40 @@ class Engine:
             in_use += len(sequence.readers)
             self._running.append(sequence)
 
-    def _read(self) -> None:
-        writing, reading = [], []
+    def _read(self) -> dict[Sequence, Exception]:
+        """Feed the rows; returns the sequences for which that failed."""
+        writing, reading, owner = [], [], {}
         for sequence in self._running:
             for reader in sequence.readers:
+                owner[reader] = sequence
                 if reader.todo:
                     (writing if sequence.output_ids else reading).append(reader)
-        budget = self.prefill_tokens if writing else max(self.prefill_tokens, sum(len(r.todo) for r in reading))
-        parts: list[tuple[Reader, int]] = [(reader, len(reader.todo)) for reader in writing]
-        for reader in reading:
-            if not reader.begin():
-                continue
-            # A row that can't be read in parts is read whole, whatever the budget.
-            size = min(len(reader.todo), budget, MAX_CHUNK) if reader.rows.can_crop else len(reader.todo)
-            if size > 0:
-                parts.append((reader, size))
-                budget -= size
+        reading = [reader for reader in reading if reader.begin()]
+        budget = self.prefill_tokens if writing else self.idle_prefill_tokens
+        parts = [(reader, len(reader.todo)) for reader in writing] + _portions(reading, budget)
+        failed: dict[Sequence, Exception] = {}
         for rows in {id(reader.rows): reader.rows for reader, _ in parts}.values():
             own = [part for part in parts if part[0].rows is rows]
-            for batch in _batches(own):
-                _forward(rows, batch)
+            for batch in _batches(own) if rows.is_joint else [[part] for part in own]:
+                for reader, error in _forward_or_halve(rows, batch):
+                    failed[owner[reader]] = error
+        return failed
+
+
+def _portions(reading: list[Reader], budget: int | None) -> list[tuple[Reader, int]]:
+    """How much of each prompt is read now. Half of the budget is the oldest reader's and the rest goes to the shortest
+    first, so that a long prompt does not hold up short ones, nor many short ones a long one."""
+    if not reading:
+        return []
+    left = sum(len(reader.todo) for reader in reading) if budget is None else budget
+    sizes = {reader: 0 for reader in reading}
+    oldest, shortest = reading[0], sorted(reading, key=lambda reader: len(reader.todo))
+    for reader, most in [(oldest, -(-left // 2)), *((reader, left) for reader in shortest)]:
+        # A row that can't be read in parts is read whole, whatever the budget.
+        room = min(len(reader.todo), MAX_CHUNK) if reader.rows.can_crop else len(reader.todo)
+        more = min(room - sizes[reader], most, left) if reader.rows.can_crop else room - sizes[reader]
+        sizes[reader], left = sizes[reader] + max(more, 0), left - max(more, 0)
+    return [(reader, size) for reader, size in sizes.items() if size > 0]
 
 
 def _batches(parts: list[tuple[Reader, int]]) -> list[list[tuple[Reader, int]]]:
@@ -158,12 +188,24 @@ def _width(part: tuple[Reader, int]) -> int:
     return part[1] + (len(part[0].suffixes[0]) if part[0].suffixes else 0)
 
 
-def _forward(rows: Rows, parts: list[tuple[Reader, int]]) -> None:
+def _forward_or_halve(rows: Rows, parts: list[tuple[Reader, int]]) -> list[tuple[Reader, Exception]]:
+    """Feed the rows; a forward that fails is tried again in halves, which leaves those that fail by themselves."""
+    try:
+        readers = _forward(rows, parts)
+    except Exception as error:  # of whatever kind: it ends one request and must not end the others
+        if len(parts) == 1:
+            return [(parts[0][0], error)]
+        middle = len(parts) // 2
+        return _forward_or_halve(rows, parts[:middle]) + _forward_or_halve(rows, parts[middle:])
+    return [failure for reader in readers for failure in _forward_suffixes(rows, reader)]
+
+
+def _forward(rows: Rows, parts: list[tuple[Reader, int]]) -> list[Reader]:
+    """Feed the rows; returns the readers that have nothing left to read."""
     feeds, wanted = [], []
     for reader, size in parts:
-        ids, reader.todo = reader.todo[:size], reader.todo[size:]
-        reader.history += ids
-        if reader.todo:
+        ids = reader.todo[:size]
+        if size < len(reader.todo):
             feeds.append(Feed(reader.row, ids, columns=()))
             continue
         # The first suffix rides along with the tokens; it is read after them and forgotten.
@@ -171,8 +213,19 @@ def _forward(rows: Rows, parts: list[tuple[Reader, int]]) -> None:
         columns = (size - 1, size + len(suffix) - 1) if suffix else (size - 1,)
         feeds.append(Feed(reader.row, [*ids, *suffix], columns=columns, scratch=len(suffix)))
         wanted += [reader] * len(columns)
-    for reader, logits in zip(wanted, rows.forward(feeds)):
+    predicted = rows.forward(feeds)
+    for reader, size in parts:
+        reader.history += reader.todo[:size]
+        reader.todo = reader.todo[size:]
+    for reader, logits in zip(wanted, predicted):
         reader.logits.append(logits)
-    for reader in dict.fromkeys(wanted):
+    return list(dict.fromkeys(wanted))
+
+
+def _forward_suffixes(rows: Rows, reader: Reader) -> list[tuple[Reader, Exception]]:
+    try:
         for suffix in reader.suffixes[1:]:
             reader.logits.append(rows.forward([Feed(reader.row, suffix, scratch=len(suffix))])[0])
+    except Exception as error:  # as above
+        return [(reader, error)]
+    return []

@@ -177,10 +177,11 @@ class Progress:
     Args:
         request_id: what `Engine.add` returned.
         index: number of the sample.
-        token_id: the token; None when the request was cancelled.
+        token_id: the token; None when the request was cancelled or failed.
         text: what can be shown now; may be empty while a character or a stop text is incomplete.
         logprob: where `Request.logprobs` asked for it.
         completion: the whole, once it is finished.
+        error: what ended the sample instead, where something failed.
     """
 
     request_id: int
@@ -189,6 +190,7 @@ class Progress:
     text: str
     logprob: TokenLogprob | None = None
     completion: Completion | None = None
+    error: Exception | None = None
 
 
 def describe(completion: Completion) -> dict[str, Any]:

@@ -85,12 +85,16 @@ class Sequence:
     stream: TextStream | None
     output_ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
-    shared_tokens: int = 0
 
     @property
     def step(self) -> int:
         """Number of the token that is chosen next."""
         return len(self.output_ids)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it has not ended."""
+        return self.readers[0].alive
 
     @property
     def is_ready(self) -> bool:
@@ -129,6 +133,7 @@ class Sequence:
         self, reason: FinishReason, token_id: int | None = None, text: str = "", logprob: TokenLogprob | None = None
     ) -> Progress:
         """Free the rows and report the whole."""
+        shared = sum(reader.shared for reader in self.readers if reader.source is None)
         for reader in self.readers:
             reader.free()
         if self.stream is not None:
@@ -143,12 +148,18 @@ class Sequence:
                 prompt_tokens=len(self.request.prompt_ids),
                 branch_tokens=sum(len(b.ids) for b in self.request.useful_branches),
                 completion_tokens=len(self.output_ids),
-                shared_tokens=self.shared_tokens,
+                shared_tokens=shared,
             ),
             index=self.index,
             logprobs=None if self.request.logprobs is None else tuple(self.logprobs),
         )
         return Progress(self.request_id, self.index, token_id, text, logprob, completion)
+
+    def fail(self, error: Exception) -> Progress:
+        """Free the rows and report why there is no more; nothing here runs what may have failed."""
+        for reader in self.readers:
+            reader.free()
+        return Progress(self.request_id, self.index, None, "", error=error)
 
     def _drop_branches(self) -> None:
         for reader in self.readers[1:]:

@@ -30,7 +30,8 @@ def load(
 
     Args:
         name: "bundled" (ships with the package), a folder, or a hub id.
-        dtype: "float32", "bfloat16", "float16" or a torch dtype; None takes that of the weights.
+        dtype: "float32", "bfloat16", "float16" or a torch dtype; None takes that of the weights, and float32 for the
+            bundled model, whose results are then the same on every machine but for ties.
         device: where to put the model; None is CUDA where there is one, else the CPU.
         trust_remote_code: run code that the model's repository brings along.
 
@@ -39,7 +40,7 @@ def load(
     """
     shown = str(name)
     if shown == "bundled":
-        name = BUNDLED
+        name, dtype = BUNDLED, dtype or torch.float32
     folder = Path(name)
     if folder.exists():
         _check_folder(folder, shown)

@@ -89,6 +89,7 @@ class RaggedRows(Rows):
     """
 
     can_crop = True
+    is_joint = True
 
     def __init__(self, model: PreTrainedModel) -> None:
         self._model = model
@@ -150,9 +151,9 @@ class RaggedRows(Rows):
 
     def _resize(self, num_slots: int, capacity: int) -> None:
         if (num_slots, capacity) != (self._num_slots, self._capacity):
-            self._num_slots, self._capacity = num_slots, capacity
             for layer in self._layers:
                 layer.resize(num_slots, capacity)
+            self._num_slots, self._capacity = num_slots, capacity
 
     def forward(self, feeds: Sequence[Feed]) -> Tensor:
         feeds_by_slot = sorted(range(len(feeds)), key=lambda i: self._slot_of[feeds[i].row])

@@ -34,6 +34,8 @@ class Rows(ABC):
 
     #: Whether a row can be fed in parts of several tokens, forked at an earlier length and cropped.
     can_crop: bool
+    #: Whether `forward` reads all feeds together, and none of them where it fails.
+    is_joint: bool
 
     @abstractmethod
     def add(self) -> int:

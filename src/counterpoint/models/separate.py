@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -26,6 +26,7 @@ STATE_NAMES = ("past_key_values", "cache_params", "state")
 class _State:
     cache: Any = None
     length: int = 0
+    ids: list[int] = field(default_factory=list)  # only where the model hands no cache out
 
 
 class SeparateRows(Rows):
@@ -37,6 +38,8 @@ class SeparateRows(Rows):
     Raises:
         UnsupportedError: the model has no cache that it takes back.
     """
+
+    is_joint = False
 
     def __init__(self, model: PreTrainedModel) -> None:
         self._model = model
@@ -104,12 +107,15 @@ class SeparateRows(Rows):
         return wanted
 
     def _call(self, state: _State, ids: list[int], *, keep: int = 0) -> Tensor:
-        arguments: dict[str, Any] = {self._state_name: state.cache, "use_cache": True}
+        arguments: dict[str, Any] = {self._state_name: state.cache, "use_cache": not state.ids}
         if self._takes_mask:
             arguments["attention_mask"] = torch.ones((1, state.length + len(ids)), dtype=torch.long, device=self._model.device)
         if self._takes_keep and keep:
             arguments["logits_to_keep"] = keep
-        out = self._model(input_ids=torch.tensor([ids], device=self._model.device), **arguments)
-        state.cache = getattr(out, self._state_name)
+        ids_read = [*state.ids, *ids]
+        out = self._model(input_ids=torch.tensor([ids_read], device=self._model.device), **arguments)
+        state.cache = getattr(out, self._state_name, None)
         state.length += len(ids)
-        return out.logits[0]
+        if state.cache is None:  # the state lives inside the model, one for all rows: read everything anew
+            state.ids = ids_read
+        return out.logits[0, -len(ids) :]

@@ -1,4 +1,4 @@
-"""A request made into its branches' token ids. No model is run here."""
+"""Contexts as token ids."""
 
 from __future__ import annotations
 
@@ -6,38 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from counterpoint.contexts.built import Built
+from counterpoint.contexts.kinds import Empty, LastTokens, Rendered, Suffix
 from counterpoint.errors import GuideError, PromptError
 from counterpoint.guide import Branch, Guide
 
 if TYPE_CHECKING:
     from counterpoint.models.model import Model
-
-
-@dataclass(frozen=True, slots=True)
-class LastTokens:
-    """The last `count` tokens of the prompt. One is the default of Sanchez et al. 2023; more is coherence boosting
-    (Malkin et al. 2022, arXiv 2110.08294)."""
-
-    count: int = 1
-
-    def __post_init__(self) -> None:
-        if isinstance(self.count, bool) or not isinstance(self.count, int) or self.count < 1:
-            raise PromptError(f"LastTokens has the count {self.count!r}; use 1 or more")
-
-
-@dataclass(frozen=True, slots=True)
-class Empty:
-    """Nothing but the token that begins a text."""
-
-
-@dataclass(frozen=True, slots=True)
-class Suffix:
-    """A text or token ids appended to everything that the conditional branch holds, read anew at each step.
-
-    It needs no cache of its own (MTI, arXiv 2510.13940).
-    """
-
-    context: str | Sequence[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,29 +32,49 @@ class ReadBranch:
     model: Any = None
 
 
-def read_prompt(model: Model, prompt: str | Sequence[int], *, name: str = "prompt") -> tuple[int, ...]:
+def read_request(
+    model: Model,
+    prompt: str | Sequence[int] | Rendered | Built,
+    *,
+    negative: Any = None,
+    branches: Sequence[Branch] | None = None,
+    guide: Guide | None = None,
+) -> tuple[tuple[int, ...], tuple[ReadBranch, ...], Guide | None]:
+    """The prompt's token ids, the further branches, and the guide that goes with them.
+
+    Raises:
+        GuideError: branches are given twice, or a weight can't be.
+        PromptError: a context can't be read.
+    """
+    if isinstance(prompt, Built):
+        if negative is not None or branches is not None:
+            raise GuideError("the prompt was built with its branches, and a negative or branches are given too; keep one")
+        prompt, branches, guide = prompt.prompt, prompt.branches, guide or prompt.guide
+    prompt_ids = read_prompt(model, prompt)
+    return prompt_ids, read_branches(model, prompt_ids, negative=negative, branches=branches, guide=guide), guide
+
+
+def read_prompt(model: Model, prompt: str | Sequence[int] | Rendered, *, name: str = "prompt") -> tuple[int, ...]:
     """Token ids of a text or of token ids, checked.
 
     Raises:
         PromptError: it is empty, not a text, holds an id outside of the vocabulary, or is longer than the context.
     """
-    if isinstance(prompt, str):
-        if not prompt:
+    is_rendered = isinstance(prompt, Rendered)
+    text = prompt.text if is_rendered else prompt
+    if isinstance(text, str):
+        if not text:
             raise PromptError(f"the {name} is empty; give a text, or counterpoint.contexts.Empty() for nothing")
         try:
-            prompt.encode()
+            text.encode()
         except UnicodeEncodeError as error:
             raise PromptError(f"the {name} is not valid Unicode at character {error.start}; mend its encoding") from None
-        ids = tuple(model.encode(prompt))
+        ids = tuple(model.encode(text, special_tokens=not is_rendered))
         if not ids:
-            raise PromptError(f"the {name} {prompt[:40]!r} has no tokens; give a longer text")
+            raise PromptError(f"the {name} {text[:40]!r} has no tokens; give a longer text")
     else:
         ids = _checked_ids(model, prompt, name)
-    if model.context_len is not None and len(ids) >= model.context_len:
-        raise PromptError(
-            f"the {name} has {len(ids)} tokens and the context of {model.name} holds {model.context_len}, "
-            "at least one of them for the output; shorten it"
-        )
+    _check_len(model, ids, name)
     return ids
 
 
@@ -151,3 +146,11 @@ def _checked_ids(model: Model, ids: Any, name: str) -> tuple[int, ...]:
                 f"from 0 to {model.vocab_size - 1}"
             )
     return ids
+
+
+def _check_len(model: Model, ids: tuple[int, ...], name: str) -> None:
+    if model.context_len is not None and len(ids) >= model.context_len:
+        raise PromptError(
+            f"the {name} has {len(ids)} tokens and the context of {model.name} holds {model.context_len}, "
+            "at least one of them for the output; shorten it"
+        )
