@@ -5,7 +5,7 @@ Written from the formulas' definitions in float64, not with `counterpoint.formul
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -85,6 +85,18 @@ def differences(rows: np.ndarray, output: Sequence[int]) -> list[tuple[int, floa
     """
     worse = [float(rows[step].max() - rows[step][token]) for step, token in enumerate(output)]
     return [(step, margin) for step, margin in enumerate(worse) if margin > 0]
+
+
+Change = Callable[[np.ndarray, list[int]], np.ndarray]  # of the guided row, given the output so far
+
+
+def loop(model: Stateless, job: Job, *, max_tokens: int, ends: Sequence[int] = (), change: Change | None = None) -> list[int]:
+    """Greedy decoding, one whole forward for each branch and token; `change` stands for penalties and grammars."""
+    output: list[int] = []
+    while len(output) < max_tokens and (not output or output[-1] not in ends):
+        row = model.guided(job, output)[-1]
+        output.append(int((row if change is None else change(row, output)).argmax()))
+    return output
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,7 +50,7 @@ def read(args: Mapping[str, Any] | None) -> Plan | None:
     """
     if not args or not any(name in args for name in FIELDS):
         return None
-    fields = _guidance(args.get(GUIDANCE))
+    fields = guidance_fields(args.get(GUIDANCE))
     listed = fields.pop("branches", None)
     if SCALE in args:
         if "scale" in fields:
@@ -111,7 +111,8 @@ def engine_args() -> dict[str, Any]:
     }
 
 
-def _guidance(value: Any) -> dict[str, Any]:
+def guidance_fields(value: Any) -> dict[str, Any]:
+    """The fields of `guidance`, whichever way it is written; always a new dict."""
     if value is None:
         return {}
     if isinstance(value, str):

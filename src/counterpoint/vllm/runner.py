@@ -14,6 +14,11 @@ from counterpoint.vllm.branches import branch_id, owner_of
 from counterpoint.vllm.params import Plan, read
 
 
+# Added to what guidance rules out: no probability is left of it, whatever the temperature. But where a grammar or a
+# minimum length then rules out all the rest, the conditional branch's own order among what is allowed shows through.
+RULED_OUT = -1e4
+
+
 @dataclass(frozen=True, slots=True)
 class Rows:
     """A guided request in this step's batch: the row of the user's request and those of its branches."""
@@ -111,13 +116,15 @@ def guided_logits(logits: Tensor, groups: list[Rows]) -> Tensor:
         def column(values: list) -> Tensor:
             return torch.tensor(values, dtype=torch.float32, device=logits.device)
 
-        result[own] = formulas.guided(
-            formulas.log_probs(logits[own]),
-            formulas.log_probs(logits[others]).view(len(batch), num_branches, -1),
+        cond = formulas.log_probs(logits[own])
+        guided = formulas.guided(
+            cond,
+            formulas.log_probs(logits[others]).view(len(batch), num_branches, logits.shape[-1]),
             column([rows.plan.weights for rows in batch]).view(len(batch), num_branches),
             space=space,
             plausibility=column([rows.plan.guide.plausibility for rows in batch]) if plausible else None,
             gate=column([rows.plan.guide.gate for rows in batch]) if gated else None,
             adaptive=adaptive is not None,
         )
+        result[own] = torch.where(torch.isneginf(guided), cond + RULED_OUT, guided)
     return result
