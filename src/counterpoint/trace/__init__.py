@@ -1,0 +1,11 @@
+"""A record of every step of a generation: what each branch predicted, what guidance made of it, what was chosen.
+
+trace = counterpoint.trace.record(model, PROMPT, negative=NEGATIVE, guide=guide, max_tokens=60)
+counterpoint.trace.write(trace, "out.jsonl")
+"""
+
+from counterpoint.trace.jsonl import read, write
+from counterpoint.trace.record import Limits, Seen, Step, Trace, TracedBranch
+from counterpoint.trace.run import record, record_all
+
+__all__ = ["Limits", "Seen", "Step", "Trace", "TracedBranch", "read", "record", "record_all", "write"]

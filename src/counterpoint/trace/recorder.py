@@ -1,0 +1,100 @@
+"""From the engine's observations to the numbers of a trace."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from counterpoint import formulas
+from counterpoint.engine import Observation, Request
+from counterpoint.errors import UsageError
+from counterpoint.trace.record import Seen
+
+NUM_TOP = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """What one observation leaves behind; the meaning of the fields is that of `Step`."""
+
+    token_id: int
+    guidance: str
+    entropy: float
+    shift: float
+    divergence: tuple[float, ...]
+    seen: tuple[Seen, ...]  # conditional, branches, guided
+
+
+class Recorder:
+    """Takes a request's observations; `steps[index]` are those of its sample `index`.
+
+    Args:
+        request: what is watched; its own `observe` is called too.
+        num_top: alternatives to keep of each distribution, 1 or more.
+
+    Raises:
+        UsageError: `num_top` is out of its range.
+    """
+
+    def __init__(self, request: Request, *, num_top: int = NUM_TOP) -> None:
+        if isinstance(num_top, bool) or not isinstance(num_top, int) or num_top < 1:
+            raise UsageError(f"num_top is {num_top!r}; use a count of alternatives, 1 or more")
+        self._request, self._num_top = request, num_top
+        self._has_branches = bool(request.useful_branches)
+        self.steps: dict[int, list[Numbers]] = {index: [] for index in range(request.num_samples)}
+
+    def __call__(self, index: int, seen: Observation) -> None:
+        if self._request.observe is not None:
+            self._request.observe(index, seen)
+        table = torch.cat((seen.cond[None], seen.others, seen.guided[None]))  # (R, V), R = 1 + K + 1
+        num_rows, num_top = table.shape[0], min(self._num_top, table.shape[1])
+        chosen = table[:, seen.token_id]
+        best = table.topk(num_top)
+        parts = (
+            chosen,
+            (table > chosen[:, None]).sum(-1) + 1,
+            formulas.entropy(seen.cond[None]),
+            formulas.jensen_shannon(seen.cond[None], table[None, 1:])[0],
+            best.values.flatten(),
+            best.indices.flatten(),
+        )
+        # One transfer a step; ids and ranks are exact in float32 up to 16 million.
+        flat = torch.cat([part.float() for part in parts]).tolist()
+        logprobs, ranks = flat[:num_rows], flat[num_rows : 2 * num_rows]
+        entropy, *divergence = flat[2 * num_rows : 3 * num_rows]
+        values = flat[3 * num_rows : (3 + num_top) * num_rows]
+        ids = flat[(3 + num_top) * num_rows :]
+        self.steps[index].append(
+            Numbers(
+                token_id=seen.token_id,
+                guidance=self._guidance(seen),
+                entropy=tidy(entropy),
+                shift=tidy(divergence[-1]),
+                divergence=tuple(tidy(d) for d in divergence[:-1]),
+                seen=tuple(
+                    Seen(tidy(logprobs[row]), int(ranks[row]), _top(ids, values, row * num_top, (row + 1) * num_top))
+                    for row in range(num_rows)
+                ),
+            )
+        )
+
+    def _guidance(self, seen: Observation) -> str:
+        guide = self._request.guide
+        if not self._has_branches and not guide.plausibility:
+            return "off"
+        if not seen.applied:
+            return "outside"
+        if guide.gate and torch.equal(seen.guided, seen.cond):
+            return "gated"
+        return "skipped" if self._has_branches and not len(seen.others) else "applied"
+
+
+def tidy(number: float) -> float:
+    """Six decimals, which is what float32 holds of a log-probability; no negative zero."""
+    return round(number, 6) + 0.0
+
+
+def _top(ids: list[float], values: list[float], start: int, end: int) -> tuple[tuple[int, float], ...]:
+    """Alternatives of one row, without those that are ruled out."""
+    return tuple((int(i), tidy(v)) for i, v in zip(ids[start:end], values[start:end]) if v != float("-inf"))
