@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from counterpoint.cli.options import SAMPLING_NAMES, guide_from, open_model, read_text
@@ -56,12 +57,12 @@ def run_many(path: str, options: dict[str, Any]) -> int:
 
 def _lines(path: str) -> Iterator[tuple[int, bytes]]:
     try:
-        source: Iterable[bytes] = sys.stdin.buffer if path == "-" else open(path, "rb")
+        with contextlib.nullcontext(sys.stdin.buffer) if path == "-" else open(path, "rb") as source:
+            for number, line in enumerate(source, 1):
+                if line.strip():
+                    yield number, line
     except OSError as error:
         raise PromptError(f"the file {path!r} can't be read: {error.strerror}") from None
-    for number, line in enumerate(source, 1):
-        if line.strip():
-            yield number, line
 
 
 def _record(line: bytes) -> dict[str, Any]:

@@ -1,0 +1,75 @@
+"""Who may import whom, and that heavy libraries stay in the rooms that need them."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import counterpoint
+
+SOURCE = Path(counterpoint.__file__).parent
+ORDER = [
+    "errors", "guide", "formulas", "contexts", "sampling", "models", "engine", "transformers", "vllm", "trace", "report",
+    "evaluate", "bench", "train", "server", "cli",
+]  # fmt: skip
+INTEGRATIONS = {"transformers", "vllm"}
+#: rooms that work without torch, so that a mistake on the command line is told at once
+LIGHT = {"errors", "guide", "contexts"}
+HEAVY = {"torch", "transformers", "vllm", "fastapi", "uvicorn", "lm_eval", "sklearn", "scipy", "peft", "matplotlib"}
+
+
+def files():
+    return [path for path in sorted(SOURCE.rglob("*.py")) if path.parent != SOURCE or path.stem not in ("__init__", "__main__")]
+
+
+def room_of(path):
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+def imports(path, *, only_at_import=False):
+    """Modules that a file imports, lazily or not. Imports for type checkers only do not count."""
+    tree = ast.parse(path.read_text())
+    nodes = [tree]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            continue
+        if only_at_import and isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            if node.module == "counterpoint":
+                yield from (f"counterpoint.{alias.name}" for alias in node.names)
+            else:
+                yield node.module
+        nodes.extend(ast.iter_child_nodes(node))
+
+
+def test_every_room_is_in_the_order():
+    assert {room_of(path) for path in files()} <= set(ORDER)
+
+
+@pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(SOURCE)))
+def test_imports_go_up_only(path):
+    room = room_of(path)
+    for name in imports(path):
+        parts = name.split(".")
+        if parts[0] != "counterpoint" or len(parts) == 1 or parts[1] not in ORDER:
+            continue
+        assert ORDER.index(parts[1]) <= ORDER.index(room), f"{room} imports {name}"
+        assert room not in INTEGRATIONS or parts[1] not in INTEGRATIONS - {room}, f"{room} imports {name}"
+
+
+@pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(SOURCE)))
+def test_light_rooms_and_commands_import_nothing_heavy(path):
+    if room_of(path) in LIGHT or room_of(path) == "cli":
+        heavy = [name for name in imports(path, only_at_import=True) if name.split(".")[0] in HEAVY]
+        assert heavy == []
+
+
+def test_only_its_own_room_touches_a_host_library():
+    for path in files():
+        if room_of(path) not in ("vllm", "cli", "bench", "evaluate"):
+            assert not any(name.split(".")[0] == "vllm" for name in imports(path)), path
