@@ -6,7 +6,7 @@ from counterpoint.train.config import ScheduleConfig, read_config
 
 def test_the_bundled_config_reads(pytestconfig):
     config = read_config(pytestconfig.rootpath / "configs" / "bundled.toml")
-    assert config.model.width == 256
+    assert config.model.positions == 1024
     assert {s.file for s in config.source} == {"se", "eltec", "novels100", "sentiment", "qa", "define", "tone"}
 
 

@@ -23,10 +23,7 @@ _WORD = re.compile(r"[a-z0-9']+")
 
 
 def shingles(text: str, *, words: int = SHINGLE_WORDS) -> np.ndarray:
-    """Hashes of all runs of `words` words [number of runs] uint64; of a shorter text, one of the whole.
-
-    Of texts above 2,000 words every 16th hash is kept, chosen by value, so that two texts keep the same ones.
-    """
+    """Hashes of all runs of `words` words [number of runs] uint64; of a shorter text, one of the whole."""
     hashes = np.array([zlib.crc32(w.encode()) for w in _WORD.findall(text.lower())], dtype=np.uint64)
     if len(hashes) == 0:
         return hashes
@@ -35,8 +32,12 @@ def shingles(text: str, *, words: int = SHINGLE_WORDS) -> np.ndarray:
     runs = np.zeros(count, dtype=np.uint64)
     for offset in range(size):
         runs = runs * np.uint64(6364136223846793005) + hashes[offset:offset + count] + np.uint64(1442695040888963407)
-    runs ^= runs >> np.uint64(29)
-    return runs[runs % np.uint64(16) == 0] if len(hashes) > 2000 else runs
+    return runs ^ (runs >> np.uint64(29))
+
+
+def _thinned(runs: np.ndarray) -> np.ndarray:
+    """Of more than 2,000 hashes every 16th, chosen by value: a book's share is known well enough from those."""
+    return runs[runs % np.uint64(16) == 0] if len(runs) > 2000 else runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,10 @@ class Corpus:
     tokenizer: Tokenizer
     report: dict
 
+    def text(self, record: int) -> str:
+        """One record's text, as it was after normalising."""
+        return self.tokenizer.decode(self.text_ids(record).tolist()).strip(" ")
+
     def text_ids(self, record: int) -> np.ndarray:
         """The tokens of one record's text, uint16."""
         return self.tokens[self.start[record]:self.start[record] + self.length[record]]
@@ -67,10 +72,10 @@ def _is_held_out(record: Record, share: float, names: frozenset[str]) -> bool:
     return record.group in names or zlib.crc32(record.text.encode()) % 10_000 < share * 10_000
 
 
-def _tokenizer_sample(records: list[Record], sample_bytes: int, seed: int) -> Iterable[str]:
+def _tokenizer_sample(records: list[Record], sample_bytes: int) -> Iterable[str]:
     # Long books are cut, so that no one of them fills the sample.
     order = list(range(len(records)))
-    random.Random(seed).shuffle(order)
+    random.Random(1).shuffle(order)
     left = sample_bytes
     for at in order:
         text = records[at].text[:300_000]
@@ -90,7 +95,7 @@ def _without_leaks(records: list[Record], held: np.ndarray) -> np.ndarray:
     for at, record in enumerate(records):
         if held[at]:
             continue
-        runs = shingles(record.text)
+        runs = _thinned(shingles(record.text))
         places = np.minimum(np.searchsorted(known, runs), len(known) - 1)
         keep[at] = len(runs) == 0 or np.mean(known[places] == runs) <= LEAK_SHARE
     return keep
@@ -124,7 +129,7 @@ def build(config: TrainConfig, data: Path, cache: Path, *, say: Callable[[str], 
 
     say(f"training a tokenizer of {config.tokenizer.vocab} entries")
     trainable = [r for r, out in zip(records, held_array) if not out]
-    tokenizer = train_tokenizer(_tokenizer_sample(trainable, config.tokenizer.sample_bytes, config.seed),
+    tokenizer = train_tokenizer(_tokenizer_sample(trainable, config.tokenizer.sample_bytes),
                                 vocab=config.tokenizer.vocab)
     say("tokenising")
     ids, num_bytes = [], np.zeros(len(records), dtype=np.int64)
