@@ -52,6 +52,7 @@ class SeparateRows(Rows):
             )
         self._state_name = names[0]
         self._takes_mask = "attention_mask" in takes and self._state_name == "past_key_values"
+        self._takes_positions = "position_ids" in takes  # Bamba counts from 0 at each forward without them
         self._takes_keep = "logits_to_keep" in takes
         self.can_crop = not getattr(model, "_is_stateful", False)
         self._rows: dict[int, _State] = {}
@@ -113,6 +114,9 @@ class SeparateRows(Rows):
         if self._takes_keep and keep:
             arguments["logits_to_keep"] = keep
         ids_read = [*state.ids, *ids]
+        if self._takes_positions:
+            end = state.length + len(ids)
+            arguments["position_ids"] = torch.arange(end - len(ids_read), end, device=self._model.device)[None]
         out = self._model(input_ids=torch.tensor([ids_read], device=self._model.device), **arguments)
         state.cache = getattr(out, self._state_name, None)
         state.length += len(ids)
