@@ -1,0 +1,95 @@
+"""`counterpoint serve`."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import click
+
+from counterpoint.cli.options import NUMBER, model_options, open_model
+
+KEY_VARIABLE = "COUNTERPOINT_API_KEY"
+
+
+class _Serve(click.Command):
+    """With `--engine vllm` every other argument is vLLM's own and is passed on as it stands."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        rest = _without_engine(args, "vllm")
+        if rest is not None:
+            from counterpoint.vllm.launcher import main
+
+            ctx.exit(main(_model_first(rest)))
+        return super().parse_args(ctx, args)
+
+
+def _without_engine(args: list[str], engine: str) -> list[str] | None:
+    """The arguments without `--engine ENGINE`; None where they do not ask for that engine."""
+    for i, arg in enumerate(args):
+        if arg == f"--engine={engine}":
+            return args[:i] + args[i + 1 :]
+        if arg == "--engine" and args[i + 1 : i + 2] == [engine]:
+            return args[:i] + args[i + 2 :]
+    return None
+
+
+def _model_first(args: list[str]) -> list[str]:
+    """vLLM takes the model by position; here it may also be `--model MODEL`."""
+    for i, arg in enumerate(args):
+        if arg == "--model" and i + 1 < len(args):
+            return [args[i + 1], *args[:i], *args[i + 2 :]]
+        if arg.startswith("--model="):
+            return [arg.removeprefix("--model="), *args[:i], *args[i + 1 :]]
+    return args
+
+
+@click.command("serve", cls=_Serve)
+@model_options
+@click.option("--engine", type=click.Choice(["own", "vllm"]), default="own", show_default=True, help="vllm passes all other arguments on to vLLM.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="0.0.0.0 listens to other machines; use a key then.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 is any free one.")
+@click.option("--api-key", default=None, help=f"Ask for this key. Better: the variable {KEY_VARIABLE}.")
+@click.option("--served-name", default=None, help="What clients call the model.")
+@click.option("--cors-origin", multiple=True, help="Web pages of this origin may use it; may be given several times.")
+@click.option("--memory-gb", type=NUMBER, default=None, help="For the rows' keys and values; the number of rows follows.")
+@click.option("--max-rows", type=int, default=None, help="Branches at once; instead of --memory-gb. [default: 64]")
+@click.option("--max-waiting", type=int, default=256, show_default=True, help="Samples that may wait; past it 429.")
+@click.option("--max-samples", type=int, default=64, show_default=True, help="Prompts times n of one request.")
+@click.option("--max-branches", type=int, default=8, show_default=True, help="Of one request, beside its prompt.")
+@click.option("--max-prompt-tokens", type=int, default=None, help="Of each context. [default: what the model holds]")
+@click.option("--max-tokens", type=int, default=None, help="Most that may be asked for. [default: what the model holds]")
+@click.option("--max-body-mb", type=NUMBER, default=1.0, show_default=True)
+@click.option("--deadline", type=NUMBER, default=600.0, show_default=True, help="Seconds for one request.")
+@click.option("--grace", type=NUMBER, default=30.0, show_default=True, help="Seconds for running requests on SIGTERM.")
+@click.option("--prefill-tokens", type=int, default=256, show_default=True, help="Prompt tokens a step while others write.")
+def command(**options: Any) -> None:
+    """OpenAI's API with a negative prompt and a guidance scale."""
+    from counterpoint.errors import UsageError
+
+    if options["memory_gb"] is not None and options["max_rows"] is not None:
+        raise UsageError("--memory-gb and --max-rows are both given; keep one")
+    try:
+        from counterpoint.server.limits import Limits
+        from counterpoint.server.process import Listening, serve, within_memory
+    except ImportError as error:
+        raise UsageError(f"serving needs {error.name}; pip install 'counterpoint[serve]'") from None
+    named = ("max_waiting", "max_samples", "max_branches", "max_prompt_tokens", "max_tokens", "prefill_tokens")
+    limits = Limits(
+        **{name: options[name] for name in named},
+        max_rows=64 if options["max_rows"] is None else options["max_rows"],
+        max_body_bytes=int(options["max_body_mb"] * 2**20),
+        deadline_s=options["deadline"],
+    )
+    listening = Listening(
+        host=options["host"],
+        port=options["port"],
+        api_key=options["api_key"] or os.environ.get(KEY_VARIABLE) or None,
+        model_name=options["served_name"],
+        cors_origins=options["cors_origin"],
+        grace_s=options["grace"],
+    )
+    model = open_model(options)
+    if options["memory_gb"] is not None:
+        limits = within_memory(model, limits, int(options["memory_gb"] * 2**30))
+    serve(model, limits, listening)

@@ -1,0 +1,90 @@
+"""The document at `/openapi.json`. Bodies are read by ourselves, strictly, so their schemas are put in here."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic.json_schema import models_json_schema
+
+from counterpoint.server.errors import ApiError
+from counterpoint.server.schema import ChatBody, CompletionBody
+
+PATHS = frozenset({"/", "/health", "/metrics", "/openapi.json", "/v1/models", "/v1/completions", "/v1/chat/completions"})
+REFUSALS = {
+    400: "A field can't be; the message says which and what to do",
+    401: "The API key is missing or wrong",
+    404: "There is no such model",
+    408: "It took longer than the server allows",
+    413: "The body is too large",
+    415: "The body is no JSON by its header",
+    429: "The queue is full; see Retry-After",
+    500: "The server failed",
+    503: "The server is ending",
+}
+ERROR = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code"],
+            "properties": {
+                "message": {"type": "string"},
+                "type": {"type": "string"},
+                "param": {"anyOf": [{"type": "string"}, {"type": "null"}]},
+                "code": {"anyOf": [{"type": "string"}, {"type": "null"}]},
+            },
+        }
+    },
+}
+_REF = "#/components/schemas/"
+
+
+def takes(body: type, summary: str) -> dict[str, Any]:
+    """The arguments of a route that takes a body."""
+    content = {"application/json": {"schema": {"$ref": _REF + body.__name__}}}
+    answer = {"application/json": {"schema": {"type": "object", "required": ["id", "choices"]}}}
+    return {
+        "summary": summary,
+        "openapi_extra": {"requestBody": {"required": True, "content": content}},
+        "responses": {
+            200: {"description": "OpenAI's object, or its chunks as events", "content": answer | {"text/event-stream": {}}},
+            **_refusals(*REFUSALS),
+        },
+    }
+
+
+def gives(summary: str, *refusals: int, kind: str = "application/json") -> dict[str, Any]:
+    """The arguments of a route that takes nothing."""
+    return {
+        "summary": summary,
+        "responses": {200: {"description": summary, "content": {kind: {"schema": {}}}}, **_refusals(401, *refusals)},
+    }
+
+
+def document(app: FastAPI) -> dict[str, Any]:
+    """The whole document, made once."""
+    if app.openapi_schema is None:
+        made = get_openapi(title=app.title, version=app.version, routes=app.routes)
+        _, schemas = models_json_schema(
+            [(CompletionBody, "validation"), (ChatBody, "validation")], ref_template=_REF + "{model}"
+        )
+        components = made.setdefault("components", {})
+        components.setdefault("schemas", {}).update(schemas["$defs"] | {"Error": ERROR})
+        components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        made["security"] = [{}, {"key": []}]
+        app.openapi_schema = made
+    return app.openapi_schema
+
+
+def error_event(error: ApiError) -> bytes:
+    """An error in the middle of a stream, as OpenAI's clients look for it."""
+    return b"data: " + json.dumps(error.body, ensure_ascii=False).encode() + b"\n\n"
+
+
+def _refusals(*statuses: int) -> dict[int, Any]:
+    content = {"application/json": {"schema": {"$ref": _REF + "Error"}}}
+    return {status: {"description": REFUSALS[status], "content": content} for status in statuses}

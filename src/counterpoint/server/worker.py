@@ -1,0 +1,260 @@
+"""The thread that owns the engine, and the jobs that the event loop hands to it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+
+from counterpoint.engine import Engine, Progress
+from counterpoint.errors import UsageError
+from counterpoint.server.errors import ApiError, from_usage
+from counterpoint.server.limits import Limits
+from counterpoint.server.metrics import Metrics
+from counterpoint.server.reading import Work
+
+log = logging.getLogger("counterpoint.server")
+
+Event = tuple[int, Progress]  # number of the prompt, and what happened to one of its samples
+FAILED = "the server failed at this request; the others go on"
+
+
+@dataclass(slots=True)
+class Owner:
+    """Whose an engine's request is: the job, the number of the prompt in it, samples that have not ended."""
+
+    job: Job
+    number: int
+    left: int
+
+
+class Job:
+    """One HTTP request in the engine. Belongs to the event loop; the worker's thread only reads `work`."""
+
+    def __init__(self, work: Work, leave: Callable[[Job], None]) -> None:
+        self.work = work
+        self.began = time.monotonic()
+        self.num_open = work.total
+        self.timer: asyncio.TimerHandle | None = None
+        self.has_token = False
+        self._leave = leave
+        self._events: asyncio.Queue[Event | ApiError] = asyncio.Queue()
+
+    def post(self, event: Event | ApiError) -> None:
+        self._events.put_nowait(event)
+
+    async def events(self) -> AsyncIterator[Event]:
+        """What happens, until every sample is finished.
+
+        Raises:
+            ApiError: the job ended otherwise.
+        """
+        left = self.work.total
+        while left:
+            event = await self._events.get()
+            if isinstance(event, ApiError):
+                raise event
+            left -= event[1].completion is not None
+            yield event
+
+    def close(self) -> None:
+        """Nobody waits for it any more; its rows are freed before the next step. May be called again."""
+        self._leave(self)
+
+
+class Worker:
+    """Runs the engine in a thread of its own.
+
+    Args:
+        new_engine: called in the thread, and again should an engine be lost.
+        limits: of the queue and of time.
+        metrics: counted into, on the event loop.
+    """
+
+    def __init__(self, new_engine: Callable[[], Engine], limits: Limits, metrics: Metrics) -> None:
+        self._new_engine, self._limits, self._metrics = new_engine, limits, metrics
+        self._commands: SimpleQueue[tuple[str, Job | None]] = SimpleQueue()
+        self._jobs: set[Job] = set()
+        self._num_open = 0  # samples of jobs that have not ended
+        self._num_running = self._num_rows = 0  # as the thread last saw them
+        self._mean_s = 1.0  # of a request, moving
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self.is_draining = False
+
+    # On the event loop.
+
+    def start(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+
+    @property
+    def is_alive(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()
+
+    @property
+    def num_running(self) -> int:
+        """Samples that hold rows."""
+        return self._num_running
+
+    @property
+    def num_waiting(self) -> int:
+        """Samples that wait for rows."""
+        return max(0, self._num_open - self._num_running)
+
+    @property
+    def num_rows(self) -> int:
+        """Rows in use."""
+        return self._num_rows
+
+    def submit(self, work: Work) -> Job:
+        """Queue a request.
+
+        Raises:
+            ApiError: the queue is full (429), or the server is ending (503).
+        """
+        if self.is_draining or not self.is_alive:
+            raise ApiError(503, "the server is ending; try another or later", kind="server_error", retry_after_s=5)
+        if self.num_waiting + work.total > self._limits.max_waiting:
+            raise ApiError(
+                429,
+                f"{self.num_waiting} requests wait already and this server queues {self._limits.max_waiting}; try later",
+                kind="rate_limit_error",
+                code="queue_full",
+                retry_after_s=self._patience_s(),
+            )
+        job = Job(work, self._left)
+        self._jobs.add(job)
+        self._num_open += work.total
+        job.timer = self._loop.call_later(self._limits.deadline_s, self._expire, job)
+        self._commands.put(("add", job))
+        return job
+
+    def end(self, error: ApiError) -> None:
+        """Tell every open job that there is no more."""
+        for job in list(self._jobs):
+            job.post(error)
+            self._left(job)
+
+    def stop(self) -> None:
+        """End the thread after the step that it is in."""
+        self._commands.put(("stop", None))
+        if self._thread is not None:
+            self._thread.join(timeout=10)
+
+    @property
+    def num_jobs(self) -> int:
+        return len(self._jobs)
+
+    def _patience_s(self) -> float:
+        waves = self.num_waiting / max(1, self._num_running)
+        return min(60.0, math.ceil(self._mean_s * max(1.0, waves)))
+
+    def _expire(self, job: Job) -> None:
+        seconds = self._limits.deadline_s
+        job.post(
+            ApiError(408, f"the request took more than {seconds:g} s; ask for fewer tokens", kind="timeout_error", code="deadline")
+        )
+        self._left(job)
+
+    def _left(self, job: Job) -> None:
+        if job not in self._jobs:
+            return
+        self._jobs.remove(job)
+        job.timer.cancel()
+        self._num_open -= job.num_open
+        if job.num_open:
+            self._commands.put(("cancel", job))
+        else:
+            took = time.monotonic() - job.began
+            self._mean_s += 0.1 * (took - self._mean_s)
+            self._metrics.request_s.observe(took)
+
+    def _deliver(self, events: Iterable[tuple[Job, Event | ApiError]]) -> None:
+        for job, event in events:
+            if job not in self._jobs:
+                continue
+            job.post(event)
+            if isinstance(event, ApiError):
+                self._metrics.failures.inc(event.status >= 500)
+                self._left(job)
+                continue
+            progress = event[1]
+            self._metrics.completion_tokens.inc(progress.token_id is not None)
+            if not job.has_token:
+                job.has_token = True
+                self._metrics.first_token_s.observe(time.monotonic() - job.began)
+            if progress.completion is not None:
+                self._num_open -= 1
+                job.num_open -= 1
+                if not job.num_open:
+                    self._left(job)
+
+    # In the thread.
+
+    def _run(self) -> None:
+        engine, owners = self._new_engine(), {}
+        while True:
+            events: list[tuple[Job, Event | ApiError]] = []
+            try:
+                if not self._obey(engine, owners, events):
+                    return
+                began = time.perf_counter()
+                progress = engine.step()
+                self._metrics.step_s.observe(time.perf_counter() - began)
+                for p in progress:
+                    self._tell(p, engine, owners, events)
+            except Exception:
+                # The engine isolates what fails; this is a mistake of ours, and its rows can't be trusted any more.
+                log.exception("the engine failed and is made anew")
+                error = ApiError(500, FAILED, kind="server_error")
+                events += [(job, error) for job in {owner.job for owner in owners.values()}]
+                engine, owners = self._new_engine(), {}
+            self._num_running, self._num_rows = engine.num_running, engine.num_rows
+            if events:
+                self._loop.call_soon_threadsafe(self._deliver, events)
+
+    def _obey(self, engine: Engine, owners: dict[int, Owner], events: list) -> bool:
+        """Do what was commanded, waiting for it while there is nothing else to do; False at the end."""
+        while True:
+            try:
+                command, job = self._commands.get(block=engine.is_idle and not events)
+            except Empty:
+                return True
+            if command == "stop":
+                return False
+            if command == "cancel":
+                self._drop(job, engine, owners)
+                self._num_running, self._num_rows = engine.num_running, engine.num_rows
+                continue
+            try:
+                for number, request in enumerate(job.work.requests):
+                    owners[engine.add(request)] = Owner(job, number, request.num_samples)
+            except UsageError as error:
+                self._drop(job, engine, owners)
+                events.append((job, from_usage(error)))
+
+    def _drop(self, job: Job, engine: Engine, owners: dict[int, Owner]) -> None:
+        for request_id in [i for i, owner in owners.items() if owner.job is job]:
+            engine.cancel(request_id)
+            del owners[request_id]
+
+    def _tell(self, progress: Progress, engine: Engine, owners: dict[int, Owner], events: list) -> None:
+        if progress.request_id not in owners:
+            return
+        owner = owners[progress.request_id]
+        if progress.error is not None:
+            log.error("a request failed", exc_info=progress.error)
+            self._drop(owner.job, engine, owners)
+            events.append((owner.job, ApiError(500, FAILED, kind="server_error")))
+            return
+        events.append((owner.job, (owner.number, progress)))
+        owner.left -= progress.completion is not None
+        if not owner.left:
+            del owners[progress.request_id]
