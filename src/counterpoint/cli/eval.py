@@ -1,0 +1,86 @@
+"""counterpoint eval"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import click
+
+from counterpoint.cli.options import model_options, plain_warnings, read_text
+from counterpoint.errors import UsageError
+from counterpoint.guide import Guide
+
+
+@click.command("eval")
+@click.argument("tasks", nargs=-1)
+@click.option("--guide", "guides", multiple=True, help='A guide, as "scale=1.5,space=prob"; may be given several times.')
+@click.option("--scales", default=None, help="Comma-separated scales; with --spaces, every pair of them is a guide.")
+@click.option("--spaces", default="log", show_default=True, help="Comma-separated: log, prob.")
+@click.option("--branch", default=None, help="last, empty or no-system; the default suits the task.")
+@click.option("--negative", default=None, help="A text for the further branch instead.")
+@click.option("--negative-file", default=None, help="Read the negative from a file.")
+@click.option("--lambada", default=None, help="Also LAMBADA, from this JSON Lines file of passages.")
+@click.option("--sample", type=int, default=None, help="So many passages of it, drawn with the seed (needs --folder).")
+@click.option("--include", default=None, help="A folder of further task files.")
+@click.option("--limit", type=int, default=None, help="Documents of each task.")
+@click.option("--batch-size", type=int, default=16, show_default=True)
+@click.option("--folder", default=None, help="Keep every answer here; the same call continues after a kill.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@model_options
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(tasks: tuple[str, ...], as_json: bool, **options: Any) -> None:
+    """Measure a model on TASKS of lm-evaluation-harness under one guide or a grid of them.
+
+    \b
+    counterpoint eval --lambada passages.jsonl --scales 1,1.25,1.5,2 --folder run
+    """
+    guides = _guides(options)
+    negative = read_text(options["negative"], options["negative_file"], name="negative")
+    if not tasks and options["lambada"] is None:
+        raise UsageError("there is no task; name tasks of lm-evaluation-harness, task files, or --lambada FILE")
+    with plain_warnings():
+        from counterpoint.evaluate.table import plain, print_table, quiet
+
+        with quiet():
+            from counterpoint.evaluate.grid import run_grid
+            from counterpoint.evaluate.tasks import lambada
+
+            wanted: list[Any] = list(tasks)
+            if options["lambada"] is not None:
+                wanted.append(
+                    lambada(
+                        options["lambada"], sample=options["sample"], seed=options["seed"], folder=options["folder"]
+                    )
+                )
+            record = run_grid(
+                wanted,
+                guides,
+                folder=options["folder"],
+                include=options["include"],
+                limit=options["limit"],
+                seed=options["seed"],
+                pretrained=options["model"],
+                branch=options["branch"],
+                negative=negative,
+                batch_size=options["batch_size"],
+                dtype=options["dtype"] or "auto",
+                trust_remote_code=options["trust_remote_code"],
+                **({} if options["device"] is None else {"device": options["device"]}),
+            )
+        if as_json:
+            print(json.dumps(plain(record), ensure_ascii=False))
+        else:
+            print_table(record, sys.stdout)
+
+
+def _guides(options: dict[str, Any]) -> list[Guide]:
+    """The guides of --guide, then those of --scales and --spaces; unguided and the default where there is none."""
+    guides = [Guide.parse(text) for text in options["guides"]]
+    for scale in filter(None, (part.strip() for part in (options["scales"] or "").split(","))):
+        for space in filter(None, (part.strip() for part in options["spaces"].split(","))):
+            guide = Guide.parse(f"scale={scale},space={space}")
+            if guide.scale != 1 or guide.scale not in [g.scale for g in guides]:  # at 1 the spaces are one
+                guides.append(guide)
+    return guides or [Guide(scale=1.0), Guide(scale=1.5)]

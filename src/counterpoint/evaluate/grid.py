@@ -1,0 +1,238 @@
+"""Tasks of the harness under a grid of guides: branches read once for all guides, every answer kept, resumable."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import math
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lm_eval import simple_evaluate
+from lm_eval.api.registry import get_metric_aggregation
+from lm_eval.tasks import TaskManager
+
+from counterpoint.errors import GuideError, UsageError
+from counterpoint.evaluate.compare import difference, interval
+from counterpoint.evaluate.harness import GuidedLM
+from counterpoint.evaluate.loglikelihood import Item, Score, score
+from counterpoint.evaluate.store import Store, key_of
+from counterpoint.evaluate.writing import Draft, write
+from counterpoint.guide import Guide
+
+PACKAGES = ("counterpoint", "lm_eval", "torch", "transformers", "scipy")
+
+
+class GridLM(GuidedLM):
+    """A guided model whose guide changes from run to run, and that never computes an answer twice.
+
+    Args:
+        guides: all guides of the grid; scores are computed for all of them together.
+        store: where answers are kept.
+        options: the other arguments of `GuidedLM`.
+    """
+
+    def __init__(self, guides: Sequence[Guide], store: Store, **options: Any) -> None:
+        super().__init__(scale=1.0, **options)
+        self.guides, self.store = tuple(guides), store
+        self._weights = _fingerprint(self.model)
+
+    @property
+    def is_unguided(self) -> bool:
+        """Never: scale 1 is one guide of the grid, and is scored with the others."""
+        return False
+
+    def loglikelihood_rolling(self, requests, disable_tqdm: bool = False) -> list[float]:
+        if self.negative_ids is None and all(guide.scale == 1 for guide in self.guides):
+            self.negative_ids = (self.prefix_token_id,)  # read by no guide
+            try:
+                return super().loglikelihood_rolling(requests, disable_tqdm)
+            finally:
+                self.negative_ids = None
+        return super().loglikelihood_rolling(requests, disable_tqdm)
+
+    def scores(self, items: Sequence[Item], cache_keys=(), *, disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        own = [self._key("score", item) for item in items]
+        keys = [[key_of(key, str(guide)) for guide in self.guides] for key in own]
+        found = self.store.get([key for each in keys for key in each])
+        todo = list({own[i]: i for i, each in enumerate(keys) if not found.keys() >= set(each)}.values())
+
+        def keep(numbers: list[int], batch: list[list[Score]]) -> None:
+            answers = {
+                key: [one.logprob, one.is_greedy]
+                for number, results in zip(numbers, batch)
+                for key, one in zip(keys[todo[number]], results)
+            }
+            found.update(answers)
+            self.store.put(answers)
+
+        score(
+            self.guided_model, [items[i] for i in todo], self.guides, batch_size=self._num_together(), on_batch=keep
+        )
+        at = self.guides.index(self.guide)
+        return [(found[each[at]][0], found[each[at]][1]) for each in keys]
+
+    def write(self, drafts: Sequence[Draft]) -> list[str]:
+        keys = [key_of(self._key("text", draft), str(self.guide)) for draft in drafts]
+        found = self.store.get(keys)
+        todo = [i for i, key in enumerate(keys) if key not in found]
+        for i, done in zip(todo, write(self.guided_model, [drafts[i] for i in todo], self.guide)):
+            found[keys[i]] = done.text
+            self.store.put({keys[i]: done.text})
+        return [found[key] for key in keys]
+
+    def _key(self, kind: str, asked: Item | Draft) -> str:
+        return key_of(kind, self._weights, dataclasses.asdict(asked))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Row:
+    """One metric of one task under one guide.
+
+    Args:
+        value, low, high: the metric and its 95 percent interval over documents.
+        gain: `counterpoint.evaluate.compare.Difference` from the first guide of the grid, as a dict; None for itself.
+        num_ruled_out: documents of which at least one candidate has probability 0 under the guide.
+    """
+
+    task: str
+    metric: str
+    guide: str
+    value: float
+    low: float
+    high: float
+    num_docs: int
+    num_ruled_out: int = 0
+    gain: dict[str, Any] | None = None
+
+
+def run_grid(
+    tasks: Sequence[str | dict[str, Any]],
+    guides: Sequence[Guide],
+    *,
+    folder: str | Path | None = None,
+    include: str | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    resamples: int = 1000,
+    **options: Any,
+) -> dict[str, Any]:
+    """Every task under every guide, with intervals, and each guide compared with the first.
+
+    Args:
+        tasks: names known to the harness, paths of task files, or task configurations.
+        guides: each with a scale; the first is what the others are compared with.
+        folder: where answers are kept, so that the same call continues a run that was killed. None keeps none.
+        include: a folder of further tasks of the harness.
+        limit: documents of each task from the start; None for all.
+        seed: of bootstrap and sampling.
+        resamples: of the bootstrap.
+        options: arguments of `GuidedLM` other than the guide.
+
+    Returns:
+        A record ready for JSON: `rows` (of `Row`), `versions`, `seed`, `computed` and `reused` answers.
+
+    Raises:
+        UsageError: an unknown task, a guide twice, or a branch that does not fit a task.
+    """
+    guides = _checked(guides)
+    manager = TaskManager(include_path=include)
+    _check_tasks(tasks, manager)
+    store = Store(None if folder is None else Path(folder) / "answers.sqlite")
+    lm = GridLM(guides, store, seed=seed, **options)
+    samples: dict[str, list[dict[str, list[dict]]]] = {}
+    for guide in guides:
+        lm.guide = guide
+        results = simple_evaluate(
+            lm, tasks=list(tasks), task_manager=manager, limit=limit, log_samples=True, bootstrap_iters=0,
+            random_seed=seed, numpy_random_seed=seed, torch_random_seed=seed, fewshot_random_seed=seed,
+        )  # fmt: skip
+        for task, docs in results["samples"].items():
+            samples.setdefault(task, []).append(docs)
+    rows = [row for task, arms in samples.items() for row in _rows(task, arms, guides, seed, resamples)]
+    record = {
+        "rows": [dataclasses.asdict(row) for row in rows],
+        "model": lm.guided_model.name,
+        "parameters": sum(p.numel() for p in lm.model.parameters()),
+        "weights": lm._weights,
+        "dtype": str(lm.guided_model.dtype).removeprefix("torch."),
+        "branch": lm.get_model_info()["branch"],
+        "guides": [guide.to_dict() for guide in guides],
+        "limit": limit,
+        "seed": seed,
+        "computed": store.num_computed,
+        "reused": store.num_reused,
+        "versions": versions(),
+    }
+    store.close()
+    return record
+
+
+def versions() -> dict[str, str]:
+    """What the numbers were made with."""
+    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in PACKAGES}}
+
+
+def _rows(task: str, arms: list[list[dict]], guides: Sequence[Guide], seed: int, resamples: int) -> list[Row]:
+    """The metrics of one task under all guides."""
+    rows = []
+    arms = [sorted(docs, key=lambda doc: (doc["filter"], doc["doc_id"])) for docs in arms]
+    for metric in arms[0][0]["metrics"]:
+        columns = [[doc[metric] for doc in docs] for docs in arms]
+        statistic = _statistic(metric, columns[0])
+        for at, (guide, docs) in enumerate(zip(guides, arms)):
+            found = interval(columns[at], seed=seed, statistic=statistic, resamples=resamples)
+            gain = None
+            if at:
+                gain = dataclasses.asdict(
+                    difference(columns[at], columns[0], seed=seed, statistic=statistic, resamples=resamples)
+                )
+            ruled_out = sum(_is_ruled_out(doc) for doc in docs)
+            rows.append(
+                Row(task, metric, str(guide), found.value, found.low, found.high, len(docs), ruled_out, gain)
+            )
+    return rows
+
+
+def _statistic(metric: str, values: list[Any]):
+    """The harness' own aggregation where it is not the mean of one number a document."""
+    aggregate = get_metric_aggregation(metric)
+    return None if aggregate is None or aggregate.__name__ == "mean" else aggregate
+
+
+def _is_ruled_out(doc: dict) -> bool:
+    flat = [value for each in doc["filtered_resps"] for value in (each if isinstance(each, (list, tuple)) else [each])]
+    return any(isinstance(value, float) and math.isinf(value) for value in flat)
+
+
+def _checked(guides: Sequence[Guide]) -> tuple[Guide, ...]:
+    if not guides:
+        raise GuideError("there is no guide; give at least one, such as scale=1.5")
+    for guide in guides:
+        if guide.scale is None:
+            raise GuideError(f"the guide {str(guide) or '(empty)'!r} has no scale; write scale=1.5")
+        if list(guides).count(guide) > 1:
+            raise GuideError(f"the guide {str(guide)!r} is given twice; keep one")
+    return tuple(guides)
+
+
+def _check_tasks(tasks: Sequence[str | dict[str, Any]], manager: TaskManager) -> None:
+    if not tasks:
+        raise UsageError("there is no task; name one of the harness, or give the path of a task file")
+    for task in tasks:
+        if isinstance(task, str) and not Path(task).is_file() and not manager.match_tasks([task]):
+            raise UsageError(f"unknown task {task!r}; `lm_eval ls tasks` lists the harness' own, or give a task file")
+
+
+def _fingerprint(model: torch.nn.Module) -> str:
+    """A hash of all weights, so that answers of another model are never taken for this one's."""
+    made = hashlib.sha256()
+    for name, weight in sorted(model.state_dict().items()):
+        made.update(name.encode())
+        made.update(str(weight.dtype).encode())
+        made.update(weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return made.hexdigest()[:16]

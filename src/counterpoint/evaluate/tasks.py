@@ -1,0 +1,48 @@
+"""Tasks that are not the harness' own. LAMBADA from a file of one's own, as the harness defines it."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+from counterpoint.errors import UsageError
+
+
+def lambada(path: str | Path, *, sample: int | None = None, seed: int = 0, folder: str | Path | None = None) -> dict[str, Any]:
+    """LAMBADA (Paperno et al. 2016) from a JSON Lines file with one `text` a line: its last word is to be predicted.
+
+    Args:
+        sample: this many passages drawn with `seed`; None for all. Then `folder` is where the drawn ones are written.
+
+    Raises:
+        UsageError: the file can't be read, or a line has no text of two words.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"the passages {str(path)!r} can't be read: {error}; give a JSON Lines file") from None
+    for number, line in enumerate(lines, 1):
+        try:
+            text = json.loads(line)["text"]
+        except (ValueError, KeyError, TypeError):
+            text = ""
+        if not isinstance(text, str) or len(text.split(" ")) < 2:
+            raise UsageError(f'{path} line {number} has no text of two words; write {{"text": "..."}}')
+    if sample is not None and sample < len(lines):
+        if folder is None:
+            raise UsageError("a sample needs a folder to be written to; give one")
+        path = Path(folder) / f"lambada-{sample}-{seed}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("\n".join(random.Random(seed).sample(lines, sample)) + "\n", encoding="utf-8")
+    return {
+        "task": "lambada",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(Path(path).absolute())}},
+        "test_split": "test",
+        "output_type": "loglikelihood",
+        "doc_to_text": "{{text.split(' ')[:-1]|join(' ')}}",
+        "doc_to_target": "{{' '+text.split(' ')[-1]}}",
+        "metric_list": [{"metric": "perplexity"}, {"metric": "acc"}],
+    }

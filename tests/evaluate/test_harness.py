@@ -1,0 +1,242 @@
+"""The bridge, from the harness' own command line and from Python, with data of its own only."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+import warnings
+
+import pytest
+import torch
+import yaml
+
+from counterpoint.errors import GuideError, PromptError, SamplingError, UsageError
+from counterpoint.evaluate import REGISTER
+from counterpoint.guide import Guide
+from tests.evaluate.tiny import guided_probs, next_probs, write_jsonl
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    lm_eval = pytest.importorskip("lm_eval")
+    from lm_eval.api.instance import Instance
+    from lm_eval.models.huggingface import HFLM
+
+    from counterpoint.evaluate.harness import GuidedLM
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # the harness and datasets warn of their own affairs
+TEXTS = ["The king rode out at dawn.", "She said nothing, and the door closed.", "It was a dark and stormy night."]
+CPU = dict(device="cpu", dtype="float32", batch_size=4)
+
+
+def instances(kind: str, arguments: list[tuple]) -> list[Instance]:
+    return [Instance(request_type=kind, doc={}, arguments=a, idx=i) for i, a in enumerate(arguments)]
+
+
+def pairs() -> list[Instance]:
+    ends = [" and then he slept.", " but", " who knows? Nobody does.", "."]
+    return instances("loglikelihood", [(text, end) for text in TEXTS for end in ends] + [("", "Once upon a time")])
+
+
+def oracle(lm: GuidedLM, context: list[int], continuation: list[int], negative: list[int]) -> float:
+    cond = next_probs(lm.guided_model, context, continuation)
+    other = next_probs(lm.guided_model, negative, continuation)
+    return sum(
+        math.log(guided_probs(cond[i], other[i], lm.guide, i)[token]) for i, token in enumerate(continuation)
+    )
+
+
+@pytest.fixture(scope="module")
+def unguided() -> HFLM:
+    from counterpoint.models.loading import BUNDLED
+
+    return HFLM(str(BUNDLED), **CPU)
+
+
+@pytest.fixture(scope="module")
+def guided() -> GuidedLM:
+    return GuidedLM(scale=2.0, **CPU)
+
+
+@pytest.fixture
+def changed(guided, monkeypatch):
+    """The guided model with other settings, put back afterwards."""
+
+    def change(**settings) -> GuidedLM:
+        for name, value in settings.items():
+            monkeypatch.setattr(guided, name, value)
+        return guided
+
+    return change
+
+
+def test_scale_1_is_hf_in_every_request(unguided):
+    plain = GuidedLM(scale=1.0, **CPU)
+    writing = instances("generate_until", [(text, {"until": ["\n"], "max_gen_toks": 8}) for text in TEXTS])
+    whole = instances("loglikelihood_rolling", [(text,) for text in TEXTS])
+    assert plain.loglikelihood(pairs(), disable_tqdm=True) == unguided.loglikelihood(pairs(), disable_tqdm=True)
+    assert plain.loglikelihood_rolling(whole, True) == unguided.loglikelihood_rolling(whole, True)
+    assert plain.generate_until(writing, True) == unguided.generate_until(writing, True)
+
+
+def test_our_own_way_at_scale_1_agrees_with_hf(unguided, changed, monkeypatch):
+    monkeypatch.setattr(GuidedLM, "is_unguided", property(lambda self: False))
+    lm = changed(guide=Guide(scale=1.0), negative_ids=(3, 4, 5))
+    writing = instances("generate_until", [(text, {"until": ["\n"], "max_gen_toks": 8}) for text in TEXTS])
+    whole = instances("loglikelihood_rolling", [(text,) for text in TEXTS])
+    for got, want in zip(lm.loglikelihood(pairs(), True), unguided.loglikelihood(pairs(), True), strict=True):
+        assert got[0] == pytest.approx(want[0], abs=1e-5, rel=1e-6) and got[1] == want[1]
+    assert lm.loglikelihood_rolling(whole, True) == pytest.approx(unguided.loglikelihood_rolling(whole, True), rel=1e-6)
+    assert lm.generate_until(writing, True) == unguided.generate_until(writing, True)
+
+
+def test_the_default_branch_is_the_last_token_of_the_context(guided):
+    results = guided.loglikelihood(pairs(), disable_tqdm=True)
+    for request, (got, _) in zip(pairs()[:-1], results):
+        context, continuation = guided._encode_pair(*request.args)
+        assert got == pytest.approx(oracle(guided, context, continuation, context[-1:]), abs=1e-3)
+    # A context that is one token is its own last token: unguided.
+    begin = guided.prefix_token_id
+    continuation = guided.tok_encode("Once upon a time", add_special_tokens=False)
+    plain = next_probs(guided.guided_model, [begin], continuation)
+    assert results[-1][0] == pytest.approx(sum(math.log(plain[i, t]) for i, t in enumerate(continuation)), abs=1e-3)
+
+
+def test_other_branches(changed):
+    request = instances("loglikelihood", [(TEXTS[0], " He slept.")])
+    lm = changed(branch="empty")
+    context, continuation = lm._encode_pair(*request[0].args)
+    want = oracle(lm, context, continuation, [lm.prefix_token_id])
+    assert lm.loglikelihood(request, True)[0][0] == pytest.approx(want, abs=1e-3)
+    lm = changed(negative_ids=lm._read_negative("A dull report"))
+    want = oracle(lm, context, continuation, list(lm.negative_ids))
+    assert lm.loglikelihood(request, True)[0][0] == pytest.approx(want, abs=1e-3)
+
+
+def test_whole_texts_in_several_windows(changed):
+    lm = changed(negative_ids=(7, 8, 9), _max_length=16)
+    text = " ".join(TEXTS * 2)
+    ids = lm.tok_encode(text)
+    assert len(ids) > 32
+    got = lm.loglikelihood_rolling(instances("loglikelihood_rolling", [(text,)]), True)[0]
+    want, room, at = 0.0, 16 + 1 - 3, 0
+    while at < len(ids):
+        size = min(room, len(ids) - at)
+        # Windows after the first are filled up from the left with what came before.
+        lead = ids[max(0, at + size - room - 1) : at] if at else [lm.prefix_token_id]
+        negative = [7, 8, 9, *(lead if at else [])]
+        want += oracle(lm, lead, ids[at : at + size], negative)
+        at += size
+    assert got == pytest.approx(want, abs=5e-3)
+
+
+def test_generation_is_that_of_the_package(guided, changed):
+    import counterpoint as cp
+
+    lm = changed(seed=3)
+    given = {"until": ["."], "max_gen_toks": 6, "do_sample": True, "temperature": 0.8, "top_k": 20}
+    texts = lm.generate_until(instances("generate_until", [(text, given) for text in TEXTS]), True)
+    for number, text in enumerate(TEXTS):
+        ids = lm.tok_encode(text)
+        want = cp.generate(
+            lm.guided_model, ids, negative=ids[-1:], guide=lm.guide, max_tokens=6, temperature=0.8, top_k=20,
+            stop=["."], seed=3 + number,
+        )  # fmt: skip
+        assert texts[number] == want.text
+    assert given["until"] == ["."]
+
+
+def test_chats_lose_their_system_message(changed):
+    lm = changed(_without_system={})
+    lm.tokenizer.chat_template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}"
+    try:
+        chat = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hello"}]
+        rendered = lm.apply_chat_template(chat)
+        assert rendered == "<system>Be kind.\n<user>Hello\n"
+        context = lm.tok_encode(rendered + "I think")
+        assert lm._negative(rendered + "I think", context) == tuple(lm.tok_encode("<user>Hello\nI think"))
+        assert lm._negative("plain text", context) == tuple(context[-1:])
+        lm = changed(branch="no-system")
+        with pytest.raises(GuideError, match="needs chats with a system message"):
+            lm._negative("plain text", context)
+    finally:
+        lm.tokenizer.chat_template = None
+
+
+def test_a_branch_that_does_not_fit_the_task(guided, changed):
+    whole = instances("loglikelihood_rolling", [(TEXTS[0],)])
+    with pytest.raises(GuideError, match="give negative=TEXT"):
+        guided.loglikelihood_rolling(whole)
+    lm = changed(negative_ids=tuple(range(3, 13)), _max_length=16)
+    with pytest.raises(PromptError, match="shorten the negative"):
+        lm.loglikelihood(instances("loglikelihood", [("The king", " rode out at dawn and" * 2)]), True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"scal": 2}, UsageError, "did you mean 'scale'"),
+        ({"space": "linear"}, GuideError, "use one of log, prob"),
+        ({"branch": "first"}, GuideError, "use one of last, empty, no-system"),
+        ({"branch": "last", "negative": "x"}, GuideError, "give one of them"),
+    ],
+)
+def test_bad_model_arguments(arguments, error, message):
+    with pytest.raises(error, match=message):
+        GuidedLM(**arguments, **CPU)
+
+
+def test_bad_generation_arguments(guided):
+    for given, message in (({"num_beams": 4}, "num_beams"), ({"max_gen_toks": 5000}, "ask for less")):
+        with pytest.raises(SamplingError, match=message):
+            guided.generate_until(instances("generate_until", [("The king", given)]), True)
+
+
+def tasks(folder) -> list[str]:
+    """Task files of three kinds, with data beside them."""
+    choices = [
+        {"question": f"{text} Then it was", "choices": [" happy.", " sad, I fear.", " over."], "answer": i % 3}
+        for i, text in enumerate(TEXTS)
+    ]
+    kinds = {
+        "choice": ("multiple_choice", choices, {
+            "doc_to_text": "{{question}}", "doc_to_choice": "{{choices}}", "doc_to_target": "{{answer}}",
+            "metric_list": [{"metric": "acc"}, {"metric": "acc_norm"}],
+        }),
+        "whole": ("loglikelihood_rolling", [{"text": text} for text in TEXTS], {
+            "doc_to_text": "", "doc_to_target": "{{text}}",
+            "metric_list": [{"metric": "bits_per_byte"}, {"metric": "word_perplexity"}],
+        }),
+        "written": ("generate_until", [{"text": text, "end": "x"} for text in TEXTS], {
+            "doc_to_text": "{{text}}", "doc_to_target": "{{end}}", "metric_list": [{"metric": "bleu"}],
+            "generation_kwargs": {"until": ["\n"], "max_gen_toks": 6, "do_sample": False},
+        }),
+    }  # fmt: skip
+    paths = []
+    for name, (kind, records, rest) in kinds.items():
+        data = write_jsonl(folder / f"{name}.jsonl", records)
+        config = {"task": f"tiny_{name}", "dataset_path": "json", "dataset_kwargs": {"data_files": {"test": data}}}
+        path = folder / f"{name}.yaml"
+        path.write_text(yaml.safe_dump({**config, "test_split": "test", "output_type": kind, **rest}))
+        paths.append(str(path))
+    return paths
+
+
+def test_the_harness_own_command_line(tmp_path):
+    offline = {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    script = os.path.join(os.path.dirname(sys.executable), "lm_eval")
+    model = {"pretrained": "bundled", "dtype": "float32", "scale": 1.5, "negative": "A dull, dry report:"}
+    ran = subprocess.run(
+        [script, "--model", "counterpoint", "--model_args", json.dumps(model), "--device", "cpu", "--batch_size", "4",
+         "--tasks", ",".join([REGISTER, *tasks(tmp_path)]), "--use_cache", str(tmp_path / "cache"),
+         "--output_path", str(tmp_path / "out.json")],
+        env={**os.environ, **offline}, capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    (path,) = tmp_path.glob("out_*.json")
+    results = json.loads(path.read_text())
+    assert set(results["results"]) >= {"tiny_choice", "tiny_whole", "tiny_written"}
+    assert results["config"]["model_args"]["scale"] == 1.5
+    assert results["config"]["guide"] == {"scale": 1.5}
+    assert (tmp_path / "cache_rank0.db").exists()
+    assert torch.isfinite(torch.tensor(results["results"]["tiny_whole"]["bits_per_byte,none"]))
