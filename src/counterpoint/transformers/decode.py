@@ -114,14 +114,14 @@ class _Request:
                 raise PromptError("negative_prompt_attention_mask is given without negative_prompt_ids; pass both or neither")
             return None
         shape = tuple(getattr(ids, "shape", ()))
-        rows = read_negatives(
-            ids, mask, pad_token_ids=_ids(self.config._pad_token_tensor), eos_token_ids=_ids(self.config._eos_token_tensor)
-        )
-        if ids.device != self.input_ids.device:
+        if isinstance(ids, Tensor) and ids.device != self.input_ids.device:
             raise PromptError(
                 f"negative_prompt_ids of shape {shape} is on {ids.device} and input_ids of shape "
                 f"{tuple(self.input_ids.shape)} on {self.input_ids.device}; move it there"
             )
+        rows = read_negatives(
+            ids, mask, pad_token_ids=_ids(self.config._pad_token_tensor), eos_token_ids=_ids(self.config._eos_token_tensor)
+        )
         owners = spread(len(rows), self.num_rows, self.num_prompts, "negative_prompt_ids", shape)
         beams = self.config.num_beams
         if any(rows[owners[row]] != rows[owners[row - row % beams]] for row in range(self.num_rows)):
@@ -183,7 +183,12 @@ def _guides(guide: Guide | Sequence[Guide] | None, config: GenerationConfig, cal
             stacklevel=4,
         )
         return None
-    guides = [Guide()] if guide is None else [guide] if isinstance(guide, Guide) else list(guide)
+    if guide is None or isinstance(guide, Guide):
+        guides = [guide or Guide()]
+    elif isinstance(guide, (list, tuple)) and guide and all(isinstance(one, Guide) for one in guide):
+        guides = list(guide)
+    else:
+        raise GuideError(f"guide is {guide!r}; use a Guide, or a list of one for each prompt")
     scales = [None] if scale is None else list(scale) if isinstance(scale, (list, tuple)) else [scale]
     if len(guides) != len(scales) and 1 not in (len(guides), len(scales)):
         raise GuideError(f"guide has {len(guides)} values and guidance_scale {len(scales)}; use one, or as many")

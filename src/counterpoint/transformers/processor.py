@@ -18,6 +18,9 @@ from counterpoint.transformers.guides import RowGuides
 from counterpoint.transformers.histories import Histories, rows_for
 from counterpoint.transformers.negatives import TokenIds, check_vocabulary, read_negatives, spread
 
+# Vision-language models: the offset of positions after a picture. RecurrentGemma: its states.
+STATE_ON_MODULES = frozenset({"rope_deltas", "recurrent_states", "conv1d_state"})
+
 
 class GuidanceLogitsProcessor(LogitsProcessor):
     """Guides the scores of `model.generate` by a negative prompt, under greedy choice, sampling, beams and drafting.
@@ -112,7 +115,7 @@ class GuidanceLogitsProcessor(LogitsProcessor):
 
     def _read_negatives(self, negatives: list[TokenIds], generated: list[list[int]]) -> Tensor:
         """Logits of the negative branch. -> (R, V)."""
-        with torch.no_grad(), _own_positions(self._model):
+        with torch.no_grad(), _own_state(self._model):
             if self._model.config.is_encoder_decoder:
                 if self._read is None:
                     self._read = EncodedHistories(self._model, list(dict.fromkeys(self._negatives)))
@@ -185,18 +188,18 @@ def context_len(model: PreTrainedModel) -> int | None:
 
 
 @contextmanager
-def _own_positions(model: PreTrainedModel) -> Iterator[None]:
-    """Vision-language models keep the conditional branch's offset of positions on a module; set aside, then restored."""
-    kept: list[tuple[Any, Any]] = []
+def _own_state(model: PreTrainedModel) -> Iterator[None]:
+    """Some models keep the state of the conditional branch on their modules; set aside, then restored."""
+    kept: list[tuple[Any, str, Any]] = []
     for module in model.modules():
-        if "rope_deltas" in vars(module):
-            kept.append((module, module.rope_deltas))
-            module.rope_deltas = None
+        for name in STATE_ON_MODULES & vars(module).keys():
+            kept.append((module, name, getattr(module, name)))
+            setattr(module, name, None)
     try:
         yield
     finally:
-        for module, offset in kept:
-            module.rope_deltas = offset
+        for module, name, value in kept:
+            setattr(module, name, value)
 
 
 def _id_set(ids: int | list[int] | None) -> frozenset[int]:

@@ -1,0 +1,29 @@
+import torch
+
+from counterpoint.formulas import log_probs
+from counterpoint.guide import Guide
+from counterpoint.transformers.guides import RowGuides
+
+COND = torch.tensor([[0.6, 0.39, 0.01, 1e-5]]).log()
+NEGATIVE = torch.tensor([[0.7, 0.29, 0.01, 1e-9]]).log()
+
+
+def test_the_two_spaces_side_by_side() -> None:
+    guides = RowGuides([Guide(scale=3.0), Guide(scale=3.0, space="prob"), Guide(scale=1.0)])
+    got = guides.apply(COND.expand(3, -1), NEGATIVE.expand(3, -1), 0).exp()
+    assert torch.allclose(got[0, 3], torch.tensor(0.9988), atol=1e-4)
+    assert torch.allclose(got[1], torch.tensor([0.4, 0.59, 0.01, 0.0]), atol=1e-4)
+    assert torch.allclose(got[2], log_probs(COND)[0].exp(), atol=1e-6)
+
+
+def test_start_and_stop() -> None:
+    guides = RowGuides([Guide(scale=3.0, start=2, stop=4)])
+    assert [guides.needs_negative(step) for step in range(6)] == [False, False, True, True, False, False]
+    assert torch.equal(guides.apply(COND, None, 0), log_probs(COND))
+    assert not torch.equal(guides.apply(COND, NEGATIVE, 2), log_probs(COND))
+
+
+def test_has_effect() -> None:
+    assert not RowGuides([Guide(scale=1.0)]).has_effect
+    assert RowGuides([Guide(scale=1.0, plausibility=0.1)]).has_effect
+    assert RowGuides([Guide(scale=1.0), Guide(scale=2.0)]).has_effect
