@@ -3,7 +3,7 @@
     guidance_scale       a number
     negative_prompt      a text
     negative_prompt_ids  token ids, instead of the text
-    guidance             the other arguments of the guide, and `branches`: an object, or its JSON text (HTTP's `vllm_xargs`
+    guidance             the other arguments of the guide, and `branches`: an object, or its JSON text (`vllm_xargs`
                          carry no objects), or a guide's own text form, `space=prob,plausibility=0.1`
 
 A branch is `{"prompt": TEXT}` or `{"prompt_ids": [...]}`, with an optional `"weight"`.

@@ -1,0 +1,193 @@
+"""The launcher's server, as its users see it: the official client over HTTP."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+
+import openai
+import pytest
+from stateless import Job, Stateless, differences
+from tiny_models import CHAT_TEMPLATE, save, tokenizer
+
+encode = tokenizer().encode
+PROMPT, NEGATIVE = "Once upon a time", "Never, said the fox"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return save(tmp_path_factory.mktemp("llama"), "llama")
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+    return Stateless(folder)
+
+
+@pytest.fixture(scope="module")
+def url(folder, tmp_path_factory):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    log = tmp_path_factory.mktemp("log") / "server.txt"
+    flags = "--served-model-name tiny --dtype float32 --enforce-eager --max-num-seqs 7 --max-num-batched-tokens 64"
+    flags += f" --kv-cache-memory-bytes {1 << 24} --block-size 32 --port {port} --host 127.0.0.1"
+    with log.open("w") as stream:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "counterpoint.vllm", str(folder), *flags.split()],
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"},
+        )
+    try:
+        base = f"http://127.0.0.1:{port}"
+        for _ in range(600):
+            try:
+                urllib.request.urlopen(base + "/health", timeout=5)
+                break
+            except OSError:
+                assert server.poll() is None, log.read_text()[-4000:]
+                time.sleep(0.3)
+        else:
+            raise AssertionError(log.read_text()[-4000:])
+        yield base
+    finally:
+        server.send_signal(signal.SIGINT)
+        server.wait(60)
+
+
+@pytest.fixture(scope="module")
+def client(url):
+    with openai.OpenAI(base_url=url + "/v1", api_key="none", max_retries=0) as made:
+        yield made
+
+
+def complete(client, prompt=PROMPT, max_tokens=16, **fields):
+    asked = {"return_token_ids": True, "ignore_eos": True, **fields}
+    return client.completions.create(
+        model="tiny", prompt=prompt, max_tokens=max_tokens, temperature=0, extra_body=asked
+    )
+
+
+def metric(url, name):
+    lines = urllib.request.urlopen(url + "/metrics", timeout=10).read().decode().splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.split("{")[0].split(" ")[0] == name)
+
+
+def is_loop(model, prompt, negative, ids, scale=3.0):
+    return differences(model.guided(Job(prompt, [negative], [1 - scale]), ids[:-1]), ids) == []
+
+
+def test_two_fields_in_a_completion(client, model):
+    done = complete(client, guidance_scale=3, negative_prompt=NEGATIVE)
+    assert is_loop(model, encode(PROMPT), encode(NEGATIVE), done.choices[0].token_ids)
+    assert done.usage.prompt_tokens == len(PROMPT)
+    assert done.usage.branch_tokens == len(NEGATIVE) + 16
+
+
+def test_the_same_in_xargs(client):
+    fields = {"guidance_scale": 3, "negative_prompt": NEGATIVE}
+    assert complete(client, vllm_xargs=fields).choices[0].text == complete(client, **fields).choices[0].text
+
+
+def test_a_guide_with_branches(client):
+    branches = [{"prompt": NEGATIVE, "weight": -0.5}, {"prompt": "A third", "weight": 0.5}]
+    done = complete(client, guidance={"space": "prob", "plausibility": 0.1, "branches": branches})
+    assert done.usage.branch_tokens == len(NEGATIVE) + len("A third") + 2 * 16
+
+
+def test_a_list_of_prompts_has_the_negative_each(client, model):
+    prompts = [PROMPT, "Another one"]
+    done = complete(client, prompt=prompts, guidance_scale=3, negative_prompt=NEGATIVE)
+    for prompt, choice in zip(prompts, done.choices, strict=True):
+        assert is_loop(model, encode(prompt), encode(NEGATIVE), choice.token_ids)
+
+
+def test_a_chats_negative_goes_through_the_template(client, model):
+    messages = [{"role": "system", "content": "Be kind"}, {"role": "user", "content": "Hi"}]
+    rude = [{"role": "system", "content": "Be rude"}, messages[1]]
+
+    def chat(**fields):
+        return client.chat.completions.create(
+            model="tiny", messages=messages, max_tokens=16, temperature=0,
+            extra_body={"return_token_ids": True, "ignore_eos": True, "guidance_scale": 3, **fields},
+        )  # fmt: skip
+
+    assert "[assistant]" in CHAT_TEMPLATE
+    written = [f"[system] {kind}\n[user] Hi\n[assistant] " for kind in ("Be kind", "Be rude")]
+    done = chat(negative_prompt="Be rude")
+    assert is_loop(model, encode(written[0]), encode(written[1]), done.choices[0].token_ids)
+    assert done.usage.prompt_tokens == len(written[0])
+    assert done.usage.branch_tokens == len(written[1]) + 16
+    assert chat(negative_messages=rude).choices[0].token_ids == done.choices[0].token_ids
+    assert chat(vllm_xargs={"negative_prompt": "Be rude"}).choices[0].token_ids == done.choices[0].token_ids
+
+
+def test_concurrent_and_streamed_are_the_same(client):
+    fields = [{"guidance_scale": scale, "negative_prompt": NEGATIVE} for scale in (0, 1.5, 3, 7.5)] * 4
+    fields = [*fields, {}, {}]
+
+    def streamed(asked):
+        stream = client.completions.create(
+            model="tiny", prompt=PROMPT, max_tokens=16, temperature=0, stream=True,
+            stream_options={"include_usage": True}, extra_body={"ignore_eos": True, **asked},
+        )  # fmt: skip
+        events = list(stream)
+        assert not asked or events[-1].usage.branch_tokens == len(NEGATIVE) + 16
+        return "".join(event.choices[0].text for event in events if event.choices)
+
+    alone = [complete(client, **asked).choices[0].text for asked in fields]
+    with ThreadPoolExecutor(18) as pool:
+        assert list(pool.map(streamed, fields)) == alone
+        assert list(pool.map(lambda asked: complete(client, **asked).choices[0].text, fields)) == alone
+
+
+def test_a_disconnect_leaves_nothing_running(client, url):
+    stream = client.completions.create(
+        model="tiny", prompt=PROMPT, max_tokens=230, stream=True,
+        extra_body={"ignore_eos": True, "guidance_scale": 3, "negative_prompt": NEGATIVE},
+    )  # fmt: skip
+    next(iter(stream))
+    stream.close()
+    for _ in range(100):
+        if not metric(url, "vllm:num_requests_running") + metric(url, "vllm:num_requests_waiting"):
+            break
+        time.sleep(0.1)
+    else:
+        raise AssertionError("requests are still running ten seconds after their client left")
+    assert complete(client, guidance_scale=3, negative_prompt=NEGATIVE).usage.completion_tokens == 16
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"guidance_scale": "x"}, "guidance_scale is 'x'"),
+        ({"guidance_scale": 3, "negative_prompt": "long " * 60}, "shorten it"),
+        ({"guidance": {"spce": "prob"}}, "unknown guide field"),
+        ({"guidance_scale": 1, "negative_prompt": "a"}, "no effect"),
+        ({"guidance_scale": 3, "use_beam_search": True, "n": 2}, "beam search"),
+        ({"vllm_xargs": {"guidance_scale": "x"}}, "guidance_scale is 'x'"),
+    ],
+)
+def test_what_is_wrong_is_400_with_a_reason(client, fields, reason):
+    with pytest.raises(openai.BadRequestError, match=reason):
+        complete(client, **fields)
+
+
+def test_scale_one_is_unguided(client, url):
+    before = metric(url, "counterpoint:branches_total")
+    assert complete(client, guidance_scale=1).choices[0].text == complete(client).choices[0].text
+    assert metric(url, "counterpoint:branches_total") == before
+
+
+def test_metrics(client, url):
+    before = metric(url, "counterpoint:guided_requests_total"), metric(url, "counterpoint:branch_tokens_total")
+    complete(client, guidance_scale=3, negative_prompt=NEGATIVE)
+    assert metric(url, "counterpoint:guided_requests_total") == before[0] + 1
+    assert metric(url, "counterpoint:branch_tokens_total") == before[1] + len(NEGATIVE) + 16

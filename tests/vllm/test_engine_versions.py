@@ -1,0 +1,66 @@
+from vllm import EngineArgs
+
+import pytest
+from tiny_models import save
+
+from counterpoint.errors import UnsupportedError
+from counterpoint.vllm import engine_args, versions
+from counterpoint.vllm.config import refuse_unsupported, setting
+
+
+def test_the_private_parts_that_we_use_are_as_they_were_tested():
+    changed = versions.changed()
+    assert not changed, f"vLLM changed what counterpoint.vllm relies on; read it anew and run the stress test: {changed}"
+
+
+def test_a_changed_or_lost_interface_is_named(monkeypatch):
+    monkeypatch.setattr(
+        versions, "INTERFACES", {"vllm.v1.request:Request.__init__": "0", "vllm.v1.request:Request.gone": "1"}
+    )
+    assert set(versions.changed()) == set(versions.INTERFACES)
+    assert versions.changed()["vllm.v1.request:Request.gone"] == "missing"
+
+
+@pytest.mark.parametrize("found", ["0.31.9", None])
+def test_another_version_is_refused(monkeypatch, found):
+    monkeypatch.setattr(versions, "installed", lambda: found)
+    with pytest.raises(UnsupportedError, match=r"works with 0\.32\.0"):
+        versions.require()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return save(tmp_path_factory.mktemp("llama"), "llama")
+
+
+def config(folder, **changes):
+    plain = {"model": str(folder), "dtype": "float32", "enforce_eager": True, "max_num_seqs": 4}
+    return EngineArgs(**{**plain, **engine_args(), **changes}).create_engine_config()
+
+
+def test_the_ordinary_configuration_is_supported(folder):
+    refuse_unsupported(config(folder))
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"scheduler_cls": None}, "--scheduler-cls counterpoint.vllm.scheduler.GuidedScheduler"),
+        ({"worker_cls": "auto"}, "--worker-cls counterpoint.vllm.worker.GuidedWorker"),
+        ({"logits_processors": None}, "--logits-processors counterpoint.vllm.check:GuidanceCheck"),
+        ({"scheduling_policy": "priority"}, "--scheduling-policy fcfs"),
+        ({"max_num_seqs": 1}, "--max-num-seqs is 1"),
+        ({"enable_lora": True}, "--enable-lora"),
+        ({"speculative_config": {"method": "ngram", "num_speculative_tokens": 2}}, "speculative"),
+    ],
+    ids=str,
+)
+def test_what_is_not_supported_is_refused_at_start(folder, changes, reason):
+    with pytest.raises(UnsupportedError, match=reason):
+        refuse_unsupported(config(folder, **changes))
+
+
+def test_settings_of_ours(folder):
+    given = config(folder, additional_config={"counterpoint": {"stall_s": 7}})
+    assert (setting(given, "stall_s", 30.0), setting(given, "stall_steps", 100)) == (7.0, 100.0)
+    assert setting(config(folder), "stall_s", 30.0) == 30.0
