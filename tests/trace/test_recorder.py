@@ -40,7 +40,14 @@ def divergence(p, q):
 def test_every_number_is_that_of_the_logits(model, space):
     branches = [cp.Branch(NEGATIVE, -1.5), cp.Branch(OTHER, -0.5)]
     trace = cp.trace.record(
-        model, PROMPT, branches=branches, guide=cp.Guide(space=space), max_tokens=20, seed=3, ignore_eos=True, num_top=4
+        model,
+        PROMPT,
+        branches=branches,
+        guide=cp.Guide(space=space),
+        max_tokens=20,
+        seed=3,
+        ignore_eos=True,
+        num_alternatives=4,
     )
     ids = [step.token_id for step in trace.steps]
     cond, *others = (predicted(model, text, ids) for text in (PROMPT, NEGATIVE, OTHER))
@@ -50,7 +57,9 @@ def test_every_number_is_that_of_the_logits(model, space):
         assert step.index == i and step.guidance == "applied"
         assert step.entropy == pytest.approx(float(entropy(cond[i].exp())), abs=1e-4)
         assert step.shift == pytest.approx(float(divergence(cond[i].exp(), guided[i].exp())), abs=1e-4)
-        assert step.divergence == pytest.approx([float(divergence(cond[i].exp(), o[i].exp())) for o in others], abs=1e-4)
+        assert step.divergence == pytest.approx(
+            [float(divergence(cond[i].exp(), o[i].exp())) for o in others], abs=1e-4
+        )
         for seen, logprobs in zip((step.cond, *step.branches, step.guided), (cond, *others, guided), strict=True):
             assert seen.logprob == pytest.approx(float(logprobs[i, step.token_id]), abs=1e-3)
             # Two tokens within rounding of each other may change places.
@@ -78,7 +87,9 @@ def test_artefact_needs_both_a_low_rank_and_a_low_probability(model):
     )
     for limits in (Limits(), Limits(rank=5, prob=0.02), Limits(rank=1, prob=0.0), Limits(rank=1, prob=1.0)):
         marked = trace.with_limits(limits)
-        expected = [s.index for s in trace.steps if s.cond.rank > limits.rank and math.exp(s.cond.logprob) < limits.prob]
+        expected = [
+            s.index for s in trace.steps if s.cond.rank > limits.rank and math.exp(s.cond.logprob) < limits.prob
+        ]
         assert [step.index for step in marked.artefacts] == expected
     assert trace.with_limits(Limits(rank=1, prob=1.0)).artefacts and not trace.with_limits(Limits(prob=0.0)).artefacts
 
@@ -99,7 +110,13 @@ def test_gate_marks_the_steps_below_it(model):
     free = cp.trace.record(model, PROMPT, max_tokens=20, temperature=0, ignore_eos=True)
     gate = sorted(step.entropy for step in free.steps)[10]
     trace = cp.trace.record(
-        model, PROMPT, negative=NEGATIVE, guide=cp.Guide(scale=1.1, gate=gate), max_tokens=20, temperature=0, ignore_eos=True
+        model,
+        PROMPT,
+        negative=NEGATIVE,
+        guide=cp.Guide(scale=1.1, gate=gate),
+        max_tokens=20,
+        temperature=0,
+        ignore_eos=True,
     )
     states = {step.guidance for step in trace.steps}
     assert states == {"applied", "gated"}
@@ -118,7 +135,8 @@ def test_batch_of_requests_with_samples(model):
     from counterpoint.engine import prepare
 
     asked = [
-        prepare(model, PROMPT, negative=NEGATIVE, guide=cp.Guide(scale=s), max_tokens=5, seed=1, n=2) for s in (1.5, 3.0)
+        prepare(model, PROMPT, negative=NEGATIVE, guide=cp.Guide(scale=s), max_tokens=5, seed=1, n=2)
+        for s in (1.5, 3.0)
     ]
     traces = cp.trace.record_all(model, asked)
     assert [[t.sample for t in group] for group in traces] == [[0, 1], [0, 1]]
@@ -142,7 +160,10 @@ def test_without_a_tokenizer(model):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda m: cp.trace.record(m, PROMPT, num_top=0), "num_top is 0; use a count of alternatives, 1 or more"),
+        (
+            lambda m: cp.trace.record(m, PROMPT, num_alternatives=0),
+            "num_alternatives is 0; use a count of alternatives, 1 or more",
+        ),
         (lambda m: cp.trace.record(m, PROMPT, n=2), "n is 2; record traces one sample"),
         (lambda m: Limits(rank=0), "the artefact rank is 0; use a whole number, 1 or more"),
         (lambda m: Limits(prob=1.5), "the artefact probability is 1.5; use a number from 0 to 1"),

@@ -4,8 +4,8 @@ trace = counterpoint.trace.record(model, PROMPT, negative=NEGATIVE, guide=guide,
 counterpoint.trace.write(trace, "out.jsonl")
 """
 
-from counterpoint.trace.jsonl import read, write
+from counterpoint.trace.jsonl import lines, read, write
 from counterpoint.trace.record import Limits, Seen, Step, Trace, TracedBranch
 from counterpoint.trace.run import record, record_all
 
-__all__ = ["Limits", "Seen", "Step", "Trace", "TracedBranch", "read", "record", "record_all", "write"]
+__all__ = ["Limits", "Seen", "Step", "Trace", "TracedBranch", "lines", "read", "record", "record_all", "write"]

@@ -119,7 +119,10 @@ def parse(content: bytes, name: str) -> Trace:
                     raise ValueError(f"it announces {record['end']} steps after {len(steps)}")
                 fields |= {"text": _text_or_none(record, "text"), "finish_reason": _text(record, "finish_reason")}
             else:
-                steps.append(_step(record, len(steps), labels))
+                step = _step(record, len(steps), labels)
+                if len(step.branches) not in (0, len(fields["branches"])) or len(step.divergence) != len(step.branches):
+                    raise ValueError(f"it has {len(step.branches)} branches and {len(step.divergence)} divergences")
+                steps.append(step)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         what = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
         raise UsageError(f"the trace {name} is damaged at line {number}: {what}") from None
@@ -192,7 +195,7 @@ def _seen(record: dict[str, Any], labels: dict[int, str]) -> Seen:
     top = []
     for token_id, label, logprob in record["top"]:
         if isinstance(token_id, bool) or not isinstance(token_id, int) or not isinstance(label, str):
-            raise ValueError(f"{[token_id, label, logprob]!r} is not an alternative")
+            raise TypeError(f"{[token_id, label, logprob]!r} is not an alternative")
         labels[token_id] = label
         top.append((token_id, _finite(logprob, "logprob")))
     logprob = -math.inf if record["logprob"] is None else _number(record, "logprob")
@@ -201,19 +204,19 @@ def _seen(record: dict[str, Any], labels: dict[int, str]) -> Seen:
 
 def _object(record: dict[str, Any], name: str) -> dict[str, Any]:
     if not isinstance(record[name], dict):
-        raise ValueError(f"{name} is not an object")
+        raise TypeError(f"{name} is not an object")
     return record[name]
 
 
 def _objects(record: dict[str, Any], name: str) -> list[dict[str, Any]]:
     if not isinstance(record[name], list) or not all(isinstance(item, dict) for item in record[name]):
-        raise ValueError(f"{name} is not a list of objects")
+        raise TypeError(f"{name} is not a list of objects")
     return record[name]
 
 
 def _text(record: dict[str, Any], name: str) -> str:
     if not isinstance(record[name], str):
-        raise ValueError(f"{name} is {record[name]!r} and not a text")
+        raise TypeError(f"{name} is {record[name]!r} and not a text")
     return record[name]
 
 
@@ -223,13 +226,13 @@ def _text_or_none(record: dict[str, Any], name: str) -> str | None:
 
 def _flag(record: dict[str, Any], name: str) -> bool:
     if not isinstance(record[name], bool):
-        raise ValueError(f"{name} is {record[name]!r} and neither true nor false")
+        raise TypeError(f"{name} is {record[name]!r} and neither true nor false")
     return record[name]
 
 
 def _whole(record: dict[str, Any], name: str) -> int:
     if isinstance(record[name], bool) or not isinstance(record[name], int):
-        raise ValueError(f"{name} is {record[name]!r} and not a whole number")
+        raise TypeError(f"{name} is {record[name]!r} and not a whole number")
     return record[name]
 
 

@@ -42,6 +42,10 @@ class Limits:
         return cond.rank > self.rank and cond.prob < self.prob
 
 
+#: Past the 50 tokens of the customary top-k, and less than one in a thousand.
+LIMITS = Limits()
+
+
 @dataclass(frozen=True, slots=True)
 class Seen:
     """The chosen token and the best alternatives, as one distribution sees them.
@@ -100,7 +104,7 @@ class Step:
     @property
     def is_changed(self) -> bool:
         """Whether guidance changed which token is the most probable."""
-        return self.cond.top[0][0] != self.guided.top[0][0]
+        return [i for i, _ in self.cond.top[:1]] != [i for i, _ in self.guided.top[:1]]
 
 
 @dataclass(frozen=True, slots=True)

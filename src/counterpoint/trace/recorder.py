@@ -11,7 +11,7 @@ from counterpoint.engine import Observation, Request
 from counterpoint.errors import UsageError
 from counterpoint.trace.record import Seen
 
-NUM_TOP = 5
+NUM_ALTERNATIVES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,16 +31,16 @@ class Recorder:
 
     Args:
         request: what is watched; its own `observe` is called too.
-        num_top: alternatives to keep of each distribution, 1 or more.
+        num_alternatives: alternatives to keep of each distribution, 1 or more.
 
     Raises:
-        UsageError: `num_top` is out of its range.
+        UsageError: `num_alternatives` is out of its range.
     """
 
-    def __init__(self, request: Request, *, num_top: int = NUM_TOP) -> None:
-        if isinstance(num_top, bool) or not isinstance(num_top, int) or num_top < 1:
-            raise UsageError(f"num_top is {num_top!r}; use a count of alternatives, 1 or more")
-        self._request, self._num_top = request, num_top
+    def __init__(self, request: Request, *, num_alternatives: int = NUM_ALTERNATIVES) -> None:
+        if isinstance(num_alternatives, bool) or not isinstance(num_alternatives, int) or num_alternatives < 1:
+            raise UsageError(f"num_alternatives is {num_alternatives!r}; use a count of alternatives, 1 or more")
+        self._request, self._num_alternatives = request, num_alternatives
         self._has_branches = bool(request.useful_branches)
         self.steps: dict[int, list[Numbers]] = {index: [] for index in range(request.num_samples)}
 
@@ -48,9 +48,9 @@ class Recorder:
         if self._request.observe is not None:
             self._request.observe(index, seen)
         table = torch.cat((seen.cond[None], seen.others, seen.guided[None]))  # (R, V), R = 1 + K + 1
-        num_rows, num_top = table.shape[0], min(self._num_top, table.shape[1])
+        num_rows, num_alternatives = table.shape[0], min(self._num_alternatives, table.shape[1])
         chosen = table[:, seen.token_id]
-        best = table.topk(num_top)
+        best = table.topk(num_alternatives)
         parts = (
             chosen,
             (table > chosen[:, None]).sum(-1) + 1,
@@ -63,8 +63,8 @@ class Recorder:
         flat = torch.cat([part.float() for part in parts]).tolist()
         logprobs, ranks = flat[:num_rows], flat[num_rows : 2 * num_rows]
         entropy, *divergence = flat[2 * num_rows : 3 * num_rows]
-        values = flat[3 * num_rows : (3 + num_top) * num_rows]
-        ids = flat[(3 + num_top) * num_rows :]
+        values = flat[3 * num_rows : (3 + num_alternatives) * num_rows]
+        ids = flat[(3 + num_alternatives) * num_rows :]
         self.steps[index].append(
             Numbers(
                 token_id=seen.token_id,
@@ -73,7 +73,11 @@ class Recorder:
                 shift=tidy(divergence[-1]),
                 divergence=tuple(tidy(d) for d in divergence[:-1]),
                 seen=tuple(
-                    Seen(tidy(logprobs[row]), int(ranks[row]), _top(ids, values, row * num_top, (row + 1) * num_top))
+                    Seen(
+                        tidy(logprobs[row]),
+                        int(ranks[row]),
+                        _top(ids, values, row * num_alternatives, (row + 1) * num_alternatives),
+                    )
                     for row in range(num_rows)
                 ),
             )

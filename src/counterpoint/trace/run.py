@@ -13,23 +13,23 @@ from counterpoint.errors import UsageError
 from counterpoint.models.model import Model
 from counterpoint.sampling import Sampling
 from counterpoint.trace.labels import labeller
-from counterpoint.trace.record import Limits, Step, Trace, TracedBranch
-from counterpoint.trace.recorder import NUM_TOP, Numbers, Recorder
+from counterpoint.trace.record import LIMITS, Limits, Step, Trace, TracedBranch
+from counterpoint.trace.recorder import NUM_ALTERNATIVES, Numbers, Recorder
 
 
 def record(
     model: Model,
     prompt: str | Sequence[int],
     *,
-    num_top: int = NUM_TOP,
-    limits: Limits = Limits(),
+    num_alternatives: int = NUM_ALTERNATIVES,
+    limits: Limits = LIMITS,
     on_progress: Callable[[Progress], None] | None = None,
     **options: Any,
 ) -> Trace:
     """Continue one prompt and keep what every step looked like.
 
     Args:
-        num_top: alternatives to keep of each distribution.
+        num_alternatives: alternatives to keep of each distribution.
         limits: what counts as an artefact.
         on_progress: called at each token.
         options: the arguments of `counterpoint.engine.prepare`, with n = 1.
@@ -40,21 +40,21 @@ def record(
     request = prepare(model, prompt, **options)
     if request.num_samples != 1:
         raise UsageError(f"n is {request.num_samples}; record traces one sample, use record_all for more")
-    return record_all(model, [request], num_top=num_top, limits=limits, on_progress=on_progress)[0][0]
+    return record_all(model, [request], num_alternatives=num_alternatives, limits=limits, on_progress=on_progress)[0][0]
 
 
 def record_all(
     model: Model,
     requests: Sequence[Request],
     *,
-    num_top: int = NUM_TOP,
-    limits: Limits = Limits(),
+    num_alternatives: int = NUM_ALTERNATIVES,
+    limits: Limits = LIMITS,
     max_rows: int = 256,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> list[list[Trace]]:
     """Run requests as one batch; returns, request by request, the traces of its samples. Arguments as in `record`."""
     engine = Engine(model, max_rows=max_rows)
-    recorders = [Recorder(request, num_top=num_top) for request in requests]
+    recorders = [Recorder(request, num_alternatives=num_alternatives) for request in requests]
     ids = [engine.add(dataclasses.replace(r, observe=watch)) for r, watch in zip(requests, recorders)]
     done: dict[tuple[int, int], Completion] = {}
     for progress in engine.run():

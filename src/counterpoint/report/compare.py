@@ -1,0 +1,157 @@
+"""A comparison to look at: texts of a grid of guides beside each other, and what they amount to."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console, ConsoleOptions, RenderableType
+
+from counterpoint.engine import Progress
+from counterpoint.models.model import Model
+from counterpoint.report import page, terminal
+from counterpoint.report.charts import frontier
+from counterpoint.report.grid import Cell, run_grid
+from counterpoint.report.shades import shade
+from counterpoint.trace import Limits
+from counterpoint.trace.record import LIMITS
+
+FORMAT = "counterpoint-comparison"
+VERSION = 1
+SCALES = (1.0, 1.5, 3.0, 5.0)
+SPACES = ("log", "prob")
+PLAUSIBILITIES = (0.0,)
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A grid of guides from one pair of prompts: as a page, in a terminal (`rich.print`), in a notebook, as JSON.
+
+    Args:
+        model: its name.
+        prompt, negative: as texts.
+        limits: what counts as an artefact.
+        cells: scale by scale, in each by space and plausibility.
+    """
+
+    model: str
+    prompt: str | None
+    negative: str | None
+    limits: Limits
+    cells: tuple[Cell, ...]
+
+    @property
+    def series(self) -> tuple[tuple[str, float], ...]:
+        """The columns: (space, plausibility)."""
+        return tuple(dict.fromkeys((cell.guide.space, cell.guide.plausibility) for cell in self.cells))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The comparison as plain JSON values."""
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "model": self.model,
+            "prompt": self.prompt,
+            "negative": self.negative,
+            "limits": dataclasses.asdict(self.limits),
+            "cells": [
+                {
+                    "scale": cell.guide.scale,
+                    "space": cell.guide.space,
+                    "plausibility": cell.guide.plausibility,
+                    "metrics": cell.metrics.to_dict(),
+                    "samples": [
+                        {
+                            "text": trace.text,
+                            "token_ids": [step.token_id for step in trace.steps],
+                            "finish_reason": trace.finish_reason,
+                            "artefacts": [
+                                {
+                                    "step": step.index,
+                                    "label": trace.labels[step.token_id],
+                                    "cond_prob": step.cond.prob,
+                                    "cond_rank": step.cond.rank,
+                                }
+                                for step in trace.artefacts
+                            ],
+                        }
+                        for trace in cell.traces
+                    ],
+                }
+                for cell in self.cells
+            ],
+        }
+
+    def html(self) -> str:
+        """A page of its own: the texts, the numbers, and the frontier of contrast and likelihood."""
+        return page.render(
+            "compare",
+            None,
+            comparison=self,
+            frontier=frontier(self.cells, self.series),
+            shade=shade,
+            names=[series_name(*s) for s in self.series],
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the page to a file. Raises `UsageError` where that is not possible."""
+        page.save(self.html(), path)
+
+    def _repr_html_(self) -> str:
+        return page.framed(self.html(), height=760)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+        yield terminal.text_grid(self.cells, self.series, series_name)
+        yield terminal.metrics_table(self.cells, series_name)
+
+
+def compare(
+    model: Model,
+    prompt: str | Sequence[int],
+    *,
+    negative: Any,
+    scales: Sequence[float] = SCALES,
+    spaces: Sequence[str] = SPACES,
+    plausibilities: Sequence[float] = PLAUSIBILITIES,
+    limits: Limits = LIMITS,
+    on_progress: Callable[[Progress], None] | None = None,
+    **options: Any,
+) -> Comparison:
+    """Continue one prompt under every combination of scale, space and plausibility, as one batch.
+
+    Args:
+        negative: what the scales push away from.
+        limits: what counts as an artefact.
+        on_progress: called at each token.
+        options: the other arguments of `counterpoint.engine.prepare` but the guide; with n, metrics are over n samples.
+
+    Raises:
+        UsageError: an axis is empty, holds a value twice, or a value is out of its range.
+    """
+    cells = run_grid(
+        model,
+        prompt,
+        negative=negative,
+        scales=scales,
+        spaces=spaces,
+        plausibilities=plausibilities,
+        limits=limits,
+        on_progress=on_progress,
+        **options,
+    )
+    first = next((c.traces[0] for c in cells if c.traces[0].branches), cells[0].traces[0])
+    return Comparison(
+        model=model.name,
+        prompt=first.prompt,
+        negative=first.branches[0].text if first.branches else None,
+        limits=limits,
+        cells=cells,
+    )
+
+
+def series_name(space: str, plausibility: float) -> str:
+    """What a column is called."""
+    return f"{space}, plausibility {plausibility:g}" if plausibility else space

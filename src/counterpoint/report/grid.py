@@ -1,0 +1,83 @@
+"""A grid of scales, spaces and plausibilities from one pair of prompts, run as one batch."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from counterpoint.engine import Progress, Request, prepare
+from counterpoint.errors import GuideError
+from counterpoint.guide import Guide
+from counterpoint.models.model import Model
+from counterpoint.report.metrics import Metrics, measure
+from counterpoint.trace import Limits, Trace, record_all
+from counterpoint.trace.record import LIMITS
+
+MAX_CELLS = 256
+_NEVER = 2**31  # a first guided token that no text reaches
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One guide of a comparison, the traces of its samples, and what they amount to."""
+
+    guide: Guide
+    traces: tuple[Trace, ...]
+    metrics: Metrics
+
+
+def run_grid(
+    model: Model,
+    prompt: str | Sequence[int],
+    *,
+    negative: Any,
+    scales: Sequence[float],
+    spaces: Sequence[str],
+    plausibilities: Sequence[float],
+    limits: Limits = LIMITS,
+    max_rows: int = 256,
+    on_progress: Callable[[Progress], None] | None = None,
+    **options: Any,
+) -> tuple[Cell, ...]:
+    """The cells, scale by scale, in each by space and plausibility. Equal requests run once.
+
+    Raises:
+        UsageError: an axis is empty, holds a value twice or one out of its range, or the grid is too large.
+    """
+    if negative is None:
+        raise GuideError("a comparison needs a negative; without one every scale is the same text")
+    guides = axes(scales, spaces, plausibilities)
+    distinct: dict[Guide, Request] = {}
+    for guide in guides:
+        if _of(guide) not in distinct:
+            distinct[_of(guide)] = _request(model, prompt, negative, _of(guide), options)
+    traced = record_all(model, list(distinct.values()), limits=limits, max_rows=max_rows, on_progress=on_progress)
+    cells = {guide: Cell(guide, tuple(traces), measure(traces)) for guide, traces in zip(distinct, traced, strict=True)}
+    return tuple(dataclasses.replace(cells[_of(guide)], guide=guide) for guide in guides)
+
+
+def axes(scales: Sequence[float], spaces: Sequence[str], plausibilities: Sequence[float]) -> list[Guide]:
+    """The guides of a grid in the order of its cells. Raises as `run_grid`."""
+    for name, values in (("scales", scales), ("spaces", spaces), ("plausibilities", plausibilities)):
+        if not values or len(set(values)) < len(values):
+            raise GuideError(f"{name} is {list(values)}; give at least one value, and none of them twice")
+    guides = [Guide(scale=s, space=p, plausibility=a) for s in scales for p in spaces for a in plausibilities]
+    if len(guides) > MAX_CELLS:
+        raise GuideError(f"the grid has {len(guides)} cells; give at most {MAX_CELLS}")
+    return guides
+
+
+def _of(guide: Guide) -> Guide:
+    """The guide that a cell's request is run with: at scale 1 the spaces are one and the same."""
+    return dataclasses.replace(guide, space="log") if guide.scale == 1 else guide
+
+
+def _request(model: Model, prompt: Any, negative: Any, guide: Guide, options: dict[str, Any]) -> Request:
+    if guide.scale != 1:
+        return prepare(model, prompt, negative=negative, guide=guide, **options)
+    if guide.plausibility:
+        return prepare(model, prompt, guide=guide, **options)
+    # Guidance that never begins is no guidance, and the negative is still read, for the contrast.
+    return prepare(model, prompt, negative=negative, guide=Guide(scale=2.0, start=_NEVER), **options)

@@ -1,0 +1,89 @@
+"""One trace to look at."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console, ConsoleOptions, RenderableType
+
+from counterpoint.models.model import Model
+from counterpoint.report import page, terminal
+from counterpoint.report.charts import strips
+from counterpoint.report.metrics import measure
+from counterpoint.report.shades import BOUNDS, notable, shade
+from counterpoint.report.visible import label
+from counterpoint.trace import Seen, Step, Trace, record
+from counterpoint.trace.record import GUIDANCE
+
+MARKED_FROM = 100  # steps; a longer trace's table in a terminal has its notable steps only
+
+
+@dataclass(frozen=True, slots=True)
+class TraceReport:
+    """A trace as a page, in a terminal (`rich.print`), or as the last value of a notebook's cell."""
+
+    trace: Trace
+
+    def html(self) -> str:
+        """A page of its own: the text with each token's numbers at hand, and charts along it."""
+        trace = self.trace
+        return page.render(
+            "trace",
+            "trace",
+            trace=trace,
+            metrics=measure([trace]) if trace.steps else None,
+            tokens=[(step, shade(step)) for step in trace.steps],
+            strips=strips(trace) if trace.steps else (),
+            notable=notable(trace.steps),
+            bounds=BOUNDS,
+            factors=[math.exp(bound) for bound in BOUNDS],
+            data=page_data(trace),
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the page to a file. Raises `UsageError` where that is not possible."""
+        page.save(self.html(), path)
+
+    def _repr_html_(self) -> str:
+        return page.framed(self.html(), height=760)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+        steps = self.trace.steps
+        short = len(steps) <= MARKED_FROM
+        yield from terminal.trace_view(self.trace, steps if short else notable(steps), options.max_width)
+
+
+def trace(model: Model, prompt: str | Sequence[int], **options: Any) -> TraceReport:
+    """Continue a prompt and report every step. Arguments and errors are those of `counterpoint.trace.record`."""
+    return TraceReport(record(model, prompt, **options))
+
+
+def page_data(trace: Trace) -> dict[str, Any]:
+    """What the page's script shows: the numbers of the JSON Lines, each token's label once."""
+    return {
+        "names": ["conditional", *(b.name for b in trace.branches), "guided"],
+        "guidance": list(GUIDANCE),
+        "labels": {str(token_id): label(text) for token_id, text in trace.labels.items()},
+        "steps": [_fields(step) for step in trace.steps],
+    }
+
+
+def _fields(step: Step) -> list[Any]:
+    return [
+        step.token_id,
+        GUIDANCE.index(step.guidance),
+        int(step.artefact),
+        step.entropy,
+        step.shift,
+        list(step.divergence),
+        [_seen(seen) for seen in (step.cond, *step.branches, step.guided)],
+    ]
+
+
+def _seen(seen: Seen) -> list[Any]:
+    flat = [value for pair in seen.top for value in pair]
+    return [seen.logprob if math.isfinite(seen.logprob) else None, seen.rank, flat]
