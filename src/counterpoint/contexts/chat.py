@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from counterpoint.contexts.built import Built
-from counterpoint.contexts.kinds import Rendered
+from counterpoint.contexts.kinds import OtherModel, Rendered
 from counterpoint.errors import GuideError, PromptError
 from counterpoint.guide import Branch
 
@@ -85,6 +86,8 @@ def _branch(render: Render, writer: _Writer, context: Any) -> Any:
         system, turns = _split(_checked(context))
         other = _Writer(render, turns, context[0]["role"] if system is not None else "system")
         return Rendered(other.write(DEFAULT_SYSTEM if system is None else system))
+    if isinstance(context, OtherModel):
+        return dataclasses.replace(context, context=_branch(render, writer, context.context))
     return context
 
 

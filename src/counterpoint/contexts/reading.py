@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from counterpoint.contexts.built import Built
-from counterpoint.contexts.kinds import Empty, LastTokens, Rendered, Suffix
+from counterpoint.contexts.kinds import Empty, LastTokens, OtherModel, Rendered, Suffix, Swapped
+from counterpoint.contexts.second import check_tokenizer
 from counterpoint.errors import GuideError, PromptError
 from counterpoint.guide import Branch, Guide
 
@@ -51,6 +53,9 @@ def read_request(
             raise GuideError("the prompt was built with its branches, and a negative or branches are given too; keep one")
         prompt, branches, guide = prompt.prompt, prompt.branches, guide or prompt.guide
     prompt_ids = read_prompt(model, prompt)
+    negative = _swapped(prompt, negative)
+    if branches is not None:
+        branches = [dataclasses.replace(branch, context=_swapped(prompt, branch.context)) for branch in branches]
     return prompt_ids, read_branches(model, prompt_ids, negative=negative, branches=branches, guide=guide), guide
 
 
@@ -105,6 +110,19 @@ def read_branches(
     return tuple(_read(model, prompt_ids, branch.context, weight) for branch, weight in zip(branches, weights))
 
 
+def _swapped(prompt: Any, context: Any) -> Any:
+    """The context with a swap in the prompt made, where it is one."""
+    if isinstance(context, OtherModel):
+        return dataclasses.replace(context, context=_swapped(prompt, context.context))
+    if not isinstance(context, Swapped):
+        return context
+    if isinstance(prompt, Rendered):
+        return Rendered(context.write(prompt.text))
+    if not isinstance(prompt, str):
+        raise PromptError("the prompt is token ids, in which no passage can be swapped; give it as a text")
+    return context.write(prompt)
+
+
 def _read(model: Model, prompt_ids: tuple[int, ...], context: Any, weight: float) -> ReadBranch:
     for kind, read in _READERS.items():
         if isinstance(context, kind):
@@ -129,7 +147,25 @@ def _read_suffix(model: Model, prompt_ids: tuple[int, ...], context: Suffix, wei
     return ReadBranch(_checked_ids(model, given, "suffix"), weight, is_suffix=True)
 
 
-_READERS: dict[type, Callable[..., ReadBranch]] = {LastTokens: _read_last, Empty: _read_empty, Suffix: _read_suffix}
+def _read_other(model: Model, prompt_ids: tuple[int, ...], context: OtherModel, weight: float) -> ReadBranch:
+    other = context.model
+    if other is model:
+        return _read(model, prompt_ids, prompt_ids if context.context is None else context.context, weight)
+    check_tokenizer(model, other)
+    if context.context is None:
+        _check_len(other, prompt_ids, "prompt")
+        return ReadBranch(prompt_ids, weight, model=other)
+    if isinstance(context.context, (Suffix, OtherModel)):
+        raise PromptError(f"another model can't read {context.context!r:.60}; give it a text, token ids, or None")
+    return dataclasses.replace(_read(other, prompt_ids, context.context, weight), model=other)
+
+
+_READERS: dict[type, Callable[..., ReadBranch]] = {
+    LastTokens: _read_last,
+    Empty: _read_empty,
+    Suffix: _read_suffix,
+    OtherModel: _read_other,
+}
 
 
 def _checked_ids(model: Model, ids: Any, name: str) -> tuple[int, ...]:

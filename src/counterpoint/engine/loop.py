@@ -16,6 +16,8 @@ from counterpoint.models.model import Model
 from counterpoint.models.rows import Feed, Rows
 
 MAX_CHUNK = 2048  # prompt tokens of one row in one forward: bounds the mask, which is their number squared
+MOST_PADDED = 8  # columns; narrower rows are padded to it, for a forward costs about the same up to there
+MOST_GUESSED = 32  # rows times columns read with guesses; more than that, and reading them is no longer nearly free
 
 
 class Engine:
@@ -42,7 +44,7 @@ class Engine:
                 raise SamplingError(f"{name} is {value!r}; use a whole number, 1 or more")
         self.model, self.max_rows = model, max_rows
         self.prefill_tokens, self.idle_prefill_tokens = prefill_tokens, idle_prefill_tokens
-        self._rows: dict[int, Rows] = {}
+        self._rows: dict[Model, Rows] = {}
         self._waiting: deque[Sequence] = deque()
         self._running: list[Sequence] = []
         self._num_requests = 0
@@ -117,14 +119,16 @@ class Engine:
         self._admit()
         failed = [sequence.fail(error) for sequence, error in self._read().items()]
         self._running = [sequence for sequence in self._running if sequence.is_alive]
-        progress = choose([sequence for sequence in self._running if sequence.is_ready])
+        progress = []
+        while ready := [sequence for sequence in self._running if sequence.is_ready]:
+            progress += choose(ready)  # again where the token was guessed and what follows it is known
         self._running = [sequence for sequence in self._running if sequence.is_alive]
         return failed + progress
 
     def _rows_of(self, model: Model) -> Rows:
-        if id(model) not in self._rows:
-            self._rows[id(model)] = model.new_rows()
-        return self._rows[id(model)]
+        if model not in self._rows:
+            self._rows[model] = model.new_rows()
+        return self._rows[model]
 
     def _admit(self) -> None:
         in_use = sum(len(s.readers) for s in self._running)
@@ -137,10 +141,16 @@ class Engine:
             in_use += len(sequence.readers)
             self._running.append(sequence)
 
+    def _draft_tokens(self) -> int:
+        """How many tokens each sample may guess: a guess is nearly free while few rows are read."""
+        num_rows = sum(len(sequence.readers) for sequence in self._running)
+        return min(self.draft_tokens, MOST_GUESSED // num_rows - 1)
+
     def _read(self) -> dict[Sequence, Exception]:
         """Feed the rows; returns the sequences for which that failed."""
         writing, reading, owner = [], [], {}
         for sequence in self._running:
+            sequence.guess(self._draft_tokens())
             for reader in sequence.readers:
                 owner[reader] = sequence
                 if reader.todo:
@@ -177,7 +187,7 @@ def _batches(parts: list[tuple[Reader, int]]) -> list[list[tuple[Reader, int]]]:
     """Rows of like width go in one forward, so that padding stays small: all that write, then those that read."""
     batches: list[list[tuple[Reader, int]]] = []
     for part in sorted(parts, key=_width):
-        if batches and _width(part) <= 2 * _width(batches[-1][0]):
+        if batches and _width(part) <= max(MOST_PADDED, 2 * _width(batches[-1][0])):
             batches[-1].append(part)
         else:
             batches.append([part])
@@ -185,7 +195,7 @@ def _batches(parts: list[tuple[Reader, int]]) -> list[list[tuple[Reader, int]]]:
 
 
 def _width(part: tuple[Reader, int]) -> int:
-    return part[1] + (len(part[0].suffixes[0]) if part[0].suffixes else 0)
+    return part[1] + (len(part[0].suffixes[0]) if part[0].suffixes else 0) + len(part[0].guess)
 
 
 def _forward_or_halve(rows: Rows, parts: list[tuple[Reader, int]]) -> list[tuple[Reader, Exception]]:
@@ -210,15 +220,15 @@ def _forward(rows: Rows, parts: list[tuple[Reader, int]]) -> list[Reader]:
             continue
         # The first suffix rides along with the tokens; it is read after them and forgotten.
         suffix = reader.suffixes[0] if reader.suffixes else ()
-        columns = (size - 1, size + len(suffix) - 1) if suffix else (size - 1,)
-        feeds.append(Feed(reader.row, [*ids, *suffix], columns=columns, scratch=len(suffix)))
+        columns = (size - 1, size + len(suffix) - 1) if suffix else range(size - 1, size + len(reader.guess))
+        feeds.append(Feed(reader.row, [*ids, *suffix, *reader.guess], columns=columns, scratch=len(suffix)))
         wanted += [reader] * len(columns)
     predicted = rows.forward(feeds)
     for reader, size in parts:
         reader.history += reader.todo[:size]
         reader.todo = reader.todo[size:]
     for reader, logits in zip(wanted, predicted):
-        reader.logits.append(logits)
+        (reader.ahead if reader.guess and reader.logits else reader.logits).append(logits)
     return list(dict.fromkeys(wanted))
 
 

@@ -99,9 +99,9 @@ class Request:
 
     def check(self, model: Model) -> None:
         """Raise what makes this request impossible on `model`; warn of what changes nothing."""
-        longest = max([len(self.prompt_ids), *(len(b.ids) for b in self.branches if not b.is_suffix)])
-        if model.context_len is not None and longest >= model.context_len:
-            raise PromptError(f"a context has {longest} tokens and that of {model.name} holds {model.context_len}")
+        for reads, length in self._lengths(model, self.branches):
+            if reads.context_len is not None and length >= reads.context_len:
+                raise PromptError(f"a context has {length} tokens and that of {reads.name} holds {reads.context_len}")
         for token_id in self.sampling.logit_bias:
             if token_id >= model.vocab_size:
                 raise SamplingError(
@@ -118,11 +118,18 @@ class Request:
 
     def room(self, model: Model) -> int:
         """Most tokens this request can generate on `model`."""
-        if model.context_len is None:
-            return self.max_tokens
-        beside = [len(b.ids) for b in self.useful_branches if not b.is_suffix]
-        after = max([len(b.ids) for b in self.useful_branches if b.is_suffix], default=0)
-        return min(self.max_tokens, model.context_len - max([len(self.prompt_ids) + after, *beside]))
+        left = [
+            reads.context_len - length
+            for reads, length in self._lengths(model, self.useful_branches)
+            if reads.context_len is not None
+        ]
+        return min([self.max_tokens, *left])
+
+    def _lengths(self, model: Model, branches: Sequence[ReadBranch]) -> list[tuple[Model, int]]:
+        """For each row, which model reads it and how many tokens it begins with."""
+        after = max([len(b.ids) for b in branches if b.is_suffix], default=0)
+        beside = [(b.model or model, len(b.ids)) for b in branches if not b.is_suffix]
+        return [(model, len(self.prompt_ids) + after), *beside]
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,12 +150,14 @@ class Usage:
         branch_tokens: tokens of the further branches' contexts.
         completion_tokens: tokens generated.
         shared_tokens: tokens of prompt and branches that another row had computed already.
+        guessed_tokens: generated tokens that a draft had guessed, so that they took no step of their own.
     """
 
     prompt_tokens: int
     branch_tokens: int
     completion_tokens: int
     shared_tokens: int = 0
+    guessed_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

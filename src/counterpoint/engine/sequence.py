@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from counterpoint.contexts import ReadBranch
+from counterpoint.engine.drafting import Lookup
 from counterpoint.engine.request import Completion, FinishReason, Progress, Request, TokenLogprob, Usage
 from counterpoint.engine.text import TextStream
 from counterpoint.models.model import Model
@@ -25,6 +26,7 @@ class Reader:
         todo: tokens to read before the sequence can choose its next one.
         source: another reader whose first `shared` tokens are the same; they are copied instead of read.
         suffixes: ids that are read after `todo` at each step and forgotten again.
+        guess: tokens that may follow `todo`; read with it.
     """
 
     rows: Rows
@@ -35,6 +37,8 @@ class Reader:
     source: Reader | None = None
     shared: int = 0
     logits: list[Tensor] = field(default_factory=list)  # (V,) after todo, then after each suffix
+    guess: list[int] = field(default_factory=list)
+    ahead: list[Tensor] = field(default_factory=list)  # (V,) after each guessed token
 
     def begin(self) -> bool:
         """Take a row; False while the source has not read the shared part yet."""
@@ -56,10 +60,21 @@ class Reader:
         """Whether the reader holds a row or will."""
         return self.row is not None or bool(self.todo)
 
+    def take(self, token_id: int) -> bool:
+        """Go on with the chosen token; whether it was guessed, so that what follows it is known already."""
+        if self.ahead and self.guess[0] == token_id:
+            self.history.append(self.guess.pop(0))
+            self.logits = [self.ahead.pop(0)]
+            return True
+        if self.ahead:
+            self.rows.crop(self.row, len(self.history))
+        self.todo, self.logits, self.guess, self.ahead = [token_id], [], [], []
+        return False
+
     def free(self) -> None:
         if self.row is not None:
             self.rows.free(self.row)
-        self.row, self.todo, self.logits = None, [], []
+        self.row, self.todo, self.logits, self.guess, self.ahead = None, [], [], [], []
 
 
 @dataclass(slots=True, eq=False)
@@ -71,6 +86,7 @@ class Sequence:
         predictions: for each further branch, which reader predicts it and which of that reader's logits it is.
         weights: for each further branch.
         room: most tokens to generate.
+        lookup: guesses tokens; None where none are wanted.
     """
 
     request: Request
@@ -83,8 +99,12 @@ class Sequence:
     room: int
     source: torch.Generator
     stream: TextStream | None
+    lookup: Lookup | None = None
     output_ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
+    num_guessed_right: int = 0
+    _num_guessed: int = 0
+    _num_right: int = 0
 
     @property
     def step(self) -> int:
@@ -103,15 +123,18 @@ class Sequence:
 
     def predicted(self) -> list[Tensor]:
         """Logits (V,) of the conditional branch, then of each further branch."""
-        return [self.readers[0].logits[0], *(self.readers[r].logits[i] for r, i in self.predictions)]
+        cond = self.readers[0].logits[0]
+        return [cond, *(_like(cond, self.readers[r].logits[i]) for r, i in self.predictions)]
 
     def accept(self, token_id: int, logprob: TokenLogprob | None) -> Progress:
         """Append the chosen token; the progress says whether it was the last."""
         self.output_ids.append(token_id)
         if logprob is not None:
             self.logprobs.append(logprob)
-        for reader in self.readers:
-            reader.todo, reader.logits = [token_id], []
+        was_guessed = [reader.take(token_id) for reader in self.readers]
+        if self.lookup is not None:
+            self.lookup.extend(token_id)
+            self._judge(was_guessed[0])
         if self.predictions and self.request.guide.stop is not None and self.step >= self.request.guide.stop:
             self._drop_branches()
         is_end = token_id in self.request.stop_ids or (
@@ -128,6 +151,22 @@ class Sequence:
         if reason is None:
             return Progress(self.request_id, self.index, token_id, text, logprob)
         return self.finish(reason, token_id, text, logprob)
+
+    def guess(self, most: int) -> None:
+        """Let every branch read some tokens that may come next along with the last one."""
+        if self.lookup is None or not self.output_ids or not self.readers[0].todo:
+            return
+        ids = self.lookup.guess(min(most, self.room - self.step - 1))
+        for reader in self.readers:
+            reader.guess = list(ids)
+        self._num_guessed, self._num_right = len(ids), 0
+
+    def _judge(self, was_guessed: bool) -> None:
+        self._num_right += was_guessed
+        if self._num_guessed and not (was_guessed and self.readers[0].ahead):
+            self.lookup.judge(self._num_right)
+            self.num_guessed_right += self._num_right
+            self._num_guessed = 0
 
     def finish(
         self, reason: FinishReason, token_id: int | None = None, text: str = "", logprob: TokenLogprob | None = None
@@ -149,6 +188,7 @@ class Sequence:
                 branch_tokens=sum(len(b.ids) for b in self.request.useful_branches),
                 completion_tokens=len(self.output_ids),
                 shared_tokens=shared,
+                guessed_tokens=self.num_guessed_right,
             ),
             index=self.index,
             logprobs=None if self.request.logprobs is None else tuple(self.logprobs),
@@ -168,11 +208,22 @@ class Sequence:
         self.readers, self.predictions, self.weights = self.readers[:1], [], self.weights[:0]
 
 
-def new_sequence(request: Request, request_id: int, index: int, model: Model, rows_of) -> Sequence:
+def _like(cond: Tensor, logits: Tensor) -> Tensor:
+    """Another model's logits where and as wide as the conditional ones: what only padding told apart is cut or -inf."""
+    missing = len(cond) - len(logits)
+    if missing:
+        logits = torch.nn.functional.pad(logits, (0, missing), value=float("-inf"))
+    return logits.to(cond.device)
+
+
+def new_sequence(
+    request: Request, request_id: int, index: int, model: Model, rows_of, *, drafts: bool = False
+) -> Sequence:
     """A sequence that has read nothing yet. Branches with the same context share one reader.
 
     Args:
         rows_of: model -> its rows.
+        drafts: guess tokens, where all rows can be rolled back.
     """
     branches = request.useful_branches
     suffixes = tuple(b.ids for b in branches if b.is_suffix)
@@ -204,4 +255,5 @@ def new_sequence(request: Request, request_id: int, index: int, model: Model, ro
         room=request.room(model),
         source=generator(seed, model.device),
         stream=stream,
+        lookup=Lookup(request.prompt_ids) if drafts and all(r.rows.can_crop for r in readers) and not suffixes else None,
     )

@@ -1,0 +1,99 @@
+"""A model as it is with one of its adapters, or without any: the same weights, other rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+from counterpoint.errors import UsageError
+from counterpoint.models.rows import Feed, Rows
+
+
+class AdapterSwitch:
+    """Turns a model's adapters (peft's layers) to one state and back.
+
+    Args:
+        hf: a model with adapters.
+        name: the adapter to have on; None for none.
+
+    Raises:
+        UsageError: the model has no adapter, or none of that name.
+    """
+
+    def __init__(self, hf: nn.Module, name: str | None) -> None:
+        self._layers = adapter_layers(hf)
+        if not self._layers:
+            raise UsageError(
+                f"{type(hf).__name__} has no adapter to turn on or off; load one with model.hf.load_adapter(FOLDER), "
+                "which needs pip install 'counterpoint[adapters]'"
+            )
+        names = sorted(getattr(hf, "peft_config", {}))
+        if name is not None and name not in names:
+            raise UsageError(f"there is no adapter {name!r}; the model has {', '.join(names)}")
+        self._name = name
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        before = [(layer.disable_adapters, list(layer.active_adapters)) for layer in self._layers]
+        # Switching marks weights as trainable, which is the caller's to decide.
+        trainable = [(p, p.requires_grad) for layer in self._layers for p in layer.parameters()]
+        try:
+            for layer in self._layers:
+                _switch(layer, self._name is None, [self._name] if self._name is not None else None)
+            yield
+        finally:
+            for layer, (is_off, names) in zip(self._layers, before):
+                _switch(layer, is_off, names)
+            for parameter, flag in trainable:
+                parameter.requires_grad_(flag)
+
+
+class SwitchedRows(Rows):
+    """Rows whose forwards run under an `AdapterSwitch`."""
+
+    def __init__(self, rows: Rows, switch: AdapterSwitch) -> None:
+        self._rows, self._switch = rows, switch
+        self.can_crop, self.is_joint = rows.can_crop, rows.is_joint
+
+    @property
+    def num_rows(self) -> int:
+        return self._rows.num_rows
+
+    def add(self) -> int:
+        return self._rows.add()
+
+    def fork(self, row: int, length: int | None = None) -> int:
+        return self._rows.fork(row, length)
+
+    def crop(self, row: int, length: int) -> None:
+        self._rows.crop(row, length)
+
+    def free(self, row: int) -> None:
+        self._rows.free(row)
+
+    def length(self, row: int) -> int:
+        return self._rows.length(row)
+
+    def forward(self, feeds: Sequence[Feed]) -> Tensor:
+        with self._switch():
+            return self._rows.forward(feeds)
+
+
+def adapter_layers(hf: nn.Module) -> list[Any]:
+    """The layers of a model that hold adapters; none where peft was never used on it."""
+    if not hasattr(hf, "peft_config"):
+        return []
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import AuxiliaryTrainingWrapper
+
+    return [module for module in hf.modules() if isinstance(module, (BaseTunerLayer, AuxiliaryTrainingWrapper))]
+
+
+def _switch(layer: Any, is_off: bool, names: list[str] | None) -> None:
+    if names is not None and names != list(layer.active_adapters):
+        layer.set_adapter(names)
+    if is_off != layer.disable_adapters:
+        layer.enable_adapters(not is_off)
