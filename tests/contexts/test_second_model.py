@@ -190,5 +190,5 @@ def tiny(width, tokenizer, *, name):
 
     sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     torch.manual_seed(width)
-    hf = LlamaForCausalLM(LlamaConfig(vocab_size=width, max_position_embeddings=64, eos_token_id=257, **sizes))
+    hf = LlamaForCausalLM(LlamaConfig(vocab_size=width, max_position_embeddings=128, eos_token_id=257, **sizes))
     return cp.Model(hf.eval(), tokenizer, name=name)

@@ -94,7 +94,7 @@ def _reader(kind: str, value: Any, model: Model, models: Mapping[str, Model]) ->
         if value is not None and not isinstance(value, str):
             raise PromptError(f"adapter of a branch is {value!r}; give a name, or null for none")
         return model.with_adapter(value)
-    if value not in models:
+    if not isinstance(value, str) or value not in models:
         known = f"known are {', '.join(models)}" if models else "no other model is loaded"
         raise PromptError(f"there is no model {value!r:.60} for a branch; {known}")
     return models[value]
