@@ -34,7 +34,7 @@ def instances(kind: str, arguments: list[tuple]) -> list[Instance]:
 
 
 def pairs() -> list[Instance]:
-    ends = [" and then he slept.", " but", " who knows? Nobody does.", "."]
+    ends = [" and then he slept.", " but", " who knows? Nobody does.", "\n"]
     return instances("loglikelihood", [(text, end) for text in TEXTS for end in ends] + [("", "Once upon a time")])
 
 
@@ -184,6 +184,11 @@ def test_a_branch_that_does_not_fit_the_task(guided, changed):
 def test_bad_model_arguments(arguments, error, message):
     with pytest.raises(error, match=message):
         GuidedLM(**arguments, **CPU)
+
+
+def test_a_continuation_without_a_token_of_its_own(guided):
+    with pytest.raises(PromptError, match="begin it with a space"):
+        guided._loglikelihood_tokens([(("a", "b"), [5, 6], [])], True)
 
 
 def test_bad_generation_arguments(guided):

@@ -39,7 +39,7 @@ class GridLM(GuidedLM):
     def __init__(self, guides: Sequence[Guide], store: Store, **options: Any) -> None:
         super().__init__(scale=1.0, **options)
         self.guides, self.store = tuple(guides), store
-        self._weights = _fingerprint(self.model)
+        self._weights = fingerprint(self.model)
 
     @property
     def is_unguided(self) -> bool:
@@ -228,7 +228,7 @@ def _check_tasks(tasks: Sequence[str | dict[str, Any]], manager: TaskManager) ->
             raise UsageError(f"unknown task {task!r}; `lm_eval ls tasks` lists the harness' own, or give a task file")
 
 
-def _fingerprint(model: torch.nn.Module) -> str:
+def fingerprint(model: torch.nn.Module) -> str:
     """A hash of all weights, so that answers of another model are never taken for this one's."""
     made = hashlib.sha256()
     for name, weight in sorted(model.state_dict().items()):

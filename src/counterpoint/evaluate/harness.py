@@ -118,10 +118,14 @@ class GuidedLM(HFLM):
         """(log-likelihood, is greedy) of (texts, context ids, continuation ids)."""
         if self.is_unguided:
             return super()._loglikelihood_tokens(requests, disable_tqdm, override_bs)
-        items = [
-            self._item(context, continuation, self._negative(text[0] if text else None, context))
-            for text, context, continuation in requests
-        ]
+        items = []
+        for text, context, continuation in requests:
+            if not continuation:
+                raise PromptError(
+                    f"the continuation {text[1]!r} melts into the last token of its context, so it has none of its own; "
+                    "begin it with a space"
+                )
+            items.append(self._item(context, continuation, self._negative(text[0] if text else None, context)))
         cache_keys = [("loglikelihood", text) if text else None for text, _, _ in requests]
         return self.scores(items, cache_keys, disable_tqdm=disable_tqdm)
 
@@ -285,5 +289,5 @@ def _check_options(options: dict[str, Any]) -> None:
             )
 
 
-def registered(*_: Any) -> None:
+def registered() -> None:
     """Named by `register.yaml`: importing this module is what registers the model."""

@@ -1,0 +1,134 @@
+"""`counterpoint eval`: a grid of guides, what it compares, and that nothing is computed twice."""
+
+import json
+import warnings
+
+import pytest
+from click.testing import CliRunner
+
+from counterpoint.errors import Failure, GuideError, UsageError
+from counterpoint.guide import Guide
+from tests.evaluate.tiny import write_jsonl
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    pytest.importorskip("lm_eval")
+    from counterpoint.cli.eval import command
+    from counterpoint.evaluate import grid
+    from counterpoint.evaluate.grid import run_grid
+    from counterpoint.evaluate.tasks import lambada
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+CPU = dict(device="cpu", dtype="float32", batch_size=2)
+GUIDES = [Guide(scale=1.0), Guide(scale=2.0), Guide(scale=2.0, space="prob")]
+PASSAGES = [f"The {name} walked to the {place} and opened the old door" for name, place in
+            [("king", "castle"), ("girl", "garden"), ("boy", "river"), ("doctor", "house"), ("captain", "ship")]]  # fmt: skip
+
+
+@pytest.fixture
+def passages(tmp_path) -> str:
+    return write_jsonl(tmp_path / "passages.jsonl", [{"text": text} for text in PASSAGES])
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("datasets"))
+
+
+def figures(record) -> list[tuple]:
+    return [(row["metric"], row["guide"], row["value"], row["low"], row["high"]) for row in record["rows"]]
+
+
+def test_a_grid_is_each_guide_on_its_own(passages):
+    together = run_grid([lambada(passages)], GUIDES, resamples=50, **CPU)
+    assert [row["guide"] for row in together["rows"] if row["metric"] == "acc"] == [str(guide) for guide in GUIDES]
+    assert together["computed"] == len(PASSAGES) * len(GUIDES)
+    assert together["rows"][0]["gain"] is None and together["rows"][1]["gain"]["p"] <= 1
+    assert together["versions"]["lm_eval"] and together["seed"] == 0
+    for guide in GUIDES:
+        alone = figures(run_grid([lambada(passages)], [guide], resamples=50, **CPU))
+        for metric, text, value, *_ in alone:
+            (want,) = [v for m, t, v, *_ in figures(together) if (m, t) == (metric, text)]
+            assert value == pytest.approx(want, rel=1e-5)
+
+
+def test_killed_in_the_middle_it_continues_and_computes_nothing_twice(passages, tmp_path, monkeypatch):
+    counted, score = [], grid.score
+
+    def dies(model, items, guides, *, on_batch, **options):
+        def stop(numbers, scores):
+            on_batch(numbers, scores)
+            counted.extend(numbers)
+            if len(counted) >= 4:
+                raise Failure("killed")
+
+        return score(model, items, guides, on_batch=stop, **options)
+
+    monkeypatch.setattr(grid, "score", dies)
+    with pytest.raises(Failure):
+        run_grid([lambada(passages)], GUIDES, folder=tmp_path / "run", resamples=50, **CPU)
+    assert len(counted) == 4
+    monkeypatch.setattr(grid, "score", score)
+    rest = run_grid([lambada(passages)], GUIDES, folder=tmp_path / "run", resamples=50, **CPU)
+    assert rest["computed"] == (len(PASSAGES) - 4) * len(GUIDES)
+    again = run_grid([lambada(passages)], GUIDES, folder=tmp_path / "run", resamples=50, **CPU)
+    assert again["computed"] == 0
+    whole = run_grid([lambada(passages)], GUIDES, resamples=50, **CPU)
+    for (*names, a, _, _), (*same, b, _, _) in zip(figures(again), figures(whole), strict=True):
+        assert names == same and a == pytest.approx(b, rel=1e-5)
+
+
+def test_written_texts_are_kept_too(tmp_path):
+    data = write_jsonl(tmp_path / "data.jsonl", [{"text": text, "end": "x"} for text in PASSAGES[:2]])
+    task = {
+        "task": "written", "dataset_path": "json", "dataset_kwargs": {"data_files": {"test": data}},
+        "test_split": "test", "output_type": "generate_until", "doc_to_text": "{{text}}", "doc_to_target": "{{end}}",
+        "metric_list": [{"metric": "bleu"}], "generation_kwargs": {"until": ["\n"], "max_gen_toks": 4},
+    }  # fmt: skip
+    first = run_grid([task], GUIDES[:2], folder=tmp_path, resamples=20, **CPU)
+    assert (first["computed"], first["reused"]) == (4, 0)
+    assert run_grid([task], GUIDES[:2], folder=tmp_path, resamples=20, **CPU)["computed"] == 0
+
+
+def test_a_sample_of_lambada_is_drawn_once(passages, tmp_path):
+    task = lambada(passages, sample=3, seed=1, folder=tmp_path)
+    path = task["dataset_kwargs"]["data_files"]["test"]
+    drawn = open(path).read()
+    assert len(drawn.splitlines()) == 3 and set(drawn.splitlines()) <= set(open(passages).read().splitlines())
+    assert lambada(passages, sample=3, seed=1, folder=tmp_path) == task and open(path).read() == drawn
+
+
+@pytest.mark.parametrize(
+    ("tasks", "guides", "error", "message"),
+    [
+        (["no_such_task_of_ours"], GUIDES, UsageError, "unknown task 'no_such_task_of_ours'"),
+        ([], GUIDES, UsageError, "there is no task"),
+        (["lambada"], [], GuideError, "there is no guide"),
+        (["lambada"], [Guide()], GuideError, "has no scale"),
+        (["lambada"], [GUIDES[1], GUIDES[1]], GuideError, "given twice"),
+    ],
+)
+def test_bad_input(tasks, guides, error, message):
+    with pytest.raises(error, match=message):
+        run_grid(tasks, guides, **CPU)
+
+
+def test_bad_passages(tmp_path):
+    for lines, message in (([{"text": "one"}], "line 1 has no text of two words"), ([{"txt": "a b"}], "line 1")):
+        with pytest.raises(UsageError, match=message):
+            lambada(write_jsonl(tmp_path / "bad.jsonl", lines))
+    with pytest.raises(UsageError, match="can't be read"):
+        lambada(tmp_path / "missing.jsonl")
+
+
+def test_the_command_prints_a_table_or_json(passages):
+    runner = CliRunner()
+    arguments = ["--lambada", passages, "--scales", "1,1.5", "--spaces", "log,prob", "--device", "cpu", "--dtype", "float32"]
+    shown = runner.invoke(command, arguments, catch_exceptions=False)
+    assert "perplexity" in shown.output and "scale=1.5,space=prob" in shown.output and "seed 0" in shown.output
+    record = json.loads(runner.invoke(command, [*arguments, "--json"], catch_exceptions=False).stdout)
+    assert [guide["scale"] for guide in record["guides"]] == [1.0, 1.5, 1.5]
+    with pytest.raises(UsageError, match="there is no task"):
+        runner.invoke(command, [], catch_exceptions=False)
