@@ -35,6 +35,7 @@ from counterpoint.server.worker import Job, Worker
 from counterpoint.trace.labels import labeller
 
 PAGE = Path(__file__).parent / "page"
+PAGE_POLICY = "default-src 'self'; img-src data:; frame-ancestors 'none'"
 CLIENT_GONE = 499
 Body = TypeVar("Body", bound=Asked)
 
@@ -265,4 +266,4 @@ def _add_routes(app: FastAPI, service: Service) -> None:
 
     @app.get("/", include_in_schema=False)
     async def page() -> Response:
-        return FileResponse(PAGE / "index.html")
+        return FileResponse(PAGE / "index.html", headers={"Content-Security-Policy": PAGE_POLICY})

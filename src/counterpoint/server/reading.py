@@ -223,7 +223,7 @@ def _text(model: Model, prompt: Any) -> str:
 def _work(requests: list[Request], echoes: list[str], body: Asked) -> Work:
     recorders: list[Recorder | None] = [None] * len(requests)
     if body.trace is not None:
-        recorders = [Recorder(request, num_top=body.trace) for request in requests]
+        recorders = [Recorder(request, num_alternatives=body.trace) for request in requests]
         requests = [dataclasses.replace(request, observe=watch) for request, watch in zip(requests, recorders)]
     return Work(tuple(requests), requests[0].num_samples, tuple(echoes), tuple(recorders))
 

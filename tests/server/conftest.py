@@ -1,0 +1,106 @@
+import contextlib
+import socket
+import threading
+import time
+from dataclasses import dataclass
+
+import httpx
+import openai
+import pytest
+import torch
+import uvicorn
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from counterpoint.models.model import Model
+from counterpoint.server.app import Service, create_app
+from counterpoint.server.limits import Limits
+
+CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def make_tokenizer(template):
+    """Bytes as tokens, and ChatML's marks."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({char: i for i, char in enumerate(alphabet)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(t, special=True) for t in ("<|im_start|>", "<|im_end|>", "<|end|>")])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>", chat_template=template)
+
+
+def make_model(*, template=CHATML, context_len=512, name="tiny"):
+    """A random Llama with decided opinions."""
+    tokenizer = make_tokenizer(template)
+    torch.manual_seed(5)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=context_len, initializer_range=0.4, bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id, tie_word_embeddings=False,
+    )  # fmt: skip
+    return Model(LlamaForCausalLM(config), tokenizer, name=name)
+
+
+@dataclass(frozen=True)
+class Running:
+    """A server in a thread of this process."""
+
+    base: str
+    service: Service
+
+    def post(self, path="/v1/completions", **body):
+        return httpx.post(self.base + path, json=body, timeout=60)
+
+    def complete(self, prompt="Hello there", **body):
+        answer = self.post(prompt=prompt, **{"max_tokens": 8, "temperature": 0, "ignore_eos": True} | body)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def wait_idle(self, seconds=20):
+        until = time.monotonic() + seconds
+        while self.service.worker.num_rows or self.service.worker.num_jobs:
+            assert time.monotonic() < until, "rows are still in use"
+            time.sleep(0.01)
+
+
+@contextlib.contextmanager
+def run_app(app):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=5)
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        while not server.started:
+            assert thread.is_alive()
+            time.sleep(0.01)
+        try:
+            yield Running(f"http://127.0.0.1:{listener.getsockname()[1]}", app.state.service)
+        finally:
+            server.should_exit = True
+            thread.join(20)
+
+
+@contextlib.contextmanager
+def serving(model, *, limits=None, **options):
+    with run_app(create_app(model, limits=limits or Limits(), **options)) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def model():
+    return make_model()
+
+
+@pytest.fixture(scope="session")
+def server(model):
+    with serving(model) as running:
+        yield running
+
+
+@pytest.fixture
+def client(server):
+    with openai.OpenAI(base_url=server.base + "/v1", api_key="none", max_retries=0, timeout=60) as made:
+        yield made
