@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from counterpoint.cli.contexts import check_contexts, context_options, read_contexts
 from counterpoint.cli.options import (
     SAMPLING_NAMES,
     guide_from,
@@ -24,6 +25,7 @@ from counterpoint.errors import UsageError
 @click.command("generate")
 @click.argument("prompt", required=False)
 @guide_options
+@context_options
 @sampling_options
 @model_options
 @click.option("-n", "num_samples", type=int, default=1, help="Samples of the prompt.")
@@ -44,7 +46,8 @@ def command(
         raise UsageError("give a PROMPT (a text, or - for standard input), --prompt-file, or --jsonl FILE for many")
     if as_stream and (as_json or jsonl or options["num_samples"] != 1):
         raise UsageError("--stream shows one text; leave out --json, --jsonl and -n")
-    guide_from(options)  # a mistake in the guide is told before a model is loaded
+    guide_from(options)  # a mistake in the guide or the branches is told before a model is loaded
+    check_contexts(options)
     with plain_warnings():
         if jsonl is not None:
             from counterpoint.cli.many import run_many
@@ -55,19 +58,26 @@ def command(
 
 
 def _run_one(text: str, options: dict[str, Any], *, as_json: bool, as_stream: bool) -> int:
-    negative = read_text(options["negative"], options["negative_file"], name="negative")
+    model, prompt, negative, branches = read_contexts(open_model(options), text, options)
     guide = guide_from(options, negative=negative)
-    model = open_model(options)
+    from counterpoint.contexts import show
     from counterpoint.engine import describe, generate, stream
 
     arguments = {name: options[name] for name in SAMPLING_NAMES} | {"logprobs": options["logprobs"]}
+    arguments |= {"negative": negative, "branches": branches, "guide": guide}
+    shown = None
+    if options["show_branches"]:
+        shown = show(model, prompt, negative=negative, branches=branches, guide=guide)
+        if not as_json:
+            print(shown, file=sys.stderr)
     if as_stream:
-        for piece in stream(model, text, negative=negative, guide=guide, **arguments):
+        for piece in stream(model, prompt, **arguments):
             sys.stdout.write(piece)
             sys.stdout.flush()
         print()
         return 0
-    done = generate(model, text, negative=negative, guide=guide, n=options["num_samples"], **arguments)
+    done = generate(model, prompt, n=options["num_samples"], **arguments)
     for completion in done if isinstance(done, list) else [done]:
-        print(json.dumps(describe(completion), ensure_ascii=False) if as_json else completion.text)
+        record = describe(completion) | (shown.to_dict() if shown is not None else {})
+        print(json.dumps(record, ensure_ascii=False) if as_json else completion.text)
     return 0

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from counterpoint.errors import UsageError
 from counterpoint.models.rows import Feed, Rows
@@ -80,6 +83,25 @@ class SwitchedRows(Rows):
     def forward(self, feeds: Sequence[Feed]) -> Tensor:
         with self._switch():
             return self._rows.forward(feeds)
+
+
+def load_adapter(hf: PreTrainedModel, folder: str) -> str:
+    """Add a peft adapter to a model and turn it on; returns the name it has there.
+
+    Raises:
+        UsageError: peft is not installed, or the folder holds no adapter of this model.
+    """
+    if importlib.util.find_spec("peft") is None:
+        raise UsageError("adapters need peft; pip install 'counterpoint[adapters]'")
+    if not (Path(folder) / "adapter_config.json").is_file():
+        raise UsageError(f"the folder {folder!r} has no adapter_config.json, so it is no adapter of peft")
+    name = f"adapter{len(getattr(hf, 'peft_config', {})) or ''}"
+    try:
+        hf.load_adapter(folder, adapter_name=name)
+    except Exception as error:  # peft and safetensors raise many kinds for an adapter that does not fit
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UsageError(f"the adapter {folder!r} can't be loaded: {reason}") from error
+    return name
 
 
 def adapter_layers(hf: nn.Module) -> list[Any]:
