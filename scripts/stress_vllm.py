@@ -1,12 +1,12 @@
 #!/usr/bin/env python
-"""Guidance in vLLM under random load: every finished request is compared with the stateless loop, and none may get lost.
+"""Guidance in vLLM under random load: every finished request is compared with the stateless loop, none may get lost.
 
     .venv-vllm/bin/python scripts/stress_vllm.py                      # 24 configurations, 100 requests each
     .venv-vllm/bin/python scripts/stress_vllm.py --configuration 7    # repeat one of them alone
 
-Everything is drawn from `--seed` and the configuration's number: the architecture, the cache, the token budget, the
+Everything is drawn from `--seed` and the configuration's number: the architecture, the cache, the tokens of a step, the
 sequences, prefix caching; the arrivals, aborts, lengths, branches, weights, refinements, seeds. A step of the engine is
-the clock, so a run repeats exactly. Exit status 1 where a request differs by more than a tie, is lost, or does not move.
+the clock, so a run repeats exactly. Exit status 1 where a request differs by more than a tie, is lost or stands still.
 """
 
 from __future__ import annotations
@@ -190,7 +190,8 @@ def drive(running: Any, cases: list[Case]) -> dict[str, Any]:
                 alive.discard(case.name)
         step += 1
         if step > MAX_STEPS:
-            return {"stuck": [scheduler.state(group) for group in scheduler.groups], "alive": sorted(alive), "steps": step}
+            states = [scheduler.state(group) for group in scheduler.groups]
+            return {"stuck": states, "alive": sorted(alive), "steps": step}
     for _ in range(3):
         running.step()
     free, total = scheduler.kv_cache_manager.block_pool.get_num_free_blocks(), scheduler.capacity

@@ -90,7 +90,9 @@ def differences(rows: np.ndarray, output: Sequence[int]) -> list[tuple[int, floa
 Change = Callable[[np.ndarray, list[int]], np.ndarray]  # of the guided row, given the output so far
 
 
-def loop(model: Stateless, job: Job, *, max_tokens: int, ends: Sequence[int] = (), change: Change | None = None) -> list[int]:
+def loop(
+    model: Stateless, job: Job, *, max_tokens: int, ends: Sequence[int] = (), change: Change | None = None
+) -> list[int]:
     """Greedy decoding, one whole forward for each branch and token; `change` stands for penalties and grammars."""
     output: list[int] = []
     while len(output) < max_tokens and (not output or output[-1] not in ends):

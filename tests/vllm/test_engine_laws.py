@@ -225,7 +225,8 @@ def test_json_schema_masks_the_guided_distribution(llm, model, guide):
 
 
 def test_many_grammars_with_few_sequences_do_not_block_one_another(llm):
-    schema = {"type": "object", "properties": {"a": {"enum": ["x", "yy"]}}, "required": ["a"], "additionalProperties": False}
+    properties = {"a": {"enum": ["x", "yy"]}}
+    schema = {"type": "object", "properties": properties, "required": ["a"], "additionalProperties": False}
     params = [
         SamplingParams(
             temperature=0.0, max_tokens=30, extra_args=extra_args(Guide(scale=2.0), NEGATIVE),
@@ -240,14 +241,15 @@ def test_a_minimum_length_never_leaves_a_step_without_a_token(llm):
     """Plausibility 1 leaves one token, and here that one is forbidden until the fifth."""
     guide = Guide(scale=2.0, plausibility=1.0)
     free = one(llm, guide, NEGATIVE, max_tokens=1)
-    out = one(llm, guide, NEGATIVE, max_tokens=8, stop_token_ids=[free.token_ids[0]], min_tokens=5, seed=1, temperature=1.0)
+    settings = {"stop_token_ids": [free.token_ids[0]], "min_tokens": 5, "seed": 1, "temperature": 1.0}
+    out = one(llm, guide, NEGATIVE, max_tokens=8, **settings)
     assert len(out.token_ids) >= 5
     assert free.token_ids[0] not in out.token_ids[:5]
 
 
 def test_abort_ends_the_whole_group(llm):
     engine = llm.llm_engine
-    params = SamplingParams(temperature=0.0, max_tokens=200, ignore_eos=True, extra_args=extra_args(Guide(scale=2.0), NEGATIVE))
+    params = SamplingParams(max_tokens=200, ignore_eos=True, extra_args=extra_args(Guide(scale=2.0), NEGATIVE))
     engine.add_request("gone", {"prompt_token_ids": PROMPT}, params)
     for _ in range(5):
         engine.step()

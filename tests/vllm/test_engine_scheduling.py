@@ -1,4 +1,4 @@
-"""The same tokens under any schedule: random load in small engines, compiled engines, bfloat16, and a stall on purpose."""
+"""The same tokens under any schedule: random load in small engines, compiled, bfloat16; and a stall on purpose."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ def folder(tmp_path_factory):
 @pytest.mark.parametrize("number", [4, 3, 6])
 def test_random_load_is_the_loop(number):
     command = [sys.executable, str(STRESS), "--seed", "0", "--configuration", str(number), "--requests", "60"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     row = json.loads(next(line for line in done.stdout.splitlines() if line.startswith('{"configuration"')))
     assert done.returncode == 0, row
     assert row["equal"] + row["tie"] + row["aborted"] + row["refused"] == 60

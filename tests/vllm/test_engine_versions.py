@@ -1,7 +1,6 @@
-from vllm import EngineArgs
-
 import pytest
 from tiny_models import save
+from vllm import EngineArgs
 
 from counterpoint.errors import UnsupportedError
 from counterpoint.vllm import engine_args, versions
@@ -10,7 +9,7 @@ from counterpoint.vllm.config import refuse_unsupported, setting
 
 def test_the_private_parts_that_we_use_are_as_they_were_tested():
     changed = versions.changed()
-    assert not changed, f"vLLM changed what counterpoint.vllm relies on; read it anew and run the stress test: {changed}"
+    assert not changed, f"vLLM changed what counterpoint.vllm relies on; read it and run the stress test: {changed}"
 
 
 def test_a_changed_or_lost_interface_is_named(monkeypatch):

@@ -17,6 +17,9 @@ class Server:
         self.seen, self.questions = None, []
         self.answer, self.content_type, self.parts = answer, content_type, parts
 
+    def written(self, message):
+        return f"{message['role'][0]}:{message['content']}|"
+
     async def __call__(self, scope, receive, send):
         body = (await receive())["body"]
         assert dict(scope["headers"])[b"content-length"] == str(len(body)).encode()
@@ -24,7 +27,7 @@ class Server:
         if scope["path"] == "/tokenize":
             asked = json.loads(body)
             self.questions.append(asked)
-            text = asked.get("prompt") or "".join(f"{m['role']}:{m['content']}|" for m in asked["messages"])
+            text = asked.get("prompt") or "".join(self.written(message) for message in asked["messages"])
             status = 401 if dict(scope["headers"]).get(b"authorization") == b"wrong" else 200
             answer = json.dumps({"tokens": list(text.encode()), "max_model_len": CONTEXT_LEN}).encode()
             content_type = b"application/json"
@@ -80,7 +83,8 @@ def test_a_chats_negative_swaps_the_system_message_in_the_same_template():
     messages = [{"role": "system", "content": "be"}, {"role": "user", "content": "hi"}]
     chat = {"messages": messages, "guidance_scale": 2, "chat_template": "t", "tools": [1], "reasoning_effort": "low"}
     assert post(server, {**chat, "negative_prompt": "no"}, "/v1/chat/completions")[0] == 200
-    (asked,) = server.questions
+    asked, own = server.questions
+    assert own["messages"] == messages
     assert asked.pop("messages") == [{"role": "system", "content": "no"}, messages[1]]
     assert asked == {"chat_template": "t", "tools": [1], "chat_template_kwargs": {"reasoning_effort": "low"}}
     server = Server()
@@ -94,6 +98,21 @@ def test_negative_messages_and_messages_of_a_branch():
     fields = {"messages": given, "negative_messages": given, "guidance": {"branches": [{"messages": given}]}}
     assert post(server, fields, "/v1/chat/completions")[0] == 200
     assert [asked["messages"] for asked in server.questions] == [given, given]
+
+
+def test_a_template_that_drops_the_system_message_is_told_of():
+    server = Server()
+    server.written = lambda message: message["content"] if message["role"] == "user" else ""
+    fields = {"messages": [{"role": "user", "content": "hi"}], "negative_prompt": "no"}
+    status, answer = post(server, fields, "/v1/chat/completions")
+    assert (status, server.seen) == (400, None)
+    assert "shows no system message" in json.loads(answer)["error"]["message"]
+
+
+def test_another_name_of_the_scale():
+    server = Server()
+    assert post(server, {"prompt": "a", "cfg_scale": 2})[0] == 200
+    assert server.seen["vllm_xargs"] == {"guidance_scale": 2}
 
 
 @pytest.mark.parametrize("parts", [1, 2, 7, 1000])
@@ -116,6 +135,8 @@ def test_usage_in_a_stream(parts):
         ("/v1/completions", {"negative_prompt": "a", "guidance_scale": 1}, "no effect"),
         ("/v1/completions", {"guidance_scale": 2, "use_beam_search": True}, "beam search"),
         ("/v1/completions", {"guidance_scale": 2, "vllm_xargs": {"guidance_scale": 2}}, "given twice"),
+        ("/v1/completions", {"guidance_scale": 2, "cfg_scale": 2}, "keep one"),
+        ("/v1/completions", {"guidance": {"branches": [{"suffix": "a"}]}}, "'suffix', which vLLM can't guide by"),
         ("/v1/chat/completions", {"negative_messages": [], "messages": []}, "use a list of messages"),
         ("/v1/responses", {"guidance_scale": 2}, "/v1/responses can't be guided"),
     ],

@@ -48,7 +48,7 @@ def test_plausibility_alone_needs_no_branch():
         ({"guidance": 3}, "use an object"),
         ({"guidance": {"spaces": "log"}}, "unknown guide field 'spaces'"),
         ({"guidance": {"branches": []}}, "use a list"),
-        ({"guidance": {"branches": [{"prompt": "a", "wieght": 1}]}}, "unknown field 'wieght'"),
+        ({"guidance": {"branches": [{"prompt": "a", "wieght": 1}]}}, "a branch has 'wieght'"),
         ({"guidance": {"branches": [{"weight": 1}]}}, "one of prompt and prompt_ids"),
         ({"guidance": {"branches": [{"prompt": "a", "weight": "1"}]}}, "weight of a branch"),
         ({"guidance_scale": 2, "guidance": {"scale": 2}}, "keep one"),

@@ -1,8 +1,8 @@
 """Guidance in the wire's own fields, before vLLM's server sees the request. Plain ASGI, named by `--middleware`.
 
-`negative_prompt`, `negative_messages`, `guidance_scale` and `guidance` at the top level, or in `vllm_xargs`, become
-`vllm_xargs` with token ids. A chat's negative goes through the model's own template, by the server's own `/tokenize`.
-Answers get the branches' tokens in their `usage`.
+`negative_prompt`, `negative_messages`, `guidance_scale` (or `cfg_scale`) and `guidance` at the top level, or in
+`vllm_xargs`, become `vllm_xargs` with token ids. A chat's negative goes through the model's own template, by the
+server's own `/tokenize`. Answers get the branches' tokens in their `usage`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from counterpoint.errors import GuideError, PromptError, UnsupportedError, UsageError
-from counterpoint.vllm.params import FIELDS, GUIDANCE, NEGATIVE, NEGATIVE_IDS, guidance_fields, read
+from counterpoint.vllm.params import FIELDS, GUIDANCE, NEGATIVE, NEGATIVE_IDS, SCALE, guidance_fields, read
 from counterpoint.vllm.usage import BranchUsage, counted
 
 Message = dict[str, Any]
@@ -23,7 +23,8 @@ App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 COMPLETIONS, CHAT, TOKENIZE = "/v1/completions", "/v1/chat/completions", "/tokenize"
 NEGATIVE_MESSAGES = "negative_messages"
-WIRE_FIELDS = (*FIELDS, NEGATIVE_MESSAGES)
+CFG_SCALE = "cfg_scale"  # another name of guidance_scale
+WIRE_FIELDS = (*FIELDS, NEGATIVE_MESSAGES, CFG_SCALE)
 # What decides how a chat is written out, besides its messages.
 TEMPLATE_FIELDS = (
     "model",
@@ -111,6 +112,10 @@ class _Contexts:
     async def as_token_ids(self, asked: dict[str, Any]) -> dict[str, Any]:
         """The fields for `vllm_xargs`, every context as ids."""
         args = dict(asked)
+        if CFG_SCALE in args:
+            if SCALE in args:
+                raise GuideError(f"{SCALE} and {CFG_SCALE} are both given; keep one")
+            args[SCALE] = args.pop(CFG_SCALE)
         if NEGATIVE_MESSAGES in args:
             if NEGATIVE in args or NEGATIVE_IDS in args:
                 raise PromptError("negative_messages stands beside another negative; keep one")
@@ -127,7 +132,7 @@ class _Contexts:
     async def _branch(self, branch: Any) -> Any:
         if not isinstance(branch, dict):
             return branch
-        branch = dict(branch)
+        branch = {name: value for name, value in branch.items() if value is not None}
         if "messages" in branch:
             branch["prompt_ids"] = await self._messages(branch.pop("messages"))
         elif "prompt" in branch:
@@ -138,9 +143,20 @@ class _Contexts:
         if not isinstance(text, str) or not text:
             raise PromptError(f"{name} is {text!r}; use a text that is not empty")
         if self.is_chat:
-            return await self._messages(_with_system(self.request.get("messages"), text))
+            return await self._other_system(text)
         asked = {key: self.request[key] for key in ("model", "add_special_tokens") if key in self.request}
         return await self._tokens({"prompt": text, **asked})
+
+    async def _other_system(self, text: str) -> list[int]:
+        """The same conversation under another system message."""
+        messages = self.request.get("messages")
+        other = _with_system(messages, text)
+        ids = await self._messages(other)
+        if other != messages and ids == await self._messages(messages):
+            raise PromptError(
+                "the chat template shows no system message, so negative_prompt has no effect; use negative_messages"
+            )
+        return ids
 
     async def _messages(self, messages: Any) -> list[int]:
         if not self.is_chat:

@@ -125,7 +125,7 @@ def guidance_fields(value: Any) -> dict[str, Any]:
             raise GuideError(f"guidance is no JSON: {error}; write an object such as {{\"space\": \"prob\"}}") from None
     if not isinstance(value, Mapping):
         raise GuideError(f"guidance is {value!r}; use an object such as {{\"space\": \"prob\"}}")
-    return dict(value)
+    return {name: given for name, given in value.items() if given is not None}
 
 
 def _negative(args: Mapping[str, Any]) -> list[Branch]:
@@ -149,7 +149,7 @@ def _branch(fields: Any) -> Branch:
         raise GuideError(f"a branch is {fields!r}; use an object with a prompt and a weight")
     for name in fields:
         if name not in BRANCH_FIELDS:
-            raise GuideError(f"unknown field {name!r} of a branch; known are {', '.join(BRANCH_FIELDS)}")
+            raise GuideError(f"a branch has {name!r}, which vLLM can't guide by; use {', '.join(BRANCH_FIELDS)}")
     if ("prompt" in fields) == ("prompt_ids" in fields):
         raise PromptError("a branch needs one of prompt and prompt_ids")
     context = _text("prompt", fields["prompt"]) if "prompt" in fields else _ids("prompt_ids", fields["prompt_ids"])

@@ -66,6 +66,6 @@ class Capacity:
         if not least:
             need = self.needed([length + 1 for length in prompt_lens])
             raise PromptError(
-                f"the branches need {need} blocks of the cache and {self.blocks} are there; shorten them or enlarge the cache"
+                f"the branches need {need} blocks of the cache, which has {self.blocks}; shorten them or enlarge it"
             )
         return least

@@ -13,7 +13,6 @@ from counterpoint import formulas
 from counterpoint.vllm.branches import branch_id, owner_of
 from counterpoint.vllm.params import Plan, read
 
-
 # Added to what guidance rules out: no probability is left of it, whatever the temperature. But where a grammar or a
 # minimum length then rules out all the rest, the conditional branch's own order among what is allowed shows through.
 RULED_OUT = -1e4
@@ -30,7 +29,7 @@ class Rows:
 
 
 class GuidedRunner:
-    """In front of a `GPUModelRunner`. A row is used only if the whole group is in the batch and at its last position."""
+    """Goes before a `GPUModelRunner`. Rows are used only if their whole group is there, at its last position."""
 
     _plans: dict[str, Plan | None]
     _groups: list[Rows]
@@ -103,7 +102,8 @@ def guided_logits(logits: Tensor, groups: list[Rows]) -> Tensor:
     for rows in groups:
         guide = rows.plan.guide
         if guide.active(rows.step):
-            alike[guide.space, guide.adaptive, guide.plausibility > 0, guide.gate > 0, len(rows.branches)].append(rows)
+            kind = (guide.space, guide.adaptive, guide.plausibility > 0, guide.gate > 0, len(rows.branches))
+            alike[kind].append(rows)
     if not alike:
         return logits
     result = logits.float()  # guided log-probabilities are float32, whatever the model's dtype
