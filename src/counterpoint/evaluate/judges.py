@@ -94,7 +94,9 @@ class NgramModel:
     def __init__(self, encode: Callable[[str], list[int]], *, vocab_size: int, texts: Sequence[str], order: int = 3) -> None:
         self._encode, self.order = encode, order
         self.num_tokens = 0
-        self._model = WittenBellInterpolated(order, Vocabulary((str(i) for i in range(vocab_size)), unk_cutoff=1))
+        self._model = WittenBellInterpolated(
+            order, vocabulary=Vocabulary((str(i) for i in range(vocab_size)), unk_cutoff=1)
+        )
         self._known: dict[tuple[str, ...], float] = {}
         self._gammas: dict[tuple[str, ...], float] = {}
         self._model.counts.update([[(str(i),)] for i in range(vocab_size)])
@@ -117,7 +119,7 @@ class NgramModel:
         if key not in self._known:
             # nltk's own score adds up a context's counts at each call; kept here, which is thousands of times quicker.
             if not context:
-                self._known[key] = self._model.unigram_score(token)
+                self._known[key] = self._model.counts.unigrams.freq(token)
             else:
                 shorter = self._prob(token, context[1:])
                 counts = self._model.counts[context]
