@@ -104,6 +104,7 @@ def _identity(spread: float) -> Check:
                 return oracle.differs(lower, neutral, got, want) or "not the same tokens"
             with contextlib.suppress(NotOffered):
                 for left, right in zip(integration.scores(lower, same), integration.scores(lower, neutral)):
+                    left, right = left.log_softmax(-1), right.log_softmax(-1)
                     if not torch.equal(left, right):
                         return f"scores off by {float((left - right).abs().max()):.3g}"
             return None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+import functools
+from collections.abc import Callable, Hashable
 
 import torch
 from conformance.architectures import next_logits
@@ -12,6 +14,11 @@ from transformers import PreTrainedModel
 
 from counterpoint.guide import DEFAULT_SCALE, Guide
 
+Draw = Callable[[Tensor, int, Request], list[int]]
+
+LOOKS = dict(
+    draft=None, prompt_side="left", negative_side="left", negative_mask=True, expanded=False, static=False, embedded=False, uses=1
+)
 TIE = 1e-4  # two tokens this close in log-probability may change places between kernels
 
 
@@ -40,27 +47,44 @@ def distribution(model: PreTrainedModel, request: Request, row: int, generated: 
     return logprobs
 
 
-@torch.no_grad()
-def generate(
-    model: PreTrainedModel, request: Request, draw: Callable[[Tensor, int, Request], list[int]]
-) -> list[TokenIds]:
+def generate(model: PreTrainedModel, request: Request, draw: Draw) -> list[TokenIds]:
     """Greedy or sampled tokens of every row."""
+    # What padding, caches and drafts look like is nothing to the oracle, so that many cases have one answer.
+    plain = dataclasses.replace(request, **LOOKS, num_beams=1)
+    return list(_generate(model, _state(model), plain, None if request.seed is None else draw))
+
+
+def beams(model: PreTrainedModel, request: Request) -> list[TokenIds]:
+    """The best beams of every prompt, best first, for texts that do not end early."""
+    return list(_beams(model, _state(model), dataclasses.replace(request, **LOOKS)))
+
+
+def _state(model: PreTrainedModel) -> tuple[Hashable, ...]:
+    """What may differ between two uses of one model in the suite."""
+    return model.dtype, tuple(model.get_output_embeddings()._forward_hooks)
+
+
+@functools.lru_cache(maxsize=64)
+@torch.no_grad()
+def _generate(
+    model: PreTrainedModel, _: Hashable, request: Request, draw: Draw | None
+) -> tuple[TokenIds, ...]:
     rows = [row for row in range(len(request.prompts)) for _ in range(request.num_samples)]
     done: list[TokenIds] = [()] * len(rows)
     for step in range(request.max_tokens):
         logprobs = torch.stack([distribution(model, request, row, tokens) for row, tokens in zip(rows, done)])
-        chosen = logprobs.argmax(-1).tolist() if request.seed is None else draw(logprobs, step, request)
+        chosen = logprobs.argmax(-1).tolist() if draw is None else draw(logprobs, step, request)
         done = [
             tokens if tokens and tokens[-1] in request.eos else (*tokens, token) for tokens, token in zip(done, chosen)
         ]
         if all(tokens[-1] in request.eos for tokens in done):
             break
-    return done
+    return tuple(done)
 
 
+@functools.lru_cache(maxsize=64)
 @torch.no_grad()
-def beams(model: PreTrainedModel, request: Request) -> list[TokenIds]:
-    """The best beams of every prompt, best first, for texts that do not end early."""
+def _beams(model: PreTrainedModel, _: Hashable, request: Request) -> tuple[TokenIds, ...]:
     best: list[TokenIds] = []
     for row in range(len(request.prompts)):
         running: list[tuple[float, TokenIds]] = [(0.0, ())]
@@ -72,7 +96,7 @@ def beams(model: PreTrainedModel, request: Request) -> list[TokenIds]:
             ]
             running = sorted(scored, key=lambda pair: -pair[0])[: request.num_beams]
         best += [tokens for _, tokens in running[: request.num_samples]]
-    return best
+    return tuple(best)
 
 
 @torch.no_grad()
