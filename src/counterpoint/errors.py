@@ -47,3 +47,7 @@ class Failure(CounterpointError, RuntimeError):
 
 class NoEffectWarning(UserWarning):
     """An argument is valid and changes nothing."""
+
+
+class CompileWarning(UserWarning):
+    """Steps can't be compiled on this machine or for this model; they run as they are."""

@@ -34,13 +34,14 @@ NUMBER = Number()
 
 
 def model_options(function: Callable) -> Callable:
-    """--model, --dtype, --device, --trust-remote-code."""
+    """--model, --dtype, --device, --trust-remote-code, --compile."""
     for option in reversed(
         [
             click.option("--model", default="bundled", show_default=True, help="'bundled', a folder, or a hub id."),
             click.option("--dtype", default=None, help="float32, bfloat16 or float16; that of the weights if left out."),
             click.option("--device", default=None, help="cpu, cuda, ...; CUDA where there is one if left out."),
             click.option("--trust-remote-code", is_flag=True, help="Run code that the model brings along."),
+            click.option("--compile", is_flag=True, help="Compile the steps; pays for long or many texts."),
         ]
     ):
         function = option(function)
@@ -114,6 +115,7 @@ def open_model(options: dict[str, Any]) -> Model:
         dtype=options["dtype"],
         device=options["device"],
         trust_remote_code=options["trust_remote_code"],
+        compile=options["compile"],
     )
 
 

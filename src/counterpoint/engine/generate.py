@@ -108,6 +108,7 @@ def generate(
     guide: Guide | Sequence[Guide | None] | None = None,
     seed: int | Sequence[int | None] | None = None,
     max_rows: int = 256,
+    draft_tokens: int = 0,
     on_progress: Callable[[Progress], None] | None = None,
     **options: Any,
 ) -> Completion | list[Completion]:
@@ -117,6 +118,7 @@ def generate(
         prompt: a text or token ids; or a list of those.
         negative, branches, guide, seed: as in `prepare`; with a list of prompts, one for all or a list of that length.
         max_rows: most branches in one forward.
+        draft_tokens: as in `Engine`; quick for a text that repeats its prompt.
         on_progress: called at each token.
         options: the other arguments of `prepare`, for all prompts.
 
@@ -140,7 +142,7 @@ def generate(
         prepare(model, one, **{name: values[i] for name, values in columns.items()}, **options)
         for i, one in enumerate(prompts)
     ]
-    engine = Engine(model, max_rows=max_rows)
+    engine = Engine(model, max_rows=max_rows, draft_tokens=draft_tokens)
     ids = [engine.add(request) for request in requests]
     done: dict[tuple[int, int], Completion] = {}
     for progress in engine.run():

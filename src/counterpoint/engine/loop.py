@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 
 from counterpoint.engine.choose import choose
-from counterpoint.engine.prefix import find_source
+from counterpoint.engine.prefix import PrefixStore, find_source
 from counterpoint.engine.request import Progress, Request
 from counterpoint.engine.sequence import Reader, Sequence, new_sequence
 from counterpoint.errors import SamplingError, UnsupportedError
@@ -28,6 +28,9 @@ class Engine:
         max_rows: most rows (branches of running samples) at once; more requests wait in the order of arrival.
         prefill_tokens: most prompt tokens read in one step while other requests are writing.
         idle_prefill_tokens: the same while none is writing; None reads all there is.
+        draft_tokens: most tokens to guess at each step from what the text said before; 0 is none. The tokens are the
+            same with any number.
+        prefix_tokens: most tokens of ended requests to keep, so that others which begin alike read less; 0 is none.
     """
 
     def __init__(
@@ -37,13 +40,19 @@ class Engine:
         max_rows: int = 256,
         prefill_tokens: int = 512,
         idle_prefill_tokens: int | None = None,
+        draft_tokens: int = 0,
+        prefix_tokens: int = 0,
     ) -> None:
         idle = 1 if idle_prefill_tokens is None else idle_prefill_tokens
         for name, value in (("max_rows", max_rows), ("prefill_tokens", prefill_tokens), ("idle_prefill_tokens", idle)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise SamplingError(f"{name} is {value!r}; use a whole number, 1 or more")
-        self.model, self.max_rows = model, max_rows
+        for name, value in (("draft_tokens", draft_tokens), ("prefix_tokens", prefix_tokens)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+                raise SamplingError(f"{name} is {value!r}; use a whole number, 0 for none")
+        self.model, self.max_rows, self.draft_tokens = model, max_rows, draft_tokens
         self.prefill_tokens, self.idle_prefill_tokens = prefill_tokens, idle_prefill_tokens
+        self._store = PrefixStore(prefix_tokens) if prefix_tokens else None
         self._rows: dict[Model, Rows] = {}
         self._waiting: deque[Sequence] = deque()
         self._running: list[Sequence] = []
@@ -65,6 +74,11 @@ class Engine:
         return sum(rows.num_rows for rows in self._rows.values())
 
     @property
+    def num_bytes(self) -> int:
+        """Memory of the branches' key and value buffers."""
+        return sum(rows.num_bytes for rows in self._rows.values())
+
+    @property
     def is_idle(self) -> bool:
         return not self._running and not self._waiting
 
@@ -77,7 +91,8 @@ class Engine:
         request.check(self.model)
         request_id, self._num_requests = self._num_requests, self._num_requests + 1
         samples = [
-            new_sequence(request, request_id, index, self.model, self._rows_of) for index in range(request.num_samples)
+            new_sequence(request, request_id, index, self.model, self._rows_of, drafts=self.draft_tokens > 0)
+            for index in range(request.num_samples)
         ]
         if samples[0].readers[0].suffixes and not samples[0].readers[0].rows.can_crop:
             raise UnsupportedError(
@@ -136,7 +151,7 @@ class Engine:
             sequence = self._waiting.popleft()
             earlier = [reader for s in self._running for reader in s.readers]
             for reader in sequence.readers:
-                find_source(reader, earlier)
+                find_source(reader, earlier, self._store)
                 earlier.append(reader)
             in_use += len(sequence.readers)
             self._running.append(sequence)

@@ -1,16 +1,75 @@
-"""Which row already holds the beginning of another one, so that it is read once."""
+"""Which row already holds the beginning of another one, or did when its request ended, so that it is read once."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from counterpoint.engine.sequence import Reader
+from counterpoint.models.rows import Rows, Snapshot
 
 LEAST = 16  # tokens; a shorter shared beginning is read again, which costs less than waiting for it
 
 
-def find_source(reader: Reader, earlier: Iterable[Reader]) -> None:
-    """Let `reader` copy from the earlier reader that shares most with it, if that is worth a copy."""
+@dataclass(frozen=True, slots=True, eq=False)
+class _Kept:
+    rows: Rows
+    ids: list[int]
+    snapshot: Snapshot
+
+
+class PrefixStore:
+    """What ended requests had read, the least recently used forgotten first.
+
+    Args:
+        max_tokens: most tokens to keep, of all texts together.
+    """
+
+    def __init__(self, max_tokens: int) -> None:
+        self.max_tokens = max_tokens
+        self._kept: list[_Kept] = []  # the least recently used first
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens kept now."""
+        return sum(len(kept.ids) for kept in self._kept)
+
+    def keep(self, rows: Rows, row: int, ids: list[int]) -> None:
+        """Keep what a row has read. Of two texts, one of which begins the other, only the longer is kept."""
+        if not LEAST <= len(ids) <= self.max_tokens:
+            return
+        for kept in self._kept:
+            if kept.rows is rows and kept.ids[: len(ids)] == ids:
+                self._touch(kept)
+                return
+        snapshot = rows.snapshot(row, len(ids))
+        if snapshot is None:
+            return
+        self._kept = [k for k in self._kept if not (k.rows is rows and ids[: len(k.ids)] == k.ids)]
+        while self.num_tokens + len(ids) > self.max_tokens:
+            self._kept.pop(0)
+        self._kept.append(_Kept(rows, list(ids), snapshot))
+
+    def find(self, rows: Rows, ids: list[int]) -> tuple[Snapshot | None, int]:
+        """The kept text that begins most like `ids`, and how many tokens they share."""
+        best, longest = None, 0
+        for kept in self._kept:
+            shared = shared_length(kept.ids, ids) if kept.rows is rows else 0
+            if shared > longest:
+                best, longest = kept, shared
+        if best is None or longest < LEAST:
+            return None, 0
+        self._touch(best)
+        return best.snapshot, longest
+
+    def _touch(self, kept: _Kept) -> None:
+        self._kept.remove(kept)
+        self._kept.append(kept)
+
+
+def find_source(reader: Reader, earlier: Iterable[Reader], store: PrefixStore | None = None) -> None:
+    """Let `reader` copy from the earlier reader or kept text that shares most with it, if that is worth a copy."""
+    reader.store = store
     if not reader.rows.can_crop:
         return
     best, longest = None, LEAST - 1
@@ -21,6 +80,11 @@ def find_source(reader: Reader, earlier: Iterable[Reader]) -> None:
         shared = shared_length([*other.history, *other.todo], reader.todo[:-1])
         if shared > longest:
             best, longest = other, shared
+    if store is not None:
+        snapshot, shared = store.find(reader.rows, reader.todo[:-1])
+        if shared >= longest:
+            reader.snapshot, reader.shared = snapshot, shared
+            return
     if best is not None:
         reader.source, reader.shared = best, longest
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -12,8 +13,11 @@ from counterpoint.engine.drafting import Lookup
 from counterpoint.engine.request import Completion, FinishReason, Progress, Request, TokenLogprob, Usage
 from counterpoint.engine.text import TextStream
 from counterpoint.models.model import Model
-from counterpoint.models.rows import Rows
+from counterpoint.models.rows import Rows, Snapshot
 from counterpoint.sampling import generator
+
+if TYPE_CHECKING:
+    from counterpoint.engine.prefix import PrefixStore
 
 
 @dataclass(slots=True, eq=False)
@@ -26,6 +30,8 @@ class Reader:
         todo: tokens to read before the sequence can choose its next one.
         source: another reader whose first `shared` tokens are the same; they are copied instead of read.
         suffixes: ids that are read after `todo` at each step and forgotten again.
+        snapshot: what an ended row had read, whose first `shared` tokens are the same; copied likewise.
+        store: where to keep what was read.
         guess: tokens that may follow `todo`; read with it.
     """
 
@@ -37,12 +43,18 @@ class Reader:
     source: Reader | None = None
     shared: int = 0
     logits: list[Tensor] = field(default_factory=list)  # (V,) after todo, then after each suffix
+    snapshot: Snapshot | None = None
+    store: PrefixStore | None = None
     guess: list[int] = field(default_factory=list)
     ahead: list[Tensor] = field(default_factory=list)  # (V,) after each guessed token
 
     def begin(self) -> bool:
         """Take a row; False while the source has not read the shared part yet."""
         if self.row is not None:
+            return True
+        if self.snapshot is not None:
+            self.row, self.snapshot = self.rows.add_from(self.snapshot, self.shared), None
+            self.history, self.todo = self.todo[: self.shared], self.todo[self.shared :]
             return True
         source = self.source
         if source is not None and source.row is not None and len(source.history) >= self.shared:
@@ -70,6 +82,11 @@ class Reader:
             self.rows.crop(self.row, len(self.history))
         self.todo, self.logits, self.guess, self.ahead = [token_id], [], [], []
         return False
+
+    def keep(self) -> None:
+        """Keep what was read for requests to come."""
+        if self.store is not None and self.row is not None:
+            self.store.keep(self.rows, self.row, self.history)
 
     def free(self) -> None:
         if self.row is not None:
@@ -163,9 +180,9 @@ class Sequence:
 
     def _judge(self, was_guessed: bool) -> None:
         self._num_right += was_guessed
+        self.num_guessed_right += was_guessed
         if self._num_guessed and not (was_guessed and self.readers[0].ahead):
             self.lookup.judge(self._num_right)
-            self.num_guessed_right += self._num_right
             self._num_guessed = 0
 
     def finish(
@@ -174,6 +191,7 @@ class Sequence:
         """Free the rows and report the whole."""
         shared = sum(reader.shared for reader in self.readers if reader.source is None)
         for reader in self.readers:
+            reader.keep()
             reader.free()
         if self.stream is not None:
             text += self.stream.finish()
@@ -203,6 +221,7 @@ class Sequence:
 
     def _drop_branches(self) -> None:
         for reader in self.readers[1:]:
+            reader.keep()
             reader.free()
         self.readers[0].suffixes = ()
         self.readers, self.predictions, self.weights = self.readers[:1], [], self.weights[:0]
@@ -242,6 +261,7 @@ def new_sequence(
             seen[key] = len(readers)
             readers.append(Reader(rows_of(reads), list(branch.ids)))
         predictions.append((seen[key], 0))
+    drafts = drafts and not suffixes and all(reader.rows.can_crop for reader in readers)
     stream = None if model.tokenizer is None else TextStream(model.decode, request.stop)
     seed = None if request.seed is None else request.seed + index
     return Sequence(
@@ -255,5 +275,5 @@ def new_sequence(
         room=request.room(model),
         source=generator(seed, model.device),
         stream=stream,
-        lookup=Lookup(request.prompt_ids) if drafts and all(r.rows.can_crop for r in readers) and not suffixes else None,
+        lookup=Lookup(request.prompt_ids) if drafts else None,
     )

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from counterpoint.errors import UsageError
-from counterpoint.models.rows import Feed, Rows
+from counterpoint.models.rows import Feed, Rows, Snapshot
 
 
 class AdapterSwitch:
@@ -79,6 +79,16 @@ class SwitchedRows(Rows):
 
     def length(self, row: int) -> int:
         return self._rows.length(row)
+
+    def snapshot(self, row: int, length: int) -> Snapshot | None:
+        return self._rows.snapshot(row, length)
+
+    def add_from(self, snapshot: Snapshot, length: int) -> int:
+        return self._rows.add_from(snapshot, length)
+
+    @property
+    def num_bytes(self) -> int:
+        return self._rows.num_bytes
 
     def forward(self, feeds: Sequence[Feed]) -> Tensor:
         with self._switch():

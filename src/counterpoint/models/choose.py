@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from transformers import PreTrainedModel
 
+from counterpoint.models.compiled import is_close
 from counterpoint.models.ragged import RaggedRows
 from counterpoint.models.rows import Feed
 
@@ -31,7 +32,5 @@ def is_ragged(model: PreTrainedModel) -> bool:
     want = torch.stack(
         [model(input_ids=torch.tensor([[*ids, t]], device=model.device)).logits[0, -1] for ids, t in zip(texts, last)]
     )
-    # Rounding differs between kernels by some units in the last place of the largest logit; a wrong position or
-    # mask differs by a share of the spread between logits.
-    tolerance = 64 * torch.finfo(want.dtype).eps * float(want.float().abs().max())
-    return bool((got - want).float().abs().max() <= tolerance)
+    # A wrong position or mask differs by a share of the spread between logits, far above rounding.
+    return is_close(got, want)

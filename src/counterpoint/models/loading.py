@@ -25,6 +25,7 @@ def load(
     dtype: str | torch.dtype | None = None,
     device: str | torch.device | None = None,
     trust_remote_code: bool = False,
+    compile: bool = False,
 ) -> Model:
     """Load a causal model and its tokenizer through transformers.
 
@@ -34,6 +35,7 @@ def load(
             bundled model, whose results are then the same on every machine but for ties.
         device: where to put the model; None is CUDA where there is one, else the CPU.
         trust_remote_code: run code that the model's repository brings along.
+        compile: as in `Model`; pays for long or many texts.
 
     Raises:
         ModelError: it is missing, truncated, not a causal model, or some of its weights are not there.
@@ -67,7 +69,7 @@ def load(
             f"the model {shown!r} lacks {len(missing)} of its weights, {missing[0]!r} first; "
             "save it again with save_pretrained"
         )
-    return Model(hf.to(device), tokenizer, name=shown)
+    return Model(hf.to(device), tokenizer, name=shown, compile=compile)
 
 
 def _check_folder(folder: Path, shown: str) -> None:

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import json
 from collections.abc import Sequence
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from counterpoint.errors import PromptError, UnsupportedError
+from counterpoint.models.adapters import AdapterSwitch, SwitchedRows
 from counterpoint.models.choose import is_ragged
+from counterpoint.models.compiled import CompiledSteps
 from counterpoint.models.ragged import RaggedRows
 from counterpoint.models.rows import Rows
 from counterpoint.models.separate import SeparateRows
+
+# Capitals, accents, digits, white space and more than one script: what tokenizers treat each in their own way.
+PROBE = "The  QUICK brown fox's 12,345 Äpfel\tcafé\n\n naïve — 日本語 🙂"
 
 
 class Model:
@@ -21,20 +29,35 @@ class Model:
         hf: the transformers model. It is put into evaluation mode.
         tokenizer: None where prompts are token ids only.
         name: what messages call it.
+        compile: compile the steps of one token a row when they first occur: about 10 seconds each shape and the memory
+            of the weights once more, for text that is written in half the time from then on. The weights must not
+            change any more.
 
     Raises:
-        UnsupportedError: the model is an encoder-decoder or has no output embeddings.
+        UnsupportedError: the model is an encoder-decoder or has no output embeddings, or it has adapters and is to be
+            compiled.
     """
 
-    def __init__(self, hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None, *, name: str = "") -> None:
+    def __init__(
+        self,
+        hf: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        *,
+        name: str = "",
+        compile: bool = False,
+    ) -> None:
         if hf.config.is_encoder_decoder:
             raise UnsupportedError(
                 f"{type(hf).__name__} is an encoder-decoder; guide it through counterpoint.transformers.generate"
             )
+        if compile and getattr(hf, "peft_config", None):
+            raise UnsupportedError(f"{type(hf).__name__} has adapters, which compiled steps don't see; use compile=False")
         self.hf = hf.eval()
         self.tokenizer = tokenizer
         self.name = name or type(hf).__name__
         self._ragged: bool | None = None
+        self._compiled = CompiledSteps(hf) if compile else None
+        self._with_adapter: dict[str | None, Model] = {}
 
     def __repr__(self) -> str:
         return f"Model({self.name!r}, {self.dtype}, {self.device})"
@@ -68,6 +91,17 @@ class Model:
         own = self.tokenizer.bos_token_id if self.tokenizer is not None else None
         return own if own is not None else getattr(self.hf.config.get_text_config(), "bos_token_id", None)
 
+    @functools.cached_property
+    def vocabulary(self) -> str:
+        """A digest that is equal where token ids mean the same texts and texts become the same ids.
+
+        Raises:
+            PromptError: the model has no tokenizer.
+        """
+        ids = self.encode(PROBE, special_tokens=False)
+        known = sorted(self.tokenizer.get_vocab().items())
+        return hashlib.sha256(json.dumps([known, ids]).encode()).hexdigest()
+
     def encode(self, text: str, *, special_tokens: bool = True) -> list[int]:
         """Token ids of a text, with the tokenizer's own special tokens unless told otherwise."""
         if self.tokenizer is None:
@@ -80,11 +114,34 @@ class Model:
             raise PromptError(f"the model {self.name} has no tokenizer, so token ids can't be written as text")
         return self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
+    def with_adapter(self, name: str | None) -> Model:
+        """This model as it is with one of its peft adapters on, or with None: the same weights, rows of its own.
+
+        Raises:
+            UsageError: the model has no such adapter.
+        """
+        if name not in self._with_adapter:
+            self._with_adapter[name] = _SwitchedModel(self, name)
+        return self._with_adapter[name]
+
     def new_rows(self) -> Rows:
         """Empty rows of this model, ragged where a short trial shows that they are exact, else separate."""
         if self._ragged is None:
             self._ragged = is_ragged(self.hf)
-        return RaggedRows(self.hf) if self._ragged else SeparateRows(self.hf)
+        return RaggedRows(self.hf, self._compiled) if self._ragged else SeparateRows(self.hf)
+
+
+class _SwitchedModel(Model):
+    """What `Model.with_adapter` gives."""
+
+    def __init__(self, model: Model, adapter: str | None) -> None:
+        self._switch = AdapterSwitch(model.hf, adapter)
+        name = f"{model.name} without an adapter" if adapter is None else f"{model.name} with the adapter {adapter}"
+        super().__init__(model.hf, model.tokenizer, name=name)
+        self._with_adapter = model._with_adapter
+
+    def new_rows(self) -> Rows:
+        return SwitchedRows(super().new_rows(), self._switch)
 
 
 def _as_ids(value: int | Sequence[int] | None) -> list[int]:

@@ -15,8 +15,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from counterpoint.models.compiled import MOST_COLUMNS, CompiledSteps
+from counterpoint.models.linears import Linears
 from counterpoint.models.masks import mask_rules, ragged_mask
-from counterpoint.models.rows import Feed, Rows
+from counterpoint.models.rows import Feed, Rows, Snapshot
 
 BLOCK = 256  # tokens by which the buffers grow
 
@@ -86,14 +88,16 @@ class RaggedRows(Rows):
     Args:
         model: a causal model that takes `position_ids` and four-dimensional masks; `counterpoint.models.choose`
             finds out whether one does.
+        compiled: steps of one token a row go through these where their shape suits; None is never.
     """
 
     can_crop = True
     is_joint = True
 
-    def __init__(self, model: PreTrainedModel) -> None:
-        self._model = model
+    def __init__(self, model: PreTrainedModel, compiled: CompiledSteps | None = None) -> None:
+        self._model, self._compiled = model, compiled
         self._rules = mask_rules(model)
+        self._linears = Linears(model)
         self._additive = model.config.get_text_config()._attn_implementation == "eager"
         self._place = _Place()
         self._num_slots, self._capacity = 2, BLOCK
@@ -132,6 +136,24 @@ class RaggedRows(Rows):
         self._length[new] = length
         return new
 
+    def snapshot(self, row: int, length: int) -> Snapshot | None:
+        slot = self._slot_of[row]
+        return [
+            (layer.keys[slot, :, :length].clone(), layer.values[slot, :, :length].clone()) for layer in self._layers
+        ]
+
+    def add_from(self, snapshot: Snapshot, length: int) -> int:
+        row = self.add()
+        if length > self._capacity:
+            self._resize(self._num_slots, -(-length // BLOCK) * BLOCK)
+        for layer, (keys, values) in zip(self._layers, snapshot):
+            if not layer.is_initialized:
+                layer.lazy_initialization(keys[None], values[None])
+            layer.keys[self._slot_of[row], :, :length] = keys[:, :length]
+            layer.values[self._slot_of[row], :, :length] = values[:, :length]
+        self._length[row] = length
+        return row
+
     def crop(self, row: int, length: int) -> None:
         self._length[row] = min(self._length[row], length)
 
@@ -163,6 +185,8 @@ class RaggedRows(Rows):
         width, reach = max(lens), max(s + n for s, n in zip(starts, lens))
         if reach > self._capacity:
             self._resize(self._num_slots, -(-reach // BLOCK) * BLOCK)
+        if self._suits_compiled(feeds, slots):
+            return self._compiled_step(feeds, slots[-1] + 1, width)
         ids, positions, write = [], [], []
         for i, start, n in zip(feeds_by_slot, starts, lens):
             ids += [*feeds[i].ids, *[0] * (width - n)]
@@ -184,6 +208,50 @@ class RaggedRows(Rows):
             self._length[feed.row] += len(feed.ids) - feed.scratch
         return logits
 
+    def _suits_compiled(self, feeds: Sequence[Feed], slots: list[int]) -> bool:
+        """Whether rows that have been begun get few tokens, all of them asked for, and few slots are left out."""
+        return (
+            self._compiled is not None
+            and self._compiled.usable
+            and self._layers[0].is_initialized
+            and all(len(feed.columns) == len(feed.ids) <= MOST_COLUMNS for feed in feeds)
+            and all(self._length[feed.row] for feed in feeds)
+            and slots[-1] < 2 * len(feeds)
+        )
+
+    def _compiled_step(self, feeds: Sequence[Feed], num_slots: int, width: int) -> Tensor:
+        num_rows, num_columns = self._compiled.num_rows(num_slots), self._compiled.num_columns(width)
+        lengths = [self._length[row] for row in self._slots[:num_rows]]
+        num_positions = self._compiled.num_positions(max(lengths) + num_columns)
+        if num_rows > self._num_slots or num_positions > self._capacity:
+            self._resize(max(num_rows, self._num_slots), max(num_positions, self._capacity))
+        lengths += [0] * (num_rows - len(lengths))
+        fed = {self._slot_of[feed.row]: feed.ids for feed in feeds}
+        ids, positions, write = [], [], []
+        for slot, start in enumerate(lengths):
+            own = fed.get(slot, ())
+            fill = [0] * (num_columns - len(own))
+            ids += [*own, *fill]
+            positions += [*range(start, start + len(own)), *fill]
+            write += range(start, start + num_columns)
+        packed = torch.tensor([ids, positions, write], device=self._model.device).view(3, num_rows, num_columns)
+        place = self._place
+        place.slots, place.index = slice(0, num_rows), torch.arange(num_rows, device=packed.device)[:, None]
+        place.write, place.reach = packed[2], num_positions
+        at_row = [row for row in range(num_rows) for _ in range(num_columns)]
+        logits = self._compiled.run(
+            packed,
+            self._masks(packed[1]),
+            [layer.keys[:num_rows, :, :num_positions] for layer in self._layers],
+            [layer.values[:num_rows, :, :num_positions] for layer in self._layers],
+            eager=lambda: self._call(packed[0], packed[1], at_row, list(range(num_columns)) * num_rows),
+        )
+        logits = logits.view(num_rows, num_columns, -1)
+        for feed in feeds:
+            self._length[feed.row] += len(feed.ids) - feed.scratch
+        at_row = [self._slot_of[feed.row] for feed in feeds for _ in feed.columns]
+        return logits[at_row, [c % len(feed.ids) for feed in feeds for c in feed.columns]]
+
     def _call(self, ids: Tensor, positions: Tensor, at_row: list[int], at_column: list[int]) -> Tensor:
         head = self._model.get_output_embeddings()
         pick = torch.tensor([at_row, at_column], dtype=torch.long, device=ids.device)
@@ -193,13 +261,14 @@ class RaggedRows(Rows):
 
         hook = head.register_forward_pre_hook(only_wanted)
         try:
-            return self._model(
-                input_ids=ids,
-                position_ids=positions,
-                attention_mask=self._masks(positions),
-                past_key_values=self._cache,
-                use_cache=True,
-            ).logits[0]
+            with self._linears.joint(ids.numel()):
+                return self._model(
+                    input_ids=ids,
+                    position_ids=positions,
+                    attention_mask=self._masks(positions),
+                    past_key_values=self._cache,
+                    use_cache=True,
+                ).logits[0]
         finally:
             hook.remove()
 

@@ -29,6 +29,10 @@ class Feed:
     scratch: int = 0
 
 
+#: of each layer the keys and values, (H, length, D)
+Snapshot = list[tuple[Tensor, Tensor]]
+
+
 class Rows(ABC):
     """The rows of one model. Handles are never used again after `free`."""
 
@@ -69,3 +73,16 @@ class Rows(ABC):
     @abstractmethod
     def num_rows(self) -> int:
         """How many rows there are."""
+
+    def snapshot(self, row: int, length: int) -> Snapshot | None:
+        """The first `length` tokens of a row, to begin others with after it is freed; None where rows can't do this."""
+        return None
+
+    def add_from(self, snapshot: Snapshot, length: int) -> int:
+        """A new row that begins with the first `length` tokens of a snapshot of these rows."""
+        raise NotImplementedError(f"{type(self).__name__} takes no snapshots")
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of the buffers of ours; 0 where the rows keep caches of transformers."""
+        return 0

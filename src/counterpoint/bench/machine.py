@@ -1,0 +1,75 @@
+"""What a number was measured on: the machine, the versions, and how fast its memory is read."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from pathlib import Path
+
+import torch
+import transformers
+
+from counterpoint.models.model import Model
+
+BUFFER_BYTES = 256 * 2**20  # far above any cache
+
+
+def describe_machine() -> dict[str, str]:
+    """Processor, cores, system and versions."""
+    return {
+        "processor": _processor(),
+        "threads": str(torch.get_num_threads()),
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+
+
+def read_bandwidth(*, repeats: int = 10) -> float:
+    """Bytes a second at which the memory is read: the best of several sums over a large buffer."""
+    buffer = torch.ones(BUFFER_BYTES // 4)
+    buffer.sum()
+    best = min(_timed(buffer.sum) for _ in range(repeats))
+    return BUFFER_BYTES / best
+
+
+def step_bytes(model: Model) -> int:
+    """Bytes of weights that one decoding step must read: all of them but the tables of which it reads a row."""
+    head = model.hf.get_output_embeddings().weight
+    tables = [m.weight for m in model.hf.modules() if isinstance(m, torch.nn.Embedding) and m.weight is not head]
+    rows_only = {id(table) for table in tables}
+    return sum(p.numel() * p.element_size() for p in model.hf.parameters() if id(p) not in rows_only)
+
+
+def peak_rss_bytes() -> int | None:
+    """The most memory this process held since `reset_peak_rss`; None where the system does not tell."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return None
+    line = next(text for text in status.read_text().splitlines() if text.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
+
+
+def reset_peak_rss() -> None:
+    """Start `peak_rss_bytes` anew, where the system allows it."""
+    refs = Path("/proc/self/clear_refs")
+    if refs.exists():
+        refs.write_text("5")
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    names = (
+        [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        if (info.exists())
+        else []
+    )
+    return f"{names[0]}, {os.cpu_count()} cores" if names else platform.processor() or platform.machine()
+
+
+def _timed(call) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start

@@ -1,0 +1,143 @@
+"""Steps as compiled code, for a few fixed shapes, with the weights laid out for the processor beforehand.
+
+A step is compiled for the first R slots of the buffers, 1 or `MOST_COLUMNS` tokens each, and the first N positions, R
+and N powers of two. What fills up the shape is written at the positions that come next in its slot, where nothing has
+been read yet and the next real tokens go.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+from counterpoint.errors import CompileWarning
+
+LEAST_REACH = 256
+MOST_COLUMNS = 8
+MOST_SHAPES = 64
+
+Masks = Tensor | dict[str, Tensor]
+
+
+class _StaticLayer(CacheLayerMixin):
+    """A layer of the compiled step: writes a few tokens a row and reads all positions."""
+
+    is_compileable = True
+    is_sliding = False
+
+    def __init__(self, keys: Tensor, values: Tensor, rows: Tensor, positions: Tensor) -> None:
+        super().__init__()
+        self.keys, self.values, self.rows, self.positions = keys, values, rows, positions
+        self.is_initialized = True
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        pass
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
+        self.keys[self.rows, :, self.positions] = key_states.transpose(1, 2)  # (R, Q, H, D)
+        self.values[self.rows, :, self.positions] = value_states.transpose(1, 2)
+        return self.keys, self.values
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.keys.shape[2], 0
+
+    def get_seq_length(self) -> int:
+        return 0
+
+    def get_max_length(self) -> int:
+        return self.keys.shape[2]
+
+
+class CompiledSteps:
+    """The compiled steps of one model, made when their shape is first seen and kept.
+
+    Args:
+        model: an attention model; its weights must not change any more. Their copy for the processor doubles the
+            memory of the weights.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self._model = model
+        self._steps: dict[tuple[int, int, int], Callable[..., Tensor]] = {}
+        self._broken = False
+
+    @property
+    def usable(self) -> bool:
+        """False after a compilation has failed or has given other logits."""
+        return not self._broken
+
+    def num_rows(self, num_slots: int) -> int:
+        """The least number of rows of a step that holds these slots."""
+        return 1 << (num_slots - 1).bit_length()
+
+    def num_columns(self, width: int) -> int:
+        """The number of columns of a step that holds these, at most `MOST_COLUMNS`."""
+        return 1 if width == 1 else MOST_COLUMNS
+
+    def num_positions(self, reach: int) -> int:
+        """The least number of positions of a step that holds these."""
+        return max(LEAST_REACH, 1 << (reach - 1).bit_length())
+
+    def run(
+        self, packed: Tensor, masks: Masks, keys: list[Tensor], values: list[Tensor], *, eager: Callable[[], Tensor]
+    ) -> Tensor:
+        """Logits (R, Q, V) after each of Q tokens in the first R slots.
+
+        Args:
+            packed: (3, R, Q), the tokens, their positions, and the positions that are written.
+            masks: (R, 1, Q, N), where a token may attend.
+            keys, values: of each layer, (R, H, N, D) views of the buffers.
+            eager: the same by the model's own forward; called once a shape, to compare.
+        """
+        rows = torch.arange(packed.shape[1], device=packed.device)[:, None]
+        arguments = (packed, rows, masks, keys, values)
+        shape = (packed.shape[1], packed.shape[2], keys[0].shape[2])
+        if shape in self._steps:
+            return self._steps[shape](*arguments)
+        want = eager()
+        try:
+            step = torch.compile(self._step, dynamic=False, fullgraph=True)
+            got = _compiled(step, arguments)
+        except Exception as error:  # any failure means that this model or machine compiles nothing
+            return self._give_up(want, f"{type(error).__name__}: {str(error).strip().splitlines()[0][:160]}")
+        if not is_close(got, want.view_as(got)):
+            return self._give_up(want, "its logits differ from those of the model")
+        self._steps[shape] = step
+        return got
+
+    def _give_up(self, logits: Tensor, reason: str) -> Tensor:
+        self._broken = True
+        warnings.warn(f"steps are not compiled: {reason}", CompileWarning, stacklevel=4)
+        return logits
+
+    def _step(self, packed: Tensor, rows: Tensor, masks: Masks, keys: list[Tensor], values: list[Tensor]) -> Tensor:
+        layers = [_StaticLayer(k, v, rows, packed[2]) for k, v in zip(keys, values)]
+        return self._model(
+            input_ids=packed[0],
+            position_ids=packed[1],
+            attention_mask=masks,
+            past_key_values=Cache(layers=layers),
+            use_cache=True,
+        ).logits
+
+
+def _compiled(step: Callable[..., Tensor], arguments: tuple) -> Tensor:
+    """The first call of a step, which compiles it. What the compiler warns of is not the caller's."""
+    with (
+        warnings.catch_warnings(),
+        torch._dynamo.config.patch(recompile_limit=MOST_SHAPES),
+        torch._inductor.config.patch(freezing=True),
+    ):
+        warnings.simplefilter("ignore")
+        return step(*arguments)
+
+
+def is_close(got: Tensor, want: Tensor) -> bool:
+    """Whether two results differ by rounding only: by some units in the last place of the largest logit."""
+    tolerance = 64 * torch.finfo(want.dtype).eps * float(want.float().abs().max())
+    return bool((got - want).float().abs().max() <= tolerance)

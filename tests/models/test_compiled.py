@@ -1,0 +1,80 @@
+"""Compiled steps give the tokens of the stateless loop, and slots that take no part lose nothing."""
+
+import random
+
+import pytest
+import torch
+from conformance.architectures import ARCHITECTURES, VOCAB
+from engine.oracle import assert_same, guided_tokens
+
+import counterpoint as cp
+from counterpoint.errors import CompileWarning
+from counterpoint.models.compiled import CompiledSteps
+from counterpoint.models.ragged import RaggedRows
+from counterpoint.models.rows import Feed
+
+
+def ids(length, seed=5):
+    source = random.Random(f"{seed} {length}")
+    return [source.randrange(2, VOCAB) for _ in range(length)]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return cp.Model(ARCHITECTURES["llama"].model(), compile=True)
+
+
+def test_equal_to_the_stateless_loop(model):
+    prompts, negatives = [ids(5), ids(40)], [ids(17), ids(2)]
+    guides = [cp.Guide(scale=3.0), cp.Guide(scale=2.0, space="prob")]
+    done = cp.generate(model, prompts, negative=negatives, guide=guides, max_tokens=40, temperature=0, ignore_eos=True)
+    assert model._compiled.usable and list(model._compiled._steps) == [(4, 1, 256)]
+    for i, completion in enumerate(done):
+        weights, space = [1 - guides[i].scale], guides[i].space
+        want, margins = guided_tokens(model.hf, prompts[i], [negatives[i]], weights, space=space, num_tokens=40)
+        assert_same(completion.token_ids, want, margins)
+
+
+@torch.inference_mode()
+def test_slots_that_take_no_part_lose_nothing(model):
+    rows = RaggedRows(model.hf, model._compiled)
+    texts = [ids(4, 1), ids(9, 2), ids(30, 3)]
+    handles = [rows.add() for _ in texts]
+    rows.forward([Feed(h, text, columns=()) for h, text in zip(handles, texts)])
+    first = rows.forward([Feed(handles[0], [5]), Feed(handles[2], [6])])
+    second = rows.forward([Feed(handles[2], [7]), Feed(handles[1], [8])])
+    want = [[*texts[0], 5], [*texts[2], 6], [*texts[2], 6, 7], [*texts[1], 8]]
+    for logits, text in zip([*first, *second], want):
+        assert torch.allclose(logits, model.hf(torch.tensor([text])).logits[0, -1], atol=1e-3)
+
+
+@torch.inference_mode()
+def test_other_logits_are_told_and_not_used():
+    hf = ARCHITECTURES["llama"].build().eval()
+
+    class Wrong(CompiledSteps):
+        def _step(self, packed, rows, masks, keys, values):
+            return super()._step(packed + 1, rows, masks, keys, values)
+
+    rows = RaggedRows(hf, Wrong(hf))
+    row = rows.add()
+    rows.forward([Feed(row, [5, 6, 7], columns=())])
+    with pytest.warns(CompileWarning, match="not compiled: its logits differ"):
+        got = rows.forward([Feed(row, [8])])
+    assert torch.allclose(got[0], hf(torch.tensor([[5, 6, 7, 8]])).logits[0, -1], atol=1e-3)
+    got = rows.forward([Feed(row, [9])])
+    assert torch.allclose(got[0], hf(torch.tensor([[5, 6, 7, 8, 9]])).logits[0, -1], atol=1e-3)
+
+
+@torch.inference_mode()
+def test_what_does_not_compile_is_told_and_runs_as_it_is(monkeypatch):
+    def refuse(*_, **__):
+        raise RuntimeError("no compiler on this machine")
+
+    hf = ARCHITECTURES["gpt2"].build().eval()
+    monkeypatch.setattr(torch, "compile", refuse)
+    model = cp.Model(hf, compile=True)
+    with pytest.warns(CompileWarning, match="no compiler on this machine"):
+        got = cp.generate(model, ids(5), max_tokens=4, temperature=0, ignore_eos=True)
+    want, margins = guided_tokens(hf, ids(5), [], [], num_tokens=4)
+    assert_same(got.token_ids, want, margins)
