@@ -91,7 +91,8 @@ def test_proxy_tuning_reads_three_models(strength):
         assert_same(completion.token_ids, *loop(readers))
 
 
-def test_many_models_in_one_engine_and_branches_of_each_kind():
+@pytest.mark.parametrize("draft_tokens", [0, 3])
+def test_many_models_in_one_engine_and_branches_of_each_kind(draft_tokens):
     main, second = model("llama"), model("mistral")
     source = random.Random(9)
     prompts, others = [ids(source, n) for n in (4, 30, 12)], [ids(source, n) for n in (9, 2, 20)]
@@ -99,7 +100,7 @@ def test_many_models_in_one_engine_and_branches_of_each_kind():
         [cp.Branch(OtherModel(second, other), -0.7), cp.Branch(other, 0.4), cp.Branch(OtherModel(second, LastTokens(2)), -0.3)]
         for other in others
     ]
-    engine = Engine(main, max_rows=6)  # fewer than all need, so that requests wait for one another
+    engine = Engine(main, max_rows=6, draft_tokens=draft_tokens)  # fewer than all need, so that requests wait for one another
     requests = [prepare(main, p, branches=b, max_tokens=NUM_TOKENS, **GREEDY) for p, b in zip(prompts, branches)]
     numbers = [engine.add(request) for request in requests]
     done = {p.request_id: p.completion for p in engine.run() if p.completion is not None}
