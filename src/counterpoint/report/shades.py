@@ -14,8 +14,8 @@ def shade(step: Step) -> int:
     return level if step.push > 0 else -level
 
 
-def notable(steps: tuple[Step, ...], num: int = 20) -> list[Step]:
-    """All artefacts, then the steps that guidance changed most, `num` in all where there are fewer artefacts."""
+def notable(steps: tuple[Step, ...], num: int = 30) -> list[Step]:
+    """The artefacts, then the steps that guidance changed most; at most `num`."""
     artefacts = [step for step in steps if step.artefact]
     others = sorted((s for s in steps if not s.artefact and shade(s)), key=lambda s: -abs(s.push))
-    return artefacts + others[: max(0, num - len(artefacts))]
+    return (artefacts + others)[:num]

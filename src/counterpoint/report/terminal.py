@@ -42,16 +42,18 @@ def trace_view(trace: Trace, shown: Sequence[Step], width: int) -> Iterator[Rend
 
 def coloured(trace: Trace) -> Text:
     """The text of a trace, each token in the colour of what guidance did to it."""
-    text = Text()
+    text, in_artefact = Text(), False
     for step in trace.steps:
         shown = visible(step.text).replace("↵", "↵\n")
         style = _STYLES[shade(step)]
         if step.is_changed:
             style += " underline"
-        if step.artefact:
-            text.append(f"«{shown or '·'}»", _ARTEFACT)
-        else:
-            text.append(shown, style)
+        if step.artefact != in_artefact:
+            text.append("«" if step.artefact else "»", _ARTEFACT)
+            in_artefact = step.artefact
+        text.append(shown, _ARTEFACT if step.artefact else style)
+    if in_artefact:
+        text.append("»", _ARTEFACT)
     return text
 
 
