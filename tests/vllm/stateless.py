@@ -69,6 +69,8 @@ def combine(cond: np.ndarray, others: list[np.ndarray], job: Job) -> np.ndarray:
             mixed = np.log(np.maximum(q, 0))
         if guide.plausibility:
             mixed = np.where(cond >= cond.max() + np.log(guide.plausibility), mixed, -np.inf)
+    if np.isneginf(mixed).all():
+        return cond  # nothing is left: no guidance at this step
     return mixed - np.logaddexp.reduce(mixed)
 
 

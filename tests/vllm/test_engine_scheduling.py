@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from engines import idle, scheduler_of, started
-from stateless import Job, Stateless, differences
+from stateless import Draw, Job, Stateless, differences, replay
 from tiny_models import save, tokenizer
 from vllm import SamplingParams
 
@@ -57,6 +57,23 @@ def test_bfloat16_keeps_the_laws_that_need_no_oracle(folder):
         for scale in (-1.0, 3.0, 20.0):
             assert ids(llm, PROMPT, extra_args(Guide(scale=scale), PROMPT)) == ids(llm, PROMPT)
         assert ids(llm, PROMPT, extra_args(Guide(scale=0.0), NEGATIVE)) == ids(llm, NEGATIVE)
+
+
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="two ranks need two cores")
+def test_tensor_parallel_ranks_agree_with_the_loop(folder, monkeypatch):
+    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "0|1")
+    args = extra_args(Guide(scale=2.0), NEGATIVE)
+    draws = [Draw(), Draw(1.0, seed=7)]
+    params = [
+        SamplingParams(temperature=draw.temperature, seed=draw.seed, max_tokens=24, extra_args=args) for draw in draws
+    ]
+    with started(folder, tensor_parallel_size=2, max_num_batched_tokens=16, max_num_seqs=3) as llm:
+        outputs = llm.generate([{"prompt_token_ids": PROMPT}] * 2, params, use_tqdm=False)
+        assert scheduler_of(llm).metrics.counts.held_steps
+    model = Stateless(folder)
+    for output, draw in zip(outputs, draws, strict=True):
+        ids = output.outputs[0].token_ids
+        assert replay(model.guided(Job(PROMPT, [NEGATIVE], [-1.0]), ids[:-1]), ids, draw) == []
 
 
 def test_a_stall_is_reported_and_fails_the_request_alone(folder, caplog_vllm):
