@@ -106,6 +106,22 @@ def test_for_a_person_branches_go_to_standard_error(run, folders):
     assert "---" not in out
 
 
+def test_lines_have_branches_of_their_own(run, folders):
+    lines = [
+        {"prompt": "Hello", "branches": [{"last_tokens": 2}, {"prompt": "Bye", "weight": 0.5}]},
+        {"prompt": "Hello", "branches": [{"prompt": "Bye", "nothing": 1}]},
+        {"prompt": "Hello", "branches": "Bye"},
+    ]
+    stdin = "\n".join(map(json.dumps, lines)).encode()
+    status, out, err = run("generate", "--jsonl", "-", "--model", folders / "main", *SHORT, stdin=stdin)
+    branches = [cp.Branch(cp.contexts.LastTokens(2)), cp.Branch("Bye", 0.5)]
+    want = cp.generate(cp.load(folders / "main"), "Hello", branches=branches, max_tokens=4, temperature=0)
+    assert status == 2 and json.loads(out)["token_ids"] == list(want.token_ids)
+    assert "line 2: unknown field 'nothing'" in err and "line 3: branches is 'Bye'" in err
+    status, _, err = run("generate", "--jsonl", "-", "--empty", "--model", folders / "main", stdin=stdin)
+    assert status == 2 and "--empty is for one PROMPT" in err
+
+
 @pytest.mark.parametrize(
     "arguments, reason",
     [

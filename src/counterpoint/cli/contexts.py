@@ -47,12 +47,19 @@ def context_options(function: Callable) -> Callable:
     return function
 
 
-def check_contexts(options: dict[str, Any]) -> None:
+def check_contexts(options: dict[str, Any], *, many: bool) -> None:
     """Refuse options that exclude one another, before a model is loaded.
 
+    Args:
+        many: whether the prompts come from a file of JSON Lines, whose lines name their own branches.
+
     Raises:
-        UsageError: two ways to make a branch, or an option that needs another one.
+        UsageError: two ways to make a branch, or an option that needs another one or does nothing.
     """
+    if many:
+        for name in ("branch", "chat", "system", "show_branches", "with_model", *WAYS[2:]):
+            if options[name] not in (None, False, ()):
+                raise UsageError(f"--{name.replace('_', '-')} is for one PROMPT; write branches into the lines of --jsonl")
     given = [f"--{name.replace('_', '-')}" for name in WAYS if options[name] not in (None, False, ())]
     if options["branch"] and given != ["--negative-system"]:
         given += ["--branch"] if given or not _is_chat(options) else []

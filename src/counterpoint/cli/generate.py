@@ -47,7 +47,7 @@ def command(
     if as_stream and (as_json or jsonl or options["num_samples"] != 1):
         raise UsageError("--stream shows one text; leave out --json, --jsonl and -n")
     guide_from(options)  # a mistake in the guide or the branches is told before a model is loaded
-    check_contexts(options)
+    check_contexts(options, many=jsonl is not None)
     with plain_warnings():
         if jsonl is not None:
             from counterpoint.cli.many import run_many

@@ -6,13 +6,16 @@ import contextlib
 import json
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from counterpoint.cli.options import SAMPLING_NAMES, guide_from, open_model, read_text
 from counterpoint.errors import CounterpointError, PromptError, UsageError
-from counterpoint.guide import Guide
+from counterpoint.guide import Branch, Guide
 
-FIELDS = ("prompt", "negative", "guide", "seed", "max_tokens", "id")
+if TYPE_CHECKING:
+    from counterpoint.models.model import Model
+
+FIELDS = ("prompt", "negative", "branches", "guide", "seed", "max_tokens", "id")
 
 
 def run_many(path: str, options: dict[str, Any]) -> int:
@@ -30,7 +33,7 @@ def run_many(path: str, options: dict[str, Any]) -> int:
     for number, line in lines:
         try:
             record = _record(line)
-            request = prepare(model, record["prompt"], **_arguments(record, options, negative))
+            request = prepare(model, record["prompt"], **_arguments(model, record, options, negative))
             waiting[engine.add(request)] = (number, record.get("id"))
         except CounterpointError as error:
             num_broken += 1
@@ -80,17 +83,27 @@ def _record(line: bytes) -> dict[str, Any]:
     return record
 
 
-def _arguments(record: dict[str, Any], options: dict[str, Any], negative: str | None) -> dict[str, Any]:
+def _arguments(model: Model, record: dict[str, Any], options: dict[str, Any], negative: str | None) -> dict[str, Any]:
     arguments = {name: options[name] for name in SAMPLING_NAMES}
     arguments |= {"n": options["num_samples"], "logprobs": options["logprobs"]}
     arguments |= {name: record[name] for name in ("seed", "max_tokens") if name in record}
-    arguments["negative"] = record.get("negative", negative)
+    arguments["negative"] = record.get("negative", None if "branches" in record else negative)
+    if "branches" in record:
+        arguments["branches"] = _branches(model, record["branches"])
     if "guide" in record:
         given = record["guide"]
         arguments["guide"] = Guide.parse(given) if isinstance(given, str) else Guide.from_dict(given)
     else:
         arguments["guide"] = guide_from(options, negative=arguments["negative"])
     return arguments
+
+
+def _branches(model: Model, listed: Any) -> list[Branch]:
+    from counterpoint.contexts import branch_from_wire
+
+    if not isinstance(listed, list) or not listed:
+        raise PromptError(f"branches is {listed!r:.60}; give a list of objects")
+    return [branch_from_wire(fields, model=model) for fields in listed]
 
 
 def _stderr():
