@@ -131,3 +131,24 @@ def test_log_probs_are_float32_and_keep_minus_infinity():
     got = formulas.log_probs(torch.tensor([[1.0, -torch.inf, 1.0]], dtype=torch.bfloat16))
     assert got.dtype == torch.float32
     assert got[0, 0].item() == pytest.approx(math.log(0.5)) and got[0, 1].item() == -math.inf
+
+
+def test_a_settled_choice_is_that_of_the_prompt_whatever_the_others_say():
+    def settled(probs, weights):
+        return bool(formulas.is_settled(torch.tensor([probs]).log(), torch.tensor([weights]))[0])
+
+    # One negative at scale 3: p1 - p2 must be above (3 - 1) / 3.
+    assert settled([0.85, 0.10, 0.05], [-2.0])  # 0.75
+    assert not settled([0.80, 0.15, 0.05], [-2.0])  # 0.65
+    # A pull and a push: w_c = 1 - 0.5 + 0.5 = 1, so p1 - p2 must be above 0.5 + 0.5.
+    assert not settled([0.98, 0.01, 0.01], [0.5, -0.5])
+    # w_c = 1.25 after -0.5 and +0.25: 1.25 * 0.88 = 1.1 is above 0.75.
+    assert settled([0.92, 0.04, 0.04], [-0.5, 0.25])
+    assert not settled([0.9, 0.05, 0.05], [1.5])  # no weight is left for the prompt
+    source = torch.Generator().manual_seed(0)
+    for _ in range(300):
+        cond, *others = (torch.rand(3, 6, generator=source) ** 6).add(1e-6).log().log_softmax(-1)
+        weights = torch.rand(1, 2, generator=source) * 1.5 - 1
+        if formulas.is_settled(cond[None], weights):
+            guided = formulas.guided(cond[None], torch.stack(others)[None], weights, space="prob")
+            assert guided.argmax() == cond.argmax()

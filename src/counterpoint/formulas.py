@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 NEG_INF = float("-inf")
+SETTLED_MARGIN = 1e-4  # in probability: far above the rounding of float32
 
 
 def log_probs(logits: Tensor) -> Tensor:
@@ -61,6 +62,25 @@ def implausible(cond: Tensor, plausibility: Tensor) -> Tensor:
     Source: Li et al. 2022, arXiv 2210.15097, equation 2.
     """
     return cond < (cond.amax(-1) + plausibility.log()).unsqueeze(-1)
+
+
+def is_settled(cond: Tensor, weights: Tensor) -> Tensor:
+    """Whether the most probable token of `combine_prob` is that of `cond`, whatever the further branches predict.
+
+    With w_c = 1 - sum_b w_b, the two most probable tokens 1 and 2 of p_c, and any other token j,
+    q_1 - q_j = w_c * (p_c1 - p_cj) + sum_b w_b * (p_b1 - p_bj) >= w_c * (p_c1 - p_c2) - sum_b |w_b|, since two
+    probabilities differ by 1 at most. Where that is positive, token 1 is the most probable one; and if q_1 is clamped
+    to 0, so are all, and the row is left as `cond`. For one negative it reads p_c1 - p_c2 > (s - 1) / s.
+
+    Args:
+        cond: (B, V). weights: (B, K), of the further branches.
+
+    Returns:
+        (B,) of bool; False within rounding of the bound.
+    """
+    best = cond.topk(2, dim=-1).values.exp()
+    own = 1 - weights.sum(-1)
+    return (own > 0) & (own * (best[:, 0] - best[:, 1]) - weights.abs().sum(-1) > SETTLED_MARGIN)
 
 
 def entropy(cond: Tensor) -> Tensor:

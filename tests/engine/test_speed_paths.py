@@ -1,12 +1,15 @@
 """Every clever path on and off: the tokens are equal, greedy and sampled (law 3)."""
 
+import dataclasses
 import random
 
 import pytest
+import torch
 from conformance.architectures import ARCHITECTURES, VOCAB
 from engine.oracle import assert_same, guided_tokens
 
 import counterpoint as cp
+from counterpoint.contexts import ReadBranch
 from counterpoint.engine import Engine, prepare
 from counterpoint.engine.drafting import Lookup
 from counterpoint.engine.prefix import PrefixStore
@@ -158,3 +161,58 @@ def test_prefixes_of_models_that_keep_a_state_are_not_kept():
         done = next(p.completion for p in engine.run() if p.completion)
     assert done.usage.shared_tokens == 0
     assert done.token_ids == cp.generate(model, repeating(1), **options).token_ids
+
+
+def peaked(name):
+    """A model that is often sure, so that some steps are decided by the prompt alone."""
+    hf = ARCHITECTURES[name].build().eval()
+    torch.manual_seed(0)
+    for parameter in hf.parameters():
+        if parameter.dim() > 1:
+            parameter.data.normal_(0, 0.3)
+    hf.get_output_embeddings().weight.data.mul_(6.0)
+    return hf
+
+
+def both_ways(model, prompts, negatives, **options):
+    """Completions without skipping and with it."""
+    done = []
+    for skips in (False, True):
+        engine = Engine(model, skips=skips)
+        for i, (prompt, branches) in enumerate(zip(prompts, negatives)):
+            request = prepare(model, prompt, seed=i, ignore_eos=True, max_tokens=40, **{**options, "guide": None})
+            engine.add(dataclasses.replace(request, branches=branches, guide=options["guide"]))
+        ended = [p.completion for p in engine.run() if p.completion]
+        done.append(sorted(ended, key=lambda completion: completion.usage.prompt_tokens))
+    return done
+
+
+PROMPTS = [repeating(1, 10), repeating(2, 25), repeating(3, 40)]
+RULES = [
+    {"guide": cp.Guide(scale=3.0, plausibility=0.3), "temperature": 0},
+    {"guide": cp.Guide(scale=3.0, plausibility=0.3), "temperature": 1.0, "top_p": 0.9, "logprobs": 2},
+    {"guide": cp.Guide(scale=3.0, gate=0.7), "temperature": 0.8, "repetition_penalty": 1.2},
+    {"guide": cp.Guide(scale=1.3, space="prob"), "temperature": 0},
+    {"guide": cp.Guide(scale=2.0, start=5, stop=12), "temperature": 1.0},
+    {"guide": cp.Guide(scale=3.0, space="prob", plausibility=0.3), "temperature": 0},
+]
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: str(rule["guide"]))
+@pytest.mark.parametrize("kind", ["separate rows", "a second model"])
+def test_skipping_changes_no_token_and_skips_some(kind, rule):
+    if kind == "separate rows":
+        model = cp.Model(peaked("bloom"))
+        negatives = [(ReadBranch(tuple(repeating(i + 9, 15)), 1 - rule["guide"].scale),) for i in range(3)]
+    else:
+        model, other = cp.Model(peaked("llama")), cp.Model(ARCHITECTURES["gpt2"].model())
+        assert model.vocab_size == other.vocab_size
+        weight = 1 - rule["guide"].scale
+        negatives = [(ReadBranch(tuple(repeating(i + 9, 15)), weight, model=other),) for i in range(3)]
+    plain, skipped = both_ways(model, PROMPTS, negatives, **rule)
+    for a, b in zip(plain, skipped):
+        assert a.token_ids == b.token_ids
+        if a.logprobs is not None:
+            assert [t.logprob for t in a.logprobs] == pytest.approx([t.logprob for t in b.logprobs], abs=1e-3)
+        assert a.usage.skipped_steps == 0
+    assert sum(completion.usage.skipped_steps for completion in skipped) > 0

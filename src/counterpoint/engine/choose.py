@@ -47,8 +47,8 @@ def _choose_alike(group: list[Sequence], way: tuple) -> dict[Sequence, Progress]
 
 def _way(sequence: Sequence) -> tuple:
     guide = sequence.request.guide
-    applied = guide.active(sequence.step) and bool(sequence.predictions or guide.plausibility)
-    return (applied, len(sequence.predictions), guide.space, guide.adaptive is not None)
+    applied = guide.active(sequence.step) and bool(sequence.needed or guide.plausibility)
+    return (applied, len(sequence.needed), guide.space, guide.adaptive is not None)
 
 
 def _guided(group: list[Sequence], applied: bool, _: int, space: str, adaptive: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -61,7 +61,7 @@ def _guided(group: list[Sequence], applied: bool, _: int, space: str, adaptive: 
     guided = formulas.guided(
         cond,
         others,
-        torch.stack([sequence.weights for sequence in group]),
+        torch.stack([sequence.needed_weights for sequence in group]),
         space=space,
         plausibility=_column([g.plausibility for g in guides], cond),
         gate=_column([g.gate for g in guides], cond),

@@ -11,6 +11,7 @@ from counterpoint.engine.choose import choose
 from counterpoint.engine.prefix import PrefixStore, find_source
 from counterpoint.engine.request import Progress, Request
 from counterpoint.engine.sequence import Reader, Sequence, new_sequence
+from counterpoint.engine.skipping import decide, skippable
 from counterpoint.errors import SamplingError, UnsupportedError
 from counterpoint.models.model import Model
 from counterpoint.models.rows import Feed, Rows
@@ -31,6 +32,8 @@ class Engine:
         draft_tokens: most tokens to guess at each step from what the text said before; 0 is none. The tokens are the
             same with any number.
         prefix_tokens: most tokens of ended requests to keep, so that others which begin alike read less; 0 is none.
+        skips: leave out branches that cost a forward of their own at steps which they can't change. The tokens are the
+            same either way.
     """
 
     def __init__(
@@ -42,6 +45,7 @@ class Engine:
         idle_prefill_tokens: int | None = None,
         draft_tokens: int = 0,
         prefix_tokens: int = 0,
+        skips: bool = True,
     ) -> None:
         idle = 1 if idle_prefill_tokens is None else idle_prefill_tokens
         for name, value in (("max_rows", max_rows), ("prefill_tokens", prefill_tokens), ("idle_prefill_tokens", idle)):
@@ -52,6 +56,7 @@ class Engine:
                 raise SamplingError(f"{name} is {value!r}; use a whole number, 0 for none")
         self.model, self.max_rows, self.draft_tokens = model, max_rows, draft_tokens
         self.prefill_tokens, self.idle_prefill_tokens = prefill_tokens, idle_prefill_tokens
+        self.skips = skips
         self._store = PrefixStore(prefix_tokens) if prefix_tokens else None
         self._rows: dict[Model, Rows] = {}
         self._waiting: deque[Sequence] = deque()
@@ -162,14 +167,22 @@ class Engine:
         return min(self.draft_tokens, MOST_GUESSED // num_rows - 1)
 
     def _read(self) -> dict[Sequence, Exception]:
-        """Feed the rows; returns the sequences for which that failed."""
-        writing, reading, owner = [], [], {}
+        """Feed the rows, those that can be skipped only where they are needed; returns the sequences that failed."""
+        num_guesses = self._draft_tokens() if self._running else 0
         for sequence in self._running:
-            sequence.guess(self._draft_tokens())
-            for reader in sequence.readers:
-                owner[reader] = sequence
-                if reader.todo:
-                    (writing if sequence.output_ids else reading).append(reader)
+            sequence.guess(num_guesses)
+        held = {r: s for s in self._running for r in skippable(s)} if self.skips else {}
+        failed = self._feed([(s, r) for s in self._running for r in s.readers if r not in held])
+        needed = {s for s in set(held.values()) if s not in failed and not decide(s)}
+        late = self._feed([(s, r) for r, s in held.items() if s in needed]) if needed else {}
+        return failed | late
+
+    def _feed(self, pairs: list[tuple[Sequence, Reader]]) -> dict[Sequence, Exception]:
+        writing, reading, owner = [], [], {}
+        for sequence, reader in pairs:
+            owner[reader] = sequence
+            if reader.todo:
+                (writing if sequence.output_ids else reading).append(reader)
         reading = [reader for reader in reading if reader.begin()]
         budget = self.prefill_tokens if writing else self.idle_prefill_tokens
         parts = [(reader, len(reader.todo)) for reader in writing] + _portions(reading, budget)

@@ -151,6 +151,7 @@ class Usage:
         completion_tokens: tokens generated.
         shared_tokens: tokens of prompt and branches that another row had computed already.
         guessed_tokens: generated tokens that a draft had guessed, so that they took no step of their own.
+        skipped_steps: steps that the conditional branch decided alone, so that others were not read for them.
     """
 
     prompt_tokens: int
@@ -158,6 +159,7 @@ class Usage:
     completion_tokens: int
     shared_tokens: int = 0
     guessed_tokens: int = 0
+    skipped_steps: int = 0
 
 
 @dataclass(frozen=True, slots=True)

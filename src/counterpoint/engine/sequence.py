@@ -80,7 +80,7 @@ class Reader:
             return True
         if self.ahead:
             self.rows.crop(self.row, len(self.history))
-        self.todo, self.logits, self.guess, self.ahead = [token_id], [], [], []
+        self.todo, self.logits, self.guess, self.ahead = [*self.todo, token_id], [], [], []
         return False
 
     def keep(self) -> None:
@@ -119,6 +119,8 @@ class Sequence:
     lookup: Lookup | None = None
     output_ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
+    is_decided: bool = False  # the next choice needs the conditional branch only
+    num_skipped: int = 0
     num_guessed_right: int = 0
     _num_guessed: int = 0
     _num_right: int = 0
@@ -135,19 +137,31 @@ class Sequence:
 
     @property
     def is_ready(self) -> bool:
-        """Whether every branch has its prediction of the next token."""
-        return all(reader.logits and not reader.todo for reader in self.readers)
+        """Whether every branch that is needed has its prediction of the next token."""
+        return self.is_decided or all(reader.logits and not reader.todo for reader in self.readers)
 
     def predicted(self) -> list[Tensor]:
         """Logits (V,) of the conditional branch, then of each further branch."""
         cond = self.readers[0].logits[0]
-        return [cond, *(_like(cond, self.readers[r].logits[i]) for r, i in self.predictions)]
+        return [cond, *(_like(cond, self.readers[r].logits[i]) for r, i in self.needed)]
+
+    @property
+    def needed(self) -> list[tuple[int, int]]:
+        """The predictions of further branches that the next choice takes in."""
+        return [] if self.is_decided else self.predictions
+
+    @property
+    def needed_weights(self) -> Tensor:
+        """The weights of `needed`."""
+        return self.weights[: len(self.needed)]
 
     def accept(self, token_id: int, logprob: TokenLogprob | None) -> Progress:
         """Append the chosen token; the progress says whether it was the last."""
         self.output_ids.append(token_id)
         if logprob is not None:
             self.logprobs.append(logprob)
+        self.num_skipped += self.is_decided
+        self.is_decided = False
         was_guessed = [reader.take(token_id) for reader in self.readers]
         if self.lookup is not None:
             self.lookup.extend(token_id)
@@ -207,6 +221,7 @@ class Sequence:
                 completion_tokens=len(self.output_ids),
                 shared_tokens=shared,
                 guessed_tokens=self.num_guessed_right,
+                skipped_steps=self.num_skipped,
             ),
             index=self.index,
             logprobs=None if self.request.logprobs is None else tuple(self.logprobs),

@@ -1,0 +1,56 @@
+"""Steps that the conditional branch decides alone, so that branches which cost a forward of their own are not read.
+
+A branch that was not read catches up later, several tokens in one forward; one that is dropped first, never. Rows that
+share the conditional branch's forward are always read: that costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from counterpoint import formulas
+from counterpoint.engine.sequence import Reader, Sequence
+
+MOST_BEHIND = 256  # tokens that a branch may have to catch up with
+
+
+def skippable(sequence: Sequence) -> list[Reader]:
+    """The readers of a sequence that cost a forward of their own and can catch up."""
+    request, cond = sequence.request, sequence.readers[0]
+    if not sequence.output_ids or not cond.todo or sequence.lookup is not None or request.observe is not None:
+        return []
+    return [
+        reader
+        for reader in sequence.readers[1:]
+        if 0 < len(reader.todo) < MOST_BEHIND
+        and reader.rows.can_crop
+        and (reader.rows is not cond.rows or not cond.rows.is_joint)
+    ]
+
+
+def decide(sequence: Sequence) -> bool:
+    """Whether the next choice is the same without the further branches, and mark the sequence so.
+
+    It is while the guide has not started; under the gate, which leaves the conditional distribution; where one token
+    is plausible, which leaves only that one; and as `formulas.is_settled` proves for greedy choice in prob space.
+    """
+    request, cond = sequence.request, sequence.readers[0]
+    if cond.todo or not cond.logits:
+        return False
+    guide, sampling = request.guide, request.sampling
+    if not guide.active(sequence.step):
+        sequence.is_decided = True
+        return True
+    logprobs = formulas.log_probs(cond.logits[0])[None]
+    # Nothing but the most probable token is looked at.
+    only_best = sampling.greedy and sampling.plain and request.logprobs is None and not request.processors
+    # A single plausible token is all that is left, unless it is ruled out itself: then the row is left as `cond`.
+    only_pushes = guide.space == "log" and bool((sequence.weights <= 0).all())
+    decided = bool(guide.gate) and bool(formulas.entropy(logprobs) < guide.gate)
+    if not decided and guide.plausibility and (only_best or only_pushes):
+        plausibility = torch.tensor([guide.plausibility], device=logprobs.device)
+        decided = int((~formulas.implausible(logprobs, plausibility)).sum()) == 1
+    if not decided and only_best and guide.space == "prob" and guide.adaptive is None:
+        decided = bool(formulas.is_settled(logprobs, sequence.weights[None]))
+    sequence.is_decided = decided
+    return decided
