@@ -8,9 +8,12 @@ Exits with 1 where the server answers with 5xx, takes a bad body, says nothing a
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,8 +22,11 @@ from typing import Any
 import httpx
 from soak_server import served
 
+from counterpoint.models.loading import BUNDLED
+
 GOOD = {"prompt": "Once upon a time", "max_tokens": 2, "temperature": 0}
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
+TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant: "
 TIMEOUT_S = 60
 MIB = 1 << 20
 
@@ -184,6 +190,15 @@ def fuzz(base: str, *, seconds: int, seed: int) -> list[str]:
     return faults + [f"answered with 5xx: {line}" for line in counted if 'status="5' in line]
 
 
+@contextlib.contextmanager
+def chatty_model() -> Iterator[str]:
+    """A copy of the bundled model with a chat template, so that chats are read to their end."""
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copytree(BUNDLED, folder, dirs_exist_ok=True)
+        (Path(folder) / "chat_template.jinja").write_text(TEMPLATE)
+        yield folder
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--url", help="a running server; otherwise one is started")
@@ -194,7 +209,7 @@ def main() -> int:
         faults = fuzz(args.url, seconds=args.seconds, seed=args.seed)
     else:
         # Outputs as long as the fuzzer likes would only show that long requests take long.
-        with served(["--max-tokens", "64", "--max-samples", "8"]) as (base, _):
+        with chatty_model() as model, served(["--model", model, "--max-tokens", "64", "--max-samples", "8"]) as (base, _):
             faults = fuzz(base, seconds=args.seconds, seed=args.seed)
     print("\n".join(faults) or "no fault")
     return 1 if faults else 0

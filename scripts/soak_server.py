@@ -52,13 +52,12 @@ class Tally:
     rss_mib: list[tuple[float, float]] = field(default_factory=list)
 
 
-def make_pool(seed: int, size: int, context_len: int) -> list[dict[str, Any]]:
+def make_pool(seed: int, size: int, longest: int) -> list[dict[str, Any]]:
     """Different requests; four in five greedy, the others seeded."""
     rng = random.Random(seed)
     pool = []
     for number in range(size):
-        longest = context_len // 3
-        num_words = rng.choice([3, 12, 40, longest // 2, longest]) if number % 4 == 0 else rng.randint(2, 30)
+        num_words = rng.choice([3, 12, longest // 8, longest // 2, longest]) if number % 4 == 0 else rng.randint(2, 30)
         body: dict[str, Any] = {
             "prompt": " ".join(rng.choices(WORDS, k=num_words)),
             "max_tokens": rng.choice([4, 16, 16, 40, 96]),
@@ -157,11 +156,10 @@ async def watch_memory(pid: int | None, tally: Tally) -> None:
         await asyncio.sleep(1)
 
 
-async def soak(base: str, *, clients: int, seconds: float, seed: int, pool_size: int, pid: int | None) -> dict[str, Any]:
+async def soak(base: str, *, clients: int, seconds: float, seed: int, pool_size: int, longest: int, pid: int | None) -> dict[str, Any]:
     """Run it; the report as plain values."""
     async with httpx.AsyncClient(base_url=base, timeout=300) as client:
-        context_len = (await client.get("/v1/models")).json()["data"][0]["max_model_len"]
-        pool = make_pool(seed, pool_size, context_len)
+        pool = make_pool(seed, pool_size, longest)
         await ask(client, pool[0])
         began, alone = time.monotonic(), []
         for body in pool:
@@ -244,8 +242,11 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--pool", type=int, default=60, help="different requests")
+    parser.add_argument("--longest", type=int, default=400, help="words of the longest prompt")
     args = parser.parse_args()
-    options = {"clients": args.clients, "seconds": args.seconds, "seed": args.seed, "pool_size": args.pool}
+    options = {
+        "clients": args.clients, "seconds": args.seconds, "seed": args.seed, "pool_size": args.pool, "longest": args.longest,
+    }  # fmt: skip
     if args.url:
         report = asyncio.run(soak(args.url, pid=None, **options))
     else:

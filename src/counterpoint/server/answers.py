@@ -66,10 +66,13 @@ class Answer:
         sample.completion = progress.completion
         text = (self._work.echoes[number] if first else "") + progress.text
         choices = list(self._deltas(index, first, text, logprobs, sample))
-        if traced and choices:
-            choices[0]["trace"] = traced
-        elif traced:
-            choices = [self._silent(index) | {"trace": traced}]
+        told = {"trace": traced} if traced else {}
+        if first and self._work.shown[number] is not None:
+            told |= self._work.shown[number]
+        if told and choices:
+            choices[0] |= told
+        elif told:
+            choices = [self._silent(index) | told]
         return choices
 
     def chunk(self, choices: list[dict[str, Any]], usage: dict[str, int] | None = None) -> bytes:
@@ -91,7 +94,8 @@ class Answer:
         for index, sample in enumerate(self._samples):
             echo = self._work.echoes[index // self._work.num_samples]
             choice = self._choice(index, echo + sample.text, sample)
-            choices.append(choice | ({"trace": sample.traced} if sample.traced else {}))
+            told = self._work.shown[index // self._work.num_samples] or {}
+            choices.append(choice | ({"trace": sample.traced} if sample.traced else {}) | told)
         return self._head(self.whole_object) | {"choices": choices, "usage": self.usage()}
 
     def usage(self) -> dict[str, int]:

@@ -43,8 +43,8 @@ Body = TypeVar("Body", bound=Asked)
 class Service:
     """What the routes share: one model, one engine's thread, one reading thread."""
 
-    def __init__(self, model: Model, limits: Limits, *, model_name: str) -> None:
-        self.model, self.limits, self.model_name = model, limits, model_name
+    def __init__(self, model: Model, limits: Limits, *, model_name: str, models: Mapping[str, Model]) -> None:
+        self.model, self.limits, self.model_name, self.models = model, limits, model_name, models
         self.created = int(time.time())
         self.metrics = Metrics()
         self.label = labeller(model)
@@ -64,7 +64,7 @@ class Service:
         )
 
     async def answer(
-        self, request: Request, kind: type[Body], read: Callable[[Model, Body, Limits], Work], shape: type[Answer]
+        self, request: Request, kind: type[Body], read: Callable[[Model, Body, Limits, Mapping[str, Model]], Work], shape: type[Answer]
     ) -> Response:
         """Read a request, run it, and answer it whole or as events."""
         data = await read_body(request, self.limits.max_body_bytes)
@@ -74,7 +74,7 @@ class Service:
             raise from_validation(error) from None
         self.check_model(body.model)
         loop = asyncio.get_running_loop()
-        work = await loop.run_in_executor(self.reading, read, self.model, body, self.limits)
+        work = await loop.run_in_executor(self.reading, read, self.model, body, self.limits, self.models)
         job = self.worker.submit(work)
         with_usage = bool(body.stream_options and body.stream_options.include_usage)
         made = shape(work, model_name=self.model_name, label=self.label, with_usage=with_usage)
@@ -184,6 +184,7 @@ def create_app(
     model_name: str | None = None,
     api_key: str | None = None,
     cors_origins: tuple[str, ...] = (),
+    models: Mapping[str, Model] | None = None,
 ) -> FastAPI:
     """The server as an ASGI application; `app.state.service` is what it runs on.
 
@@ -193,8 +194,9 @@ def create_app(
         model_name: what clients call the model; None is the model's own name.
         api_key: asked for on every path but the page and `/health`; None asks for none.
         cors_origins: web pages of these origins may use it from a browser.
+        models: further models that branches can name.
     """
-    service = Service(model, limits or Limits(), model_name=model_name or model.name)
+    service = Service(model, limits or Limits(), model_name=model_name or model.name, models=models or {})
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

@@ -7,6 +7,7 @@ import dataclasses
 import logging
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 
 import uvicorn
@@ -26,7 +27,7 @@ class Listening:
     Args:
         host, port: an address; port 0 is any free one.
         api_key: asked for where it is given.
-        model_name: what clients call the model; None is the model's own name.
+        model_name: what clients call the model; None is the last part of the model's own name.
         cors_origins: web pages of these origins may use it.
         grace_s: on SIGTERM, how long running requests may go on.
     """
@@ -54,10 +55,11 @@ def within_memory(model: Model, limits: Limits, num_bytes: int) -> Limits:
 
 def serve(model: Model, limits: Limits, listening: Listening) -> None:
     """Serve until SIGTERM or SIGINT."""
+    # No answer tells where on the machine the model lies.
+    model.name = listening.model_name or Path(model.name).name
     app = create_app(
         model,
         limits=limits,
-        model_name=listening.model_name,
         api_key=listening.api_key,
         cors_origins=listening.cors_origins,
     )

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from counterpoint import contexts
-from counterpoint.contexts import Suffix
 from counterpoint.engine import Request, prepare
 from counterpoint.errors import GuideError, NoEffectWarning, PromptError, UsageError
 from counterpoint.guide import Branch, Guide
@@ -30,12 +30,14 @@ class Work:
         requests: one for each prompt; all have `num_samples` samples.
         echoes: for each prompt, what is shown before the output.
         recorders: for each prompt, what watches its steps, where a trace is asked for.
+        shown: for each prompt, what its branches read, where that is asked for.
     """
 
     requests: tuple[Request, ...]
     num_samples: int
     echoes: tuple[str, ...]
     recorders: tuple[Recorder | None, ...]
+    shown: tuple[dict[str, Any] | None, ...]
 
     @property
     def total(self) -> int:
@@ -43,7 +45,9 @@ class Work:
         return len(self.requests) * self.num_samples
 
 
-def read_completion(model: Model, body: CompletionBody, limits: Limits) -> Work:
+def read_completion(
+    model: Model, body: CompletionBody, limits: Limits, models: Mapping[str, Model] = MappingProxyType({})
+) -> Work:
     """Raises ApiError: a field can't be, on this model or within these limits."""
     prompts = [body.prompt] if _is_one(body.prompt) else list(body.prompt)
     _check_size(body, len(prompts), limits)
@@ -51,14 +55,16 @@ def read_completion(model: Model, body: CompletionBody, limits: Limits) -> Work:
         raise ApiError(
             400, "a branch has messages, which belong to /v1/chat/completions; give a prompt", param="guidance.branches"
         )
-    branches = _contexts(body)
+    branches = _contexts(model, body, models)
     options = _options(body, body.max_tokens or DEFAULT_COMPLETION_TOKENS, body.logprobs, limits)
     requests = [_request(model, prompt, branches, body, options, limits) for prompt in prompts]
     echoes = [_text(model, prompt) if body.echo else "" for prompt in prompts]
-    return _work(requests, echoes, body)
+    return _work(model, requests, echoes, body)
 
 
-def read_chat(model: Model, body: ChatBody, limits: Limits) -> Work:
+def read_chat(
+    model: Model, body: ChatBody, limits: Limits, models: Mapping[str, Model] = MappingProxyType({})
+) -> Work:
     """Raises ApiError: a field can't be, on this model or within these limits."""
     _check_size(body, 1, limits)
     if getattr(model.tokenizer, "chat_template", None) is None:
@@ -68,7 +74,7 @@ def read_chat(model: Model, body: ChatBody, limits: Limits) -> Work:
             param="messages",
             code="no_chat_template",
         )
-    branches = _contexts(body)
+    branches = _contexts(model, body, models)
     try:
         # A builder makes pairs; a chat without another branch takes the prompt of one.
         built = contexts.chat(
@@ -85,7 +91,7 @@ def read_chat(model: Model, body: ChatBody, limits: Limits) -> Work:
     options = _options(body, most, logprobs, limits)
     read = list(built.branches) if branches else []
     request = _request(model, built.prompt, read, body, options, limits)
-    return _work([request], [""], body)
+    return _work(model, [request], [""], body)
 
 
 def _is_one(prompt: str | list) -> bool:
@@ -111,15 +117,21 @@ def _branches(body: Asked) -> Sequence[BranchFields]:
     return (body.guidance.branches if body.guidance else None) or ()
 
 
-def _contexts(body: Asked) -> list[Branch]:
+def _contexts(model: Model, body: Asked, models: Mapping[str, Model]) -> list[Branch]:
     """The further branches as the request writes them: the negative first."""
     negatives = [body.negative_prompt, body.negative_prompt_ids, getattr(body, "negative_messages", None)]
     branches = [Branch(_context(negative)) for negative in negatives if negative is not None]
+    is_chat = isinstance(body, ChatBody)
     for fields in _branches(body):
-        if fields.suffix is not None:
-            branches.append(Branch(Suffix(fields.suffix), fields.weight))
-        else:
-            branches.append(Branch(_context(fields.prompt or fields.prompt_ids or fields.messages), fields.weight))
+        written = fields.written
+        if fields.messages is not None:
+            written["messages"] = _plain(fields.messages)
+        elif is_chat and fields.prompt is not None:
+            written["system"] = written.pop("prompt")
+        try:
+            branches.append(contexts.branch_from_wire(written, model=model, models=models, is_chat=is_chat))
+        except UsageError as error:
+            raise from_usage(error, "guidance.branches") from error
     return branches
 
 
@@ -220,11 +232,14 @@ def _text(model: Model, prompt: Any) -> str:
     return prompt if isinstance(prompt, str) else model.decode(prompt)
 
 
-def _work(requests: list[Request], echoes: list[str], body: Asked) -> Work:
+def _work(model: Model, requests: list[Request], echoes: list[str], body: Asked) -> Work:
+    shown: list[dict[str, Any] | None] = [None] * len(requests)
+    if body.show_branches:
+        shown = [contexts.show_read(model, request.prompt_ids, request.branches).to_dict() for request in requests]
     recorders: list[Recorder | None] = [None] * len(requests)
     if body.trace is not None:
         recorders = [Recorder(request, num_alternatives=body.trace) for request in requests]
         requests = [dataclasses.replace(request, observe=watch) for request, watch in zip(requests, recorders)]
-    return Work(tuple(requests), requests[0].num_samples, tuple(echoes), tuple(recorders))
+    return Work(tuple(requests), requests[0].num_samples, tuple(echoes), tuple(recorders), tuple(shown))
 
 

@@ -1,0 +1,102 @@
+"""The page at / in a real browser."""
+
+import shutil
+
+import httpx
+import pytest
+from server.conftest import serving
+
+CHROMIUM = shutil.which("chromium")
+
+
+@pytest.fixture(scope="module")
+def site(server):
+    return server
+
+
+@pytest.fixture
+def page(browser_page, site):
+    browser_page.goto(site.base)
+    return browser_page
+
+
+@pytest.fixture
+def browser_page():
+    sync_api = pytest.importorskip("playwright.sync_api")
+    if CHROMIUM is None:
+        pytest.skip("there is no chromium")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        opened = browser.new_page()
+        complaints = []
+        opened.on("console", lambda message: complaints.append(message.text) if message.type in ("error", "warning") else None)
+        opened.on("pageerror", lambda error: complaints.append(str(error)))
+        opened.complaints = complaints
+        yield opened
+        browser.close()
+
+
+def write(page, **fields):
+    for name, value in ({"tokens": "12", "temperature": "0"} | fields).items():
+        page.fill(f"#{name}", value)
+    page.click("#write")
+
+
+def finished(page, side):
+    page.locator(f"#{side}-state", has_text=" s, ").wait_for(timeout=30000)
+
+
+def test_both_sides_are_written_and_a_token_explains_itself(page, site):
+    write(page, prompt="Once upon", negative="In the end")
+    finished(page, "unguided")
+    finished(page, "guided")
+    body = {"prompt": "Once upon", "max_tokens": 12, "temperature": 0}
+    for side, more in (("unguided", {}), ("guided", {"negative_prompt": "In the end", "guidance_scale": 3})):
+        steps = httpx.post(f"{site.base}/v1/completions", json=body | more | {"trace": 1}).json()["choices"][0]["trace"]
+        assert page.locator(f"#{side} .token").all_text_contents() == [s["text"] or s["label"] for s in steps]
+    page.click("#guided .token:nth-child(2)")
+    assert "Token 1," in page.inner_text("#why")
+    assert page.locator("#why table").count() == 3
+    page.keyboard.press("ArrowRight")
+    assert "Token 2," in page.inner_text("#why")
+    assert page.locator('.token[aria-pressed="true"]').count() == 1
+    assert page.complaints == []
+
+
+def test_a_mistake_is_shown_as_the_server_says_it(page):
+    write(page, negative="The old house stood at the end of the lane, and")
+    page.locator("#guided-state.wrong", has_text="changes nothing").wait_for(timeout=30000)
+    finished(page, "unguided")
+
+
+def test_the_key(browser_page, model):
+    with serving(model, api_key="right") as running:
+        browser_page.goto(running.base)
+        write(browser_page, key="wrong")
+        browser_page.locator("#guided-state.wrong", has_text="API key").wait_for(timeout=30000)
+        write(browser_page, key="right")
+        finished(browser_page, "guided")
+
+
+def test_stopping_frees_the_rows(page, site):
+    write(page, tokens="400")
+    page.locator("#guided .token").first.wait_for(timeout=30000)
+    page.click("#halt")
+    page.locator("#guided-state", has_text="stopped after").wait_for(timeout=30000)
+    site.wait_idle()
+
+
+def test_hostile_text_is_shown_and_not_run(page):
+    hostile = "<img src=x onerror=document.title='run'>"
+    write(page, prompt=hostile, negative="<script>document.title='run'</script>")
+    finished(page, "guided")
+    page.locator("#guided .token").first.press("Enter")
+    assert page.title() == "Counterpoint" and page.locator("#guided img, #why img").count() == 0
+
+
+def test_the_page_loads_nothing_from_elsewhere(site):
+    answer = httpx.get(site.base)
+    assert answer.headers["content-security-policy"].startswith("default-src 'self'")
+    assert "http" not in answer.text.replace("http-equiv", "")
+    for path in ("/page/../app.py", "/page/%2e%2e/app.py", "/page/..%2fapp.py", "/page//etc/passwd"):
+        assert httpx.get(site.base + path).status_code == 404

@@ -1,0 +1,253 @@
+"""Clients that leave, deadlines, full queues, failures: what one server does when things go wrong."""
+
+import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import openai
+import pytest
+from server.conftest import make_model, serving
+
+import counterpoint as cp
+from counterpoint.engine import Engine
+from counterpoint.server import app as app_room
+from counterpoint.server import transport
+from counterpoint.server.errors import ApiError
+from counterpoint.server.limits import Limits
+
+LONG = {"prompt": "Once upon", "max_tokens": 400, "temperature": 0, "ignore_eos": True}
+
+
+class SlowEngine(Engine):
+    """Takes a while for a step, and can be told to fail."""
+
+    num_steps = 0
+    fail_next = False
+
+    def step(self):
+        time.sleep(0.02)
+        type(self).num_steps += 1
+        if SlowEngine.fail_next:
+            SlowEngine.fail_next = False
+            raise RuntimeError("a secret at /some/path")
+        return super().step()
+
+
+@pytest.fixture
+def slow(monkeypatch):
+    monkeypatch.setattr(app_room, "Engine", SlowEngine)
+
+
+def wait_for(condition, seconds=20):
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize("guided", [{}, {"negative_prompt": "x", "guidance_scale": 2}])
+def test_a_client_that_leaves_a_stream_frees_its_rows(slow, model, guided):
+    with serving(model) as running:
+        with httpx.stream("POST", running.base + "/v1/completions", json=LONG | guided | {"stream": True}) as answer:
+            lines = answer.iter_lines()
+            next(lines)
+            assert running.service.worker.num_rows == (2 if guided else 1)
+        began = time.monotonic()
+        wait_for(lambda: running.service.worker.num_rows == 0 and running.service.worker.num_jobs == 0)
+        assert time.monotonic() - began < 4  # all of it would take more than 8
+        assert "counterpoint_disconnects_total 1.0" in httpx.get(running.base + "/metrics").text
+
+
+def test_a_client_that_does_not_wait_for_a_whole_answer_frees_its_rows(slow, model):
+    with serving(model) as running:
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(running.base + "/v1/completions", json=LONG, timeout=0.5)
+        began = time.monotonic()
+        wait_for(lambda: running.service.worker.num_rows == 0)
+        assert time.monotonic() - began < 4
+
+
+def test_rows_are_free_within_two_steps(slow, model):
+    with serving(model) as running:
+        worker = running.service.worker
+        thread = threading.Thread(target=lambda: running.post(**LONG))
+        thread.start()
+        wait_for(lambda: worker.num_rows)
+        job = next(iter(worker._jobs))
+        before = SlowEngine.num_steps
+        worker._loop.call_soon_threadsafe(job.post, ApiError(503, "told"))
+        worker._loop.call_soon_threadsafe(job.close)
+        wait_for(lambda: worker.num_rows == 0)
+        assert SlowEngine.num_steps - before <= 2
+        thread.join()
+
+
+def test_the_deadline(slow, model):
+    with serving(model, limits=Limits(deadline_s=0.4)) as running:
+        answer = running.post(**LONG)
+        assert answer.status_code == 408 and answer.headers["x-should-retry"] == "false"
+        assert "more than 0.4 s" in answer.json()["error"]["message"]
+        with openai.OpenAI(base_url=running.base + "/v1", api_key="x", max_retries=0) as client:
+            with pytest.raises(openai.APIError, match="more than 0.4 s"):
+                for _ in client.completions.create(model="tiny", prompt="a", max_tokens=400, stream=True, extra_body={"ignore_eos": True}):
+                    pass
+        running.wait_idle()
+
+
+def test_a_full_queue(slow, model):
+    with serving(model, limits=Limits(max_rows=1, max_samples=1, max_waiting=1)) as running:
+        with ThreadPoolExecutor(2) as pool:
+            first = pool.submit(running.post, **LONG | {"max_tokens": 60})
+            wait_for(lambda: running.service.worker.num_running)
+            second = pool.submit(running.post, **LONG | {"max_tokens": 2})
+            wait_for(lambda: running.service.worker.num_waiting)
+            refused = running.post(**LONG)
+            assert refused.status_code == 429 and int(refused.headers["Retry-After"]) >= 1
+            with openai.OpenAI(base_url=running.base + "/v1", api_key="x", max_retries=0) as client:
+                with pytest.raises(openai.RateLimitError):
+                    client.completions.create(model="tiny", prompt="a")
+            assert first.result().status_code == second.result().status_code == 200
+        assert running.complete()
+
+
+def test_more_branches_than_rows_is_a_mistake_of_the_request(model):
+    with serving(model, limits=Limits(max_rows=1)) as running:
+        answer = running.post(prompt="Once", negative_prompt="x")
+        assert answer.status_code == 400 and "max_rows is 1" in answer.json()["error"]["message"]
+        assert running.complete()
+
+
+def test_a_request_that_fails_does_not_harm_the_others(caplog):
+    own = make_model()
+    poison = own.encode("%")[0]
+
+    def refuse(module, args):
+        if (args[0] == poison).any():
+            raise MemoryError("a secret at /some/path")
+
+    own.hf.get_input_embeddings().register_forward_pre_hook(refuse)
+    with serving(own) as running:
+        want = running.complete("Hello there")["choices"]
+        with ThreadPoolExecutor(6) as pool:
+            prompts = ["Hello there", "a % b", "Hello there", "%", "Hello there"]
+            answers = list(pool.map(lambda p: running.post(**LONG | {"prompt": p, "max_tokens": 8}), prompts))
+        assert [a.status_code for a in answers] == [200, 500, 200, 500, 200]
+        assert all(a.json()["choices"] == want for a in answers[::2])
+        assert "secret" not in answers[1].text and answers[1].json()["error"]["type"] == "server_error"
+        running.wait_idle()
+
+
+def test_an_engine_that_is_lost_is_made_anew(slow, model, caplog):
+    with serving(model) as running:
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(running.post, **LONG)
+            wait_for(lambda: running.service.worker.num_rows)
+            SlowEngine.fail_next = True
+            lost = waiting.result()
+        assert lost.status_code == 500 and "secret" not in lost.text
+        assert running.complete()["usage"]["completion_tokens"] == 8
+
+
+def test_an_unforeseen_error_shows_nothing_of_the_machine(model, monkeypatch, caplog):
+    with serving(model) as running:
+        monkeypatch.setattr(running.service, "check_model", lambda name: 1 / 0)
+        answer = running.post(prompt="a")
+        assert answer.status_code == 500 and "ZeroDivision" not in answer.text and "line" not in answer.text
+        monkeypatch.undo()
+        assert running.complete()
+
+
+def test_while_it_ends_it_takes_nothing_new(model):
+    with serving(model) as running:
+        running.service.worker.is_draining = True
+        answer = running.post(prompt="a")
+        assert answer.status_code == 503 and answer.headers["Retry-After"]
+        assert httpx.get(running.base + "/health").status_code == 503
+
+
+def test_a_body_that_does_not_come(model, monkeypatch):
+    monkeypatch.setattr(transport, "BODY_S", 0.2)
+
+    def slowly():
+        yield b'{"prompt": '
+        time.sleep(1)
+        yield b'"a"}'
+
+    with serving(model) as running:
+        answer = httpx.post(running.base + "/v1/completions", content=slowly(), headers={"content-type": "application/json"})
+        assert answer.status_code == 408 and "did not arrive" in answer.text
+
+
+def test_a_request_does_not_depend_on_the_others(model):
+    bodies = [
+        {"prompt": "Once " * (1 + i % 7), "max_tokens": 5 + 3 * (i % 5), "temperature": 0.9 * (i % 2), "seed": i}
+        | ({"negative_prompt": "In the " * (1 + i % 3), "guidance_scale": 1 + i % 4 + 0.5} if i % 3 else {})
+        for i in range(16)
+    ]
+    with serving(model, limits=Limits(max_rows=8, prefill_tokens=16, idle_prefill_tokens=16)) as running:
+        alone = [running.post(**body).json()["choices"] for body in bodies]
+        with ThreadPoolExecutor(16) as pool:
+            together = list(pool.map(lambda body: running.post(**body).json()["choices"], bodies))
+        assert together == alone
+        assert running.service.worker.num_rows == 0
+
+
+def test_what_is_counted(model):
+    with serving(model) as running:
+        running.complete("Hello", negative_prompt="Bye", guidance_scale=2)
+        running.post(prompt="Hello", wrong=1)
+        lines = httpx.get(running.base + "/metrics").text.splitlines()
+    for line in (
+        'counterpoint_requests_total{route="/v1/completions",status="200"} 1.0',
+        'counterpoint_requests_total{route="/v1/completions",status="400"} 1.0',
+        "counterpoint_prompt_tokens_total 5.0",
+        "counterpoint_branch_tokens_total 11.0",
+        "counterpoint_completion_tokens_total 8.0",
+        "counterpoint_guided_samples_total 1.0",
+        "counterpoint_rows 0.0",
+        "counterpoint_first_token_seconds_count 1.0",
+    ):
+        assert line in lines
+
+
+def test_the_key_guards_all_but_the_page_and_the_health(model):
+    with serving(model, api_key="right") as running, httpx.Client(base_url=running.base) as client:
+        open_paths = {p: client.get(p).status_code for p in ("/", "/health", "/page/page.js")}
+        guarded = {p: client.get(p).status_code for p in ("/metrics", "/v1/models", "/openapi.json", "/v1/x")}
+        assert set(open_paths.values()) == {200} and set(guarded.values()) == {401}
+        for header in ("Bearer rightly", "Bearer", "right", "Bearer rig\u00e9ht".encode("latin-1")):
+            assert client.get("/v1/models", headers={"authorization": header}).status_code == 401
+        assert client.get("/v1/models", headers={"authorization": "Bearer right"}).status_code == 200
+
+
+def test_other_origins_only_where_allowed(model):
+    with serving(model, cors_origins=("https://a.example",)) as running:
+        for origin, allowed in (("https://a.example", "https://a.example"), ("https://b.example", None)):
+            answer = httpx.get(running.base + "/v1/models", headers={"origin": origin})
+            assert answer.headers.get("access-control-allow-origin") == allowed
+
+
+def test_an_answer_names_its_request(server):
+    answer = server.post(prompt="a", max_tokens=1)
+    assert answer.headers["x-request-id"] == answer.json()["id"]
+
+
+def test_the_document_is_complete(server):
+    document = httpx.get(server.base + "/openapi.json").json()
+    text = json.dumps(document)
+    assert set(document["paths"]) >= {"/v1/completions", "/v1/chat/completions", "/v1/models", "/health", "/metrics"}
+    fields = document["components"]["schemas"]["CompletionBody"]["properties"]
+    assert {"negative_prompt", "guidance_scale", "cfg_scale", "guidance", "trace"} <= set(fields)
+    for name in document["components"]["schemas"]:
+        assert f'"#/components/schemas/{name}"' in text
+
+
+def test_the_library_and_the_server_share_one_result(server, model):
+    done = server.complete("A river", negative_prompt="A road", guidance_scale=2.5, n=2, temperature=0.7, seed=3)
+    want = cp.generate(
+        model, "A river", negative="A road", guide=cp.Guide(scale=2.5), n=2, temperature=0.7, seed=3, max_tokens=8,
+        ignore_eos=True,
+    )  # fmt: skip
+    assert [c["text"] for c in done["choices"]] == [c.text for c in want]
