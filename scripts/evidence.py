@@ -18,7 +18,7 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
-from evidence_data import CONDITIONS, read_held_out
+from evidence_data import CONDITIONS, held_out_once
 from evidence_page import draw, write_page
 
 import counterpoint as cp
@@ -53,7 +53,8 @@ def main() -> None:
 
     model = cp.load("bundled", dtype="float32")
     weights = fingerprint(model.hf)
-    held = read_held_out(ROOT / "configs" / "bundled.toml", given.corpus, seed=given.seed, most_chars=given.ngram_chars)
+    store = Store(given.folder / "samples.sqlite")
+    held = held_out_once(store, ROOT / "configs" / "bundled.toml", given.corpus, given.seed, given.ngram_chars)
     say(f"held out: {len(held.reviews)} pieces of reviews, {len(held.books)} of books")
     judges = {
         "sentiment": train_judge("sentiment", held.reviews, seed=given.seed),
@@ -64,7 +65,6 @@ def main() -> None:
         lambda text: model.encode(text, special_tokens=False), vocab_size=model.vocab_size, texts=held.texts
     )
     say(f"n-gram model of {fluency.num_tokens} tokens")
-    store = Store(given.folder / "samples.sqlite")
     measured = run_frontier(
         model, CONDITIONS, judges, fluency, arms=all_arms(SCALES), samples=given.samples, max_tokens=given.max_tokens,
         seed=given.seed, store=store, weights=weights, say=say,
@@ -88,15 +88,13 @@ def main() -> None:
         "samples": given.samples,
         "max_tokens": given.max_tokens,
         "judges": {j.name: {"accuracy": j.accuracy, "labels": j.labels} for j in judges.values()},
-        "ngram": {"order": fluency.order, "tokens": fluency.num_tokens,
-                  "held_out_bits_per_byte_of_training_text": None},
+        "ngram": {"order": fluency.order, "tokens": fluency.num_tokens},
         "arms": [{"name": m.arm.name, "family": m.arm.family, "guide": m.arm.guide.to_dict(),
                   **{k: v for k, v in dataclasses.asdict(m).items() if k not in ("arm", "won")}} for m in measured],
         "choice": {"chosen": None if choice.chosen is None else choice.chosen.arm.name,
                    "within": choice.within, "against": choice.against},
         "lambada": grid["rows"],
     }  # fmt: skip
-    del record["ngram"]["held_out_bits_per_byte_of_training_text"]
     given.out.mkdir(parents=True, exist_ok=True)
     (given.out / "evidence.json").write_text(json.dumps(plain(json.loads(json.dumps(record))), indent=1) + "\n")
     draw(record, given.out / "frontier.svg")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from dataclasses import dataclass
 from pathlib import Path
 
-from counterpoint.evaluate.judges import Labelled
 from counterpoint.evaluate.frontier import Condition
+from counterpoint.evaluate.judges import Labelled
+from counterpoint.evaluate.store import Store, key_of
 from counterpoint.train import read_config
 from counterpoint.train.corpus import _is_held_out
 from counterpoint.train.records import Broken, Record, find_file, read_records
@@ -60,6 +62,18 @@ def read_held_out(config_path: Path, corpus: Path, *, seed: int, most_pieces: in
             )
     chosen = [one for each in books.values() for one in rng.sample(each, min(most_pieces, len(each)))]
     return HeldOut(reviews, chosen, _texts(held, rng, most_chars))
+
+
+def held_out_once(store: Store, config_path: Path, corpus: Path, seed: int, most_chars: int) -> HeldOut:
+    """`read_held_out`, kept in the store: reading the corpus takes longer than all that is made of it."""
+    key = key_of("held out", config_path.read_text(), str(corpus.absolute()), seed, most_chars)
+    found = store.get([key])
+    if key not in found:
+        found[key] = dataclasses.asdict(read_held_out(config_path, corpus, seed=seed, most_chars=most_chars))
+        store.put(found)
+    kept = found[key]
+    reviews, books = ([Labelled(**one) for one in kept[name]] for name in ("reviews", "books"))
+    return HeldOut(reviews, books, kept["texts"])
 
 
 def _pieces(text: str) -> list[str]:

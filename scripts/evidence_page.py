@@ -15,7 +15,7 @@ import matplotlib.pyplot as plt
 PAPER = (("GPT-2 small (124M)", 32.6, 44.6), ("Pythia-160M", 32.8, 47.4))
 COLOURS = {
     "unguided": "#888888", "plausibility alone": "#444444", "log": "#c0392b", "prob": "#2471a3",
-    "log, plausibility 0.1": "#229954", "log, gate 1 nat": "#b7950b", "log, adaptive": "#7d3c98",
+    "log, plausibility 0.1": "#229954", "log, gate 3 nats": "#b7950b", "log, adaptive": "#7d3c98",
 }  # fmt: skip
 
 
@@ -169,15 +169,15 @@ def _lambada(record: dict[str, Any]) -> list[str]:
             shown = 100 if metric == "acc" else 1
             rows.append((
                 "accuracy, percent" if metric == "acc" else "perplexity of the word", row["guide"].removeprefix("scale="),
-                f"{shown * row['value']:.2f} ({shown * row['low']:.2f} to {shown * row['high']:.2f})",
-                "" if gain is None else f"{shown * gain['value']:+.2f} ({shown * gain['low']:+.2f} to {shown * gain['high']:+.2f})",
+                f"{shown * row['value']:.4g} ({shown * row['low']:.4g} to {shown * row['high']:.4g})",
+                "" if gain is None else f"{shown * gain['value']:+.4g} ({shown * gain['low']:+.4g} to {shown * gain['high']:+.4g})",
                 "" if gain is None else f"{gain['p']:.2g} ({gain['test']})",
             ))  # fmt: skip
     num_docs = record["lambada"][0]["num_docs"]
     best = {float(r["guide"].split("=")[1]): 100 * r["value"] for r in record["lambada"] if r["metric"] == "acc"}
     return [
         "## LAMBADA",
-        f"The paper's claim on a model it never saw: {num_docs:,} passages, the last word to be predicted, log space, the "
+        f"The paper's claim on a model it never saw: {num_docs:,} {'passages of the test set' if 'lambada-sample' not in record['made by'] else 'passages of the test set, drawn with the seed'}, the last word to be predicted, log space, the "
         "other branch starting from the last token of the passage (Sanchez et al. 2023, arXiv 2306.17806), as "
         "lm-evaluation-harness scores it through `counterpoint.evaluate`.",
         _table(("", "scale", "value (95 percent interval)", "against scale 1", "p"), rows),

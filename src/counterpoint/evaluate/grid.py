@@ -140,8 +140,7 @@ def run_grid(
         UsageError: an unknown task, a guide twice, or a branch that does not fit a task.
     """
     guides = _checked(guides)
-    manager = TaskManager(include_path=include)
-    _check_tasks(tasks, manager)
+    manager = _manager(tasks, include)
     store = Store(None if folder is None else Path(folder) / "answers.sqlite")
     lm = GridLM(guides, store, seed=seed, **options)
     samples: dict[str, list[dict[str, list[dict]]]] = {}
@@ -220,12 +219,21 @@ def _checked(guides: Sequence[Guide]) -> tuple[Guide, ...]:
     return tuple(guides)
 
 
-def _check_tasks(tasks: Sequence[str | dict[str, Any]], manager: TaskManager) -> None:
+def _manager(tasks: Sequence[str | dict[str, Any]], include: str | None) -> TaskManager:
+    """The tasks that can be named. The harness' own thousands are read only where one is not found without them."""
     if not tasks:
         raise UsageError("there is no task; name one of the harness, or give the path of a task file")
-    for task in tasks:
-        if isinstance(task, str) and not Path(task).is_file() and not manager.match_tasks([task]):
-            raise UsageError(f"unknown task {task!r}; `lm_eval ls tasks` lists the harness' own, or give a task file")
+    names = [task for task in tasks if isinstance(task, str) and not Path(task).is_file()]
+    if include is not None and not Path(include).is_dir():
+        raise UsageError(f"there is no folder {include!r} of task files; give one")
+    manager = TaskManager(include_path=include, include_defaults=False)
+    if all(manager.match_tasks([name]) for name in names):
+        return manager
+    manager = TaskManager(include_path=include)
+    for name in names:
+        if not manager.match_tasks([name]):
+            raise UsageError(f"unknown task {name!r}; `lm_eval ls tasks` lists the harness' own, or give a task file")
+    return manager
 
 
 def fingerprint(model: torch.nn.Module) -> str:
