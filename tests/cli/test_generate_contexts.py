@@ -129,7 +129,7 @@ def test_lines_have_branches_of_their_own(run, folders):
         (["--last-tokens", 1, "--branch=1=a"], "--last-tokens and --branch are given"),
         (["--instead", "a"], "--instead needs --without"),
         (["--undo"], "--undo needs --adapter"),
-        (["--branch", "Bye"], "not NAME=VALUE"),
+        (["--branch", "Bye"], "write WEIGHT=TEXT"),
         (["--branch", "x=Bye"], "use a number"),
         (["--branch", "1={"], "not valid JSON"),
         (["--branch", '1={"model": "o"}'], "no other model is loaded"),

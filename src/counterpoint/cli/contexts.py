@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -70,9 +70,10 @@ def check_contexts(options: dict[str, Any], *, many: bool) -> None:
             raise UsageError(f"--{name} needs --{needs}")
     if _is_chat(options) and given and given[0] in ("--without", "--contrast", "--adapter"):
         raise UsageError(f"{given[0]} is for a plain prompt; in a chat use --branch with JSON")
-    for text in (*options["branch"], *options["with_model"]):
+    for text in options["branch"]:
         if "=" not in text:
-            raise UsageError(f"{text[:40]!r} is not NAME=VALUE; write --branch=-0.5=TEXT or --with-model NAME=FOLDER")
+            raise UsageError(f"--branch is {text[:40]!r}; write WEIGHT=TEXT, as --branch=-0.5=TEXT")
+    named(options["with_model"], "--with-model")
 
 
 def read_contexts(model: Model, prompt: str, options: dict[str, Any]) -> tuple[Model, Any, Any, list[Branch] | None]:
@@ -127,8 +128,7 @@ def _negative(prompt: str, options: dict[str, Any]) -> Any:
 def _branches(model: Model, options: dict[str, Any]) -> list[Branch]:
     from counterpoint.contexts import branch_from_wire
 
-    pairs = [text.partition("=") for text in options["with_model"]]
-    models = {name: _load(folder, options) for name, _, folder in pairs}
+    models = load_models(options)
     branches = []
     for text in options["branch"]:
         weight, _, context = text.partition("=")
@@ -147,11 +147,29 @@ def _with_adapter(model: Model, prompt: str, options: dict[str, Any]) -> tuple[M
     from counterpoint.contexts import against_adapter
     from counterpoint.models.adapters import load_adapter
 
-    name = load_adapter(model.hf, options["adapter"])
+    name = "given"
+    load_adapter(model.hf, options["adapter"], name=name)
     plain = model.with_adapter(None)
     if options["undo"]:
         return plain, against_adapter(prompt, plain, adapter=name), None, None
     return model, against_adapter(prompt, model), None, None
+
+
+def load_models(options: dict[str, Any]) -> dict[str, Model]:
+    """The models of --with-model, by name."""
+    return {name: _load(folder, options) for name, folder in named(options["with_model"], "--with-model")}
+
+
+def named(texts: Sequence[str], option: str) -> list[tuple[str, str]]:
+    """NAME=FOLDER as pairs.
+
+    Raises:
+        UsageError: one has no equals sign.
+    """
+    for text in texts:
+        if "=" not in text:
+            raise UsageError(f"{option} is {text[:40]!r}; write NAME=FOLDER")
+    return [(name, folder) for name, _, folder in (text.partition("=") for text in texts)]
 
 
 def _load(folder: str, options: dict[str, Any]) -> Model:

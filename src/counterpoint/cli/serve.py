@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from counterpoint.cli.contexts import load_models, named
 from counterpoint.cli.options import NUMBER, model_options, open_model
 
 KEY_VARIABLE = "COUNTERPOINT_API_KEY"
@@ -51,6 +52,8 @@ def _model_first(args: list[str]) -> list[str]:
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 is any free one.")
 @click.option("--api-key", default=None, help=f"Ask for this key. Better: the variable {KEY_VARIABLE}.")
 @click.option("--served-name", default=None, help="What clients call the model.")
+@click.option("--with-model", multiple=True, help="NAME=FOLDER: a further model that branches can name.")
+@click.option("--adapter", multiple=True, help="NAME=FOLDER: a peft adapter, on unless a branch says otherwise.")
 @click.option("--cors-origin", multiple=True, help="Web pages of this origin may use it; may be given several times.")
 @click.option("--memory-gb", type=NUMBER, default=None, help="For the rows' keys and values; the number of rows follows.")
 @click.option("--max-rows", type=int, default=None, help="Branches at once; instead of --memory-gb. [default: 64]")
@@ -89,7 +92,11 @@ def command(**options: Any) -> None:
         cors_origins=options["cors_origin"],
         grace_s=options["grace"],
     )
-    model = open_model(options)
+    model, models = open_model(options), load_models(options)
+    for name, folder in named(options["adapter"], "--adapter"):
+        from counterpoint.models.adapters import load_adapter
+
+        load_adapter(model.hf, folder, name=name)
     if options["memory_gb"] is not None:
         limits = within_memory(model, limits, int(options["memory_gb"] * 2**30))
-    serve(model, limits, listening)
+    serve(model, limits, listening, models=models)

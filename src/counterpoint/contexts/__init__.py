@@ -10,11 +10,11 @@ from counterpoint.contexts.instruction import instruction
 from counterpoint.contexts.kinds import Empty, LastTokens, OtherModel, Rendered, Suffix, Swapped
 from counterpoint.contexts.reading import ReadBranch, read_branches, read_prompt, read_request
 from counterpoint.contexts.second import against_adapter, contrastive, proxy_tuning
-from counterpoint.contexts.show import Shown, show
+from counterpoint.contexts.show import Shown, show, show_read
 from counterpoint.contexts.wire import branch_from_wire
 
 __all__ = [
     "DEFAULT_SYSTEM", "NO_SYSTEM", "Built", "Empty", "LastTokens", "OtherModel", "ReadBranch", "Rendered", "Shown",
     "Suffix", "Swapped", "System", "against_adapter", "branch_from_wire", "chat", "contrastive", "documents",
-    "instruction", "proxy_tuning", "read_branches", "read_prompt", "read_request", "show",
+    "instruction", "proxy_tuning", "read_branches", "read_prompt", "read_request", "show", "show_read",
 ]  # fmt: skip

@@ -96,6 +96,11 @@ def show(
         UsageError: as `counterpoint.generate`.
     """
     prompt_ids, read, _ = read_request(model, prompt, negative=negative, branches=branches, guide=guide)
+    return show_read(model, prompt_ids, read)
+
+
+def show_read(model: Model, prompt_ids: tuple[int, ...], read: Sequence[ReadBranch]) -> Shown:
+    """The texts of branches that are read already, such as those of a `Request`."""
     text = _text(model, prompt_ids)
     first = ShownBranch("prompt", round(1 - sum(branch.weight for branch in read), 6), len(prompt_ids), text)
     return Shown((first, *(_shown(model, prompt_ids, text, branch, f"branch {n}") for n, branch in enumerate(read, 1))))

@@ -95,8 +95,8 @@ class SwitchedRows(Rows):
             return self._rows.forward(feeds)
 
 
-def load_adapter(hf: PreTrainedModel, folder: str) -> str:
-    """Add a peft adapter to a model and turn it on; returns the name it has there.
+def load_adapter(hf: PreTrainedModel, folder: str, *, name: str = "adapter") -> None:
+    """Add a peft adapter to a model and turn it on.
 
     Raises:
         UsageError: peft is not installed, or the folder holds no adapter of this model.
@@ -105,13 +105,11 @@ def load_adapter(hf: PreTrainedModel, folder: str) -> str:
         raise UsageError("adapters need peft; pip install 'counterpoint[adapters]'")
     if not (Path(folder) / "adapter_config.json").is_file():
         raise UsageError(f"the folder {folder!r} has no adapter_config.json, so it is no adapter of peft")
-    name = f"adapter{len(getattr(hf, 'peft_config', {})) or ''}"
     try:
         hf.load_adapter(folder, adapter_name=name)
     except Exception as error:  # peft and safetensors raise many kinds for an adapter that does not fit
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UsageError(f"the adapter {folder!r} can't be loaded: {reason}") from error
-    return name
 
 
 def adapter_layers(hf: nn.Module) -> list[Any]:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import hmac
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -64,7 +64,11 @@ class Service:
         )
 
     async def answer(
-        self, request: Request, kind: type[Body], read: Callable[[Model, Body, Limits, Mapping[str, Model]], Work], shape: type[Answer]
+        self,
+        request: Request,
+        kind: type[Body],
+        read: Callable[[Model, Body, Limits, Mapping[str, Model]], Work],
+        shape: type[Answer],
     ) -> Response:
         """Read a request, run it, and answer it whole or as events."""
         data = await read_body(request, self.limits.max_body_bytes)

@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import logging
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -53,12 +54,13 @@ def within_memory(model: Model, limits: Limits, num_bytes: int) -> Limits:
     return dataclasses.replace(limits, max_rows=rows_in(model, num_bytes, longest or 2048))
 
 
-def serve(model: Model, limits: Limits, listening: Listening) -> None:
+def serve(model: Model, limits: Limits, listening: Listening, *, models: Mapping[str, Model] | None = None) -> None:
     """Serve until SIGTERM or SIGINT."""
     # No answer tells where on the machine the model lies.
     model.name = listening.model_name or Path(model.name).name
     app = create_app(
         model,
+        models=models,
         limits=limits,
         api_key=listening.api_key,
         cors_origins=listening.cors_origins,

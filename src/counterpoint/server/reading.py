@@ -30,6 +30,7 @@ class Work:
         requests: one for each prompt; all have `num_samples` samples.
         echoes: for each prompt, what is shown before the output.
         recorders: for each prompt, what watches its steps, where a trace is asked for.
+        shown: what the branches read, where that is asked for.
         shown: for each prompt, what its branches read, where that is asked for.
     """
 
@@ -102,6 +103,8 @@ def _check_size(body: Asked, num_prompts: int, limits: Limits) -> None:
     total = num_prompts * (body.n or 1)
     if total > limits.max_samples:
         raise ApiError(400, f"prompts times n is {total}; this server takes {limits.max_samples} a request", param="n")
+    if body.show_branches and num_prompts > 1:
+        raise ApiError(400, f"show_branches is given with {num_prompts} prompts; give one", param="show_branches")
     negatives = [body.negative_prompt, body.negative_prompt_ids, getattr(body, "negative_messages", None)]
     num_negatives = sum(value is not None for value in negatives)
     if num_negatives > 1:
@@ -117,26 +120,23 @@ def _branches(body: Asked) -> Sequence[BranchFields]:
     return (body.guidance.branches if body.guidance else None) or ()
 
 
-def _contexts(model: Model, body: Asked, models: Mapping[str, Model]) -> list[Branch]:
+def _contexts(model: Model, body: Asked, *, is_chat: bool) -> list[Branch]:
     """The further branches as the request writes them: the negative first."""
-    negatives = [body.negative_prompt, body.negative_prompt_ids, getattr(body, "negative_messages", None)]
-    branches = [Branch(_context(negative)) for negative in negatives if negative is not None]
-    is_chat = isinstance(body, ChatBody)
+    branches = []
+    for negative in (body.negative_prompt, body.negative_prompt_ids):
+        if negative is not None:
+            branches.append(Branch(negative))
+    if is_chat and body.negative_messages is not None:
+        branches.append(Branch(_plain(body.negative_messages)))
     for fields in _branches(body):
-        written = fields.written
+        given = fields.given()
         if fields.messages is not None:
-            written["messages"] = _plain(fields.messages)
-        elif is_chat and fields.prompt is not None:
-            written["system"] = written.pop("prompt")
+            given["messages"] = _plain(fields.messages)
         try:
-            branches.append(contexts.branch_from_wire(written, model=model, models=models, is_chat=is_chat))
+            branches.append(contexts.branch_from_wire(given, model=model, is_chat=is_chat))
         except UsageError as error:
             raise from_usage(error, "guidance.branches") from error
     return branches
-
-
-def _context(given: str | list[int] | list[Message]) -> Any:
-    return _plain(given) if isinstance(given, list) and isinstance(given[0], Message) else given
 
 
 def _plain(messages: Sequence[Message]) -> list[dict[str, str]]:
