@@ -4,8 +4,11 @@ import pytest
 import torch
 
 import counterpoint as cp
+from counterpoint import formulas
+from counterpoint.engine import Observation, prepare
 from counterpoint.errors import UsageError
 from counterpoint.trace import Limits
+from counterpoint.trace.recorder import Recorder
 
 PROMPT, NEGATIVE, OTHER = "A happy girl sang.", "A sad dog sat alone.", "Once upon a time"
 SPACES = ["log", "prob"]
@@ -73,6 +76,18 @@ def test_every_number_is_that_of_the_logits(model, space):
         assert step.is_changed == (int(cond[i].argmax()) != int(guided[i].argmax()))
 
 
+def test_entropy_and_divergence_are_those_of_the_formulas(model):
+    rows = formulas.log_probs(torch.randn(3, 50, generator=torch.Generator().manual_seed(0)) * 4)
+    rows[1, 3], rows[2, 7], rows[0, 9] = float("-inf"), float("-inf"), float("-inf")
+    request = prepare(model, PROMPT, negative=NEGATIVE)
+    recorder = Recorder(request)
+    recorder(0, Observation(0, 4, rows[0], rows[1:2], rows[2], True))
+    (numbers,) = recorder.steps[0]
+    assert numbers.entropy == pytest.approx(float(formulas.entropy(rows[:1])), abs=2e-6)
+    expected = formulas.jensen_shannon(rows[:1], rows[None, 1:])[0].tolist()
+    assert [*numbers.divergence, numbers.shift] == pytest.approx(expected, abs=2e-6)
+
+
 def test_watching_changes_nothing(model):
     options = {"negative": NEGATIVE, "guide": cp.Guide(scale=2.0), "max_tokens": 15, "seed": 5}
     done, trace = cp.generate(model, PROMPT, **options), cp.trace.record(model, PROMPT, **options)
@@ -131,8 +146,6 @@ def test_ruled_out_tokens_are_no_alternatives(model):
 
 
 def test_batch_of_requests_with_samples(model):
-    from counterpoint.engine import prepare
-
     asked = [
         prepare(model, PROMPT, negative=NEGATIVE, guide=cp.Guide(scale=s), max_tokens=5, seed=1, n=2)
         for s in (1.5, 3.0)
