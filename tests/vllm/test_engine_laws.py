@@ -14,6 +14,7 @@ from tiny_models import EOS_ID, save, tokenizer
 from vllm import SamplingParams
 from vllm.exceptions import VLLMValidationError
 from vllm.sampling_params import StructuredOutputsParams
+from vllm.v1.core.sched.interface import PauseState
 
 from counterpoint.guide import Branch, Guide
 from counterpoint.vllm import extra_args
@@ -256,6 +257,44 @@ def test_abort_ends_the_whole_group(llm):
     assert len(scheduler_of(llm).running) == 2
     engine.abort_request(["gone"])
     assert idle(llm)
+
+
+@pytest.mark.parametrize("event", ["the cache is reset", "no new requests for a while"])
+def test_an_event_in_the_middle_changes_no_token(llm, event):
+    engine, scheduler = llm.llm_engine, scheduler_of(llm)
+    settings = {"temperature": 0.0, "max_tokens": 24, "ignore_eos": True}
+    expected = one(llm, Guide(scale=3.0), NEGATIVE, **settings).token_ids
+    params = SamplingParams(**settings, extra_args=extra_args(Guide(scale=3.0), NEGATIVE))
+    admitted, scheduler.max_num_active_reqs = scheduler.max_num_active_reqs, 3  # the second request is split
+    for name in ("a", "b"):
+        engine.add_request(name, {"prompt_token_ids": PROMPT}, params)
+    for _ in range(5):
+        engine.step()
+    assert len(scheduler.running) == 3
+    if event == "the cache is reset":
+        assert scheduler.reset_prefix_cache(reset_running_requests=True)
+    else:
+        scheduler.set_pause_state(PauseState.PAUSED_NEW)
+        finished = [output.request_id for _ in range(40) for output in engine.step() if output.finished]
+        assert (finished, len(scheduler.running)) == (["a"], 0)
+        scheduler.set_pause_state(PauseState.UNPAUSED)
+    outputs = {} if event == "the cache is reset" else {"a": expected}
+    while scheduler.has_requests():
+        outputs |= {output.request_id: output.outputs[0].token_ids for output in engine.step() if output.finished}
+    scheduler.max_num_active_reqs = admitted
+    assert outputs == {"a": expected, "b": expected}
+
+
+@pytest.mark.parametrize("name", ["chatcmpl-1", "0_chatcmpl-1_2", "cmpl-chatcmpl-1"])
+def test_a_chats_text_is_never_read_without_the_template(llm, name):
+    params = SamplingParams(max_tokens=3, extra_args=extra_args(Guide(scale=3.0), "Twice never"))
+    llm.llm_engine.add_request(name, {"prompt_token_ids": PROMPT}, params)
+    output = next(output for _ in range(20) for output in llm.llm_engine.step() if output.finished).outputs[0]
+    if name.startswith("cmpl"):
+        assert len(output.token_ids) == 3
+    else:
+        assert (list(output.token_ids), output.finish_reason) == ([], "error")
+        assert "chat template" in output.stop_reason
 
 
 def test_a_context_is_used_to_its_end(llm, model):

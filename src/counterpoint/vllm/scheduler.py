@@ -7,6 +7,7 @@ yield at the next step: by that event, never by the state of being split, which 
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -32,6 +33,8 @@ from counterpoint.vllm.watchdog import STALL_S, STALL_STEPS, Watchdog
 
 versions.require()
 logger = init_logger("vllm.counterpoint")
+
+CHAT_ID = re.compile(r"(\d+_)?chatcmpl-")  # of vLLM's chat endpoint; the children of n > 1 have a number before it
 
 
 class GuidedScheduler(Scheduler):
@@ -94,7 +97,7 @@ class GuidedScheduler(Scheduler):
         contexts = []
         for context in plan.contexts:
             if isinstance(context, str):
-                if request.request_id.rpartition("_")[2].startswith("chatcmpl-"):
+                if CHAT_ID.match(request.request_id):
                     raise UnsupportedError(
                         "a chat's negative needs the chat template; start the server with the middleware "
                         "counterpoint.vllm.middleware.GuidanceMiddleware or send negative_prompt_ids"
@@ -206,9 +209,7 @@ class GuidedScheduler(Scheduler):
         for client_index, error in self._errors:
             outputs.setdefault(client_index, EngineCoreOutputs()).outputs.append(error)
         self._errors.clear()
-        if any(output.new_token_ids for client in outputs.values() for output in client.outputs):
-            self.watchdog.reset()
-        self._watch()
+        self._watch(any(output.new_token_ids for client in outputs.values() for output in client.outputs))
         return outputs
 
     def _hold_incomplete(self, scheduled: SchedulerOutput, result: ModelRunnerOutput) -> None:
@@ -241,9 +242,11 @@ class GuidedScheduler(Scheduler):
     def _groups_of(self, request_ids: Iterable[str]) -> list[Group]:
         return list(dict.fromkeys(group for name in request_ids if (group := self.groups.of(name)) is not None))
 
-    def _watch(self) -> None:
+    def _watch(self, moved: bool) -> None:
         running = self._groups_of(request.request_id for request in self.running)
-        if self.watchdog.stalled(self.requests.values()):
+        if moved:
+            self.watchdog.reset()
+        if not moved and self.watchdog.stalled(self.requests.values()):
             stalled = running or [group for group in self.groups if group not in self._parked][:1]
             self.watchdog.reset()
         else:
