@@ -73,8 +73,9 @@ def test_killed_in_the_middle_it_continues_and_computes_nothing_twice(passages, 
     monkeypatch.setattr(grid, "score", score)
     rest = run_grid([lambada(passages)], GUIDES, folder=tmp_path / "run", resamples=50, **CPU)
     assert rest["computed"] == (len(PASSAGES) - 4) * len(GUIDES)
+    assert rest["reused"] == 4 * len(GUIDES)
     again = run_grid([lambada(passages)], GUIDES, folder=tmp_path / "run", resamples=50, **CPU)
-    assert again["computed"] == 0
+    assert (again["computed"], again["reused"]) == (0, len(PASSAGES) * len(GUIDES))
     whole = run_grid([lambada(passages)], GUIDES, resamples=50, **CPU)
     for (*names, a, _, _), (*same, b, _, _) in zip(figures(again), figures(whole), strict=True):
         assert names == same and a == pytest.approx(b, rel=1e-5)

@@ -46,7 +46,13 @@ class GridLM(GuidedLM):
         """Never: scale 1 is one guide of the grid, and is scored with the others."""
         return False
 
-    def loglikelihood_rolling(self, requests, disable_tqdm: bool = False) -> list[float]:
+    def loglikelihood(self, requests, disable_tqdm: bool = True):
+        return super().loglikelihood(requests, disable_tqdm)
+
+    def generate_until(self, requests, disable_tqdm: bool = True) -> list[str]:
+        return super().generate_until(requests, disable_tqdm)
+
+    def loglikelihood_rolling(self, requests, disable_tqdm: bool = True) -> list[float]:
         if self.negative_ids is None and all(guide.scale == 1 for guide in self.guides):
             self.negative_ids = (self.prefix_token_id,)  # read by no guide
             try:

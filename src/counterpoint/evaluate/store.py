@@ -29,6 +29,7 @@ class Store:
 
     def __init__(self, path: str | Path | None) -> None:
         self.num_reused = self.num_computed = 0
+        self._counted: set[str] = set()
         try:
             if path is not None:
                 Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -38,13 +39,15 @@ class Store:
             raise UsageError(f"the answers in {str(path)!r} can't be opened: {error}; give another folder") from None
 
     def get(self, keys: Sequence[str]) -> dict[str, Any]:
-        """The answers that are there; counted as reused."""
+        """The answers that are there. What an earlier run put is counted as reused, once."""
         found = {}
         for key in dict.fromkeys(keys):
             row = self._file.execute("SELECT value FROM answers WHERE key = ?", (key,)).fetchone()
             if row is not None:
                 found[key] = json.loads(row[0])
-        self.num_reused += len(found)
+        earlier = found.keys() - self._counted
+        self.num_reused += len(earlier)
+        self._counted |= earlier
         return found
 
     def put(self, answers: Mapping[str, Any]) -> None:
@@ -53,6 +56,7 @@ class Store:
         with self._file:
             self._file.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?)", rows)
         self.num_computed += len(rows)
+        self._counted |= answers.keys()
 
     def close(self) -> None:
         self._file.close()
