@@ -77,9 +77,9 @@ def command(**options: Any) -> None:
         from counterpoint.server.process import Listening, serve, within_memory
     except ImportError as error:
         raise UsageError(f"serving needs {error.name}; pip install 'counterpoint[serve]'") from None
-    named = ("max_waiting", "max_samples", "max_branches", "max_prompt_tokens", "max_tokens", "prefill_tokens")
+    counts = ("max_waiting", "max_samples", "max_branches", "max_prompt_tokens", "max_tokens", "prefill_tokens")
     limits = Limits(
-        **{name: options[name] for name in named},
+        **{name: options[name] for name in counts},
         max_rows=64 if options["max_rows"] is None else options["max_rows"],
         max_body_bytes=int(options["max_body_mb"] * 2**20),
         deadline_s=options["deadline"],

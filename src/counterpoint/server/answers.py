@@ -48,7 +48,6 @@ class Answer:
         self._work, self._model_name, self._label, self._with_usage = work, model_name, label, with_usage
         self.id = f"{self.prefix}-{uuid.uuid4().hex}"
         self._created = int(time.time())
-        self._has_shown = False
         self._samples = [Sample() for _ in range(work.total)]
 
     def take(self, number: int, progress: Progress) -> list[dict[str, Any]]:
@@ -77,9 +76,8 @@ class Answer:
         return choices
 
     def chunk(self, choices: list[dict[str, Any]], usage: dict[str, int] | None = None) -> bytes:
-        """One server-sent event; the first says what the branches read, where that is asked for."""
-        body = self._head(self.chunk_object) | {"choices": choices} | ({} if self._has_shown else self._shown())
-        self._has_shown = True
+        """One server-sent event."""
+        body = self._head(self.chunk_object) | {"choices": choices}
         if self._with_usage:
             body["usage"] = usage
         return b"data: " + _json(body) + b"\n\n"
@@ -98,7 +96,7 @@ class Answer:
             choice = self._choice(index, echo + sample.text, sample)
             told = self._work.shown[index // self._work.num_samples] or {}
             choices.append(choice | ({"trace": sample.traced} if sample.traced else {}) | told)
-        return self._head(self.whole_object) | {"choices": choices, "usage": self.usage()} | self._shown()
+        return self._head(self.whole_object) | {"choices": choices, "usage": self.usage()}
 
     def usage(self) -> dict[str, int]:
         """In tokens. A prompt counts once, whatever its number of samples; `branch_tokens` is all that the further
@@ -116,9 +114,6 @@ class Answer:
             "total_tokens": prompt + completion,
             "branch_tokens": branch,
         }
-
-    def _shown(self) -> dict[str, Any]:
-        return {} if self._work.shown is None else self._work.shown.to_dict()
 
     def _head(self, kind: str) -> dict[str, Any]:
         return {"id": self.id, "object": kind, "created": self._created, "model": self._model_name}

@@ -6,7 +6,6 @@ import dataclasses
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 from counterpoint import contexts
@@ -30,7 +29,6 @@ class Work:
         requests: one for each prompt; all have `num_samples` samples.
         echoes: for each prompt, what is shown before the output.
         recorders: for each prompt, what watches its steps, where a trace is asked for.
-        shown: what the branches read, where that is asked for.
         shown: for each prompt, what its branches read, where that is asked for.
     """
 
@@ -47,15 +45,11 @@ class Work:
 
 
 def read_completion(
-    model: Model, body: CompletionBody, limits: Limits, models: Mapping[str, Model] = MappingProxyType({})
+    model: Model, body: CompletionBody, limits: Limits, models: Mapping[str, Model]
 ) -> Work:
     """Raises ApiError: a field can't be, on this model or within these limits."""
     prompts = [body.prompt] if _is_one(body.prompt) else list(body.prompt)
     _check_size(body, len(prompts), limits)
-    if any(fields.messages is not None for fields in _branches(body)):
-        raise ApiError(
-            400, "a branch has messages, which belong to /v1/chat/completions; give a prompt", param="guidance.branches"
-        )
     branches = _contexts(model, body, models)
     options = _options(body, body.max_tokens or DEFAULT_COMPLETION_TOKENS, body.logprobs, limits)
     requests = [_request(model, prompt, branches, body, options, limits) for prompt in prompts]
@@ -64,7 +58,7 @@ def read_completion(
 
 
 def read_chat(
-    model: Model, body: ChatBody, limits: Limits, models: Mapping[str, Model] = MappingProxyType({})
+    model: Model, body: ChatBody, limits: Limits, models: Mapping[str, Model]
 ) -> Work:
     """Raises ApiError: a field can't be, on this model or within these limits."""
     _check_size(body, 1, limits)
@@ -120,20 +114,21 @@ def _branches(body: Asked) -> Sequence[BranchFields]:
     return (body.guidance.branches if body.guidance else None) or ()
 
 
-def _contexts(model: Model, body: Asked, *, is_chat: bool) -> list[Branch]:
+def _contexts(model: Model, body: Asked, models: Mapping[str, Model]) -> list[Branch]:
     """The further branches as the request writes them: the negative first."""
-    branches = []
-    for negative in (body.negative_prompt, body.negative_prompt_ids):
-        if negative is not None:
-            branches.append(Branch(negative))
+    is_chat = isinstance(body, ChatBody)
+    negatives = [body.negative_prompt, body.negative_prompt_ids]
     if is_chat and body.negative_messages is not None:
-        branches.append(Branch(_plain(body.negative_messages)))
+        negatives.append(_plain(body.negative_messages))
+    branches = [Branch(negative) for negative in negatives if negative is not None]
     for fields in _branches(body):
-        given = fields.given()
+        written = fields.written
         if fields.messages is not None:
-            given["messages"] = _plain(fields.messages)
+            written["messages"] = _plain(fields.messages)
+        elif is_chat and fields.prompt is not None:
+            written["system"] = written.pop("prompt")
         try:
-            branches.append(contexts.branch_from_wire(given, model=model, is_chat=is_chat))
+            branches.append(contexts.branch_from_wire(written, model=model, models=models, is_chat=is_chat))
         except UsageError as error:
             raise from_usage(error, "guidance.branches") from error
     return branches

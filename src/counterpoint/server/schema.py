@@ -37,26 +37,39 @@ class Message(Wire):
 
 
 class BranchFields(Wire):
-    """A further context: one of the fields, with a weight; `instead` goes with `without`. See docs/contexts.md."""
+    """A further context: one of `prompt` (in chat: another system message), `prompt_ids`, `messages` (chat), `suffix`,
+    `last_tokens`, `empty`, `without`, `system` (chat; null is none), `default_system` (chat). With `model` or `adapter`
+    (null is none) that one reads it, alone the prompt."""
 
-    prompt: Text | None = Field(None, description="a text; in a chat with its special tokens already in it")
+    prompt: Text | None = None
     prompt_ids: Annotated[list[TokenId], Field(min_length=1)] | None = None
-    last_tokens: Count | None = Field(None, description="the end of the prompt")
-    empty: Literal[True] | None = Field(None, description="the token that begins a text")
+    messages: Annotated[list[Message], Field(min_length=1)] | None = None
     suffix: Text | Annotated[list[TokenId], Field(min_length=1)] | None = Field(
         None, description="read after all that the prompt's branch holds, anew at each step"
     )
-    without: Text | None = Field(None, description="the prompt with this passage left out")
-    instead: str | None = Field(None, description="what stands in the place of that passage")
-    system: Text | None = Field(None, description="chat: another system message; null is none")
-    default_system: Literal[True] | None = Field(None, description="chat: what the template writes by itself")
-    messages: Annotated[list[Message], Field(min_length=1)] | None = Field(None, description="chat: another conversation")
+    last_tokens: Count | None = Field(None, description="the end of the prompt")
+    empty: Literal[True] | None = Field(None, description="nothing but the token that begins a text")
+    without: Text | None = Field(None, description="the prompt without this passage, which it holds once")
+    instead: Text | None = Field(None, description="with `without`: what stands in the passage's place")
+    system: Text | None = Field(None, description="in chat: another system message; null is none")
+    default_system: Literal[True] | None = Field(None, description="in chat: what the template writes by itself")
+    model: Text | None = Field(None, description="another model that this server has loaded, by its name")
+    adapter: Text | None = Field(None, description="the same model with this adapter; null is without any")
     weight: Weight | None = Field(None, description="negative pushes away, positive pulls; null takes 1 - scale")
 
-    def given(self) -> dict[str, Any]:
-        """The fields that are given; of nulls only that of `system`, which means something."""
+    @model_validator(mode="after")
+    def _one_context(self) -> BranchFields:
+        given = [name for name in CONTEXT_FIELDS if name in self.written]
+        readers = [name for name in READER_FIELDS if name in self.written]
+        if len(given) > 1 or len(readers) > 1 or not (given or readers):
+            raise ValueError(f"a branch has {' and '.join(given) or 'no context'}; give one of {', '.join(CONTEXT_FIELDS)}")
+        return self
+
+    @property
+    def written(self) -> dict[str, Any]:
+        """The fields that the request holds. null is the same as left out, but for those where it means none."""
         fields = self.model_dump(exclude_unset=True)
-        return {name: value for name, value in fields.items() if value is not None or name == "system"}
+        return {name: value for name, value in fields.items() if value is not None or name in ("system", "adapter")}
 
 
 class Guidance(Wire):
@@ -111,8 +124,6 @@ class Asked(Wire):
     show_branches: bool | None = Field(
         None, description="tell with each choice what every branch read, where they differ, and what looks like a slip"
     )
-
-    show_branches: bool | None = Field(None, description="tell what the branches read and where they differ; one prompt")
 
     @model_validator(mode="after")
     def _no_contradiction(self) -> Asked:
