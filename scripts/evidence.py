@@ -37,7 +37,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", required=True, type=Path)
     parser.add_argument("--lambada", required=True, type=Path)
-    parser.add_argument("--lambada-sample", type=int, default=None, help="passages, drawn with the seed; all if left out")
+    parser.add_argument(
+        "--lambada-sample", type=int, default=None, help="passages, drawn with the seed; all if left out"
+    )
     parser.add_argument("--samples", type=int, default=40, help="texts for each condition and arm")
     parser.add_argument("--max-tokens", type=int, default=48)
     parser.add_argument("--ngram-chars", type=int, default=3_000_000)
@@ -51,7 +53,7 @@ def main() -> None:
     def say(line: str) -> None:
         print(f"{time.monotonic() - began:6.0f} s  {line}", file=sys.stderr, flush=True)
 
-    model = cp.load("bundled", dtype="float32")
+    model = cp.load(given.model, dtype="float32")
     weights = fingerprint(model.hf)
     store = Store(given.folder / "samples.sqlite")
     held = held_out_once(store, ROOT / "configs" / "bundled.toml", given.corpus, given.seed, given.ngram_chars)
@@ -73,7 +75,7 @@ def main() -> None:
     with quiet():
         task = lambada(given.lambada, sample=given.lambada_sample, seed=given.seed, folder=given.folder)
         guides = [cp.Guide(scale=scale) for scale in LAMBADA_SCALES]
-        grid = run_grid([task], guides, folder=given.folder, seed=given.seed, pretrained="bundled", device="cpu",
+        grid = run_grid([task], guides, folder=given.folder, seed=given.seed, pretrained=given.model, device="cpu",
                         dtype="float32", batch_size=32)  # fmt: skip
     say("LAMBADA done")
     record = {

@@ -14,7 +14,12 @@ from counterpoint.train import read_config
 from counterpoint.train.corpus import _is_held_out
 from counterpoint.train.records import Broken, Record, find_file, read_records
 
-GENRES = {"Mystery": "mystery", "Children's": "children's", "Science Fiction": "science fiction", "Philosophy": "philosophy"}
+GENRES = {
+    "Mystery": "mystery",
+    "Children's": "children's",
+    "Science Fiction": "science fiction",
+    "Philosophy": "philosophy",
+}
 PIECE_CHARS = 240  # about as long as a sample
 
 CONDITIONS = [
@@ -33,7 +38,9 @@ class HeldOut:
     texts: list[str]
 
 
-def read_held_out(config_path: Path, corpus: Path, *, seed: int, most_pieces: int = 400, most_chars: int = 3_000_000) -> HeldOut:
+def read_held_out(
+    config_path: Path, corpus: Path, *, seed: int, most_pieces: int = 400, most_chars: int = 3_000_000
+) -> HeldOut:
     """What the training run of `config_path` kept out.
 
     Args:

@@ -21,7 +21,10 @@ def test_repetition():
 
 
 def test_self_bleu():
-    same, other = ["the cat sat on the mat"] * 3, ["one two three four", "five six seven eight", "nine ten eleven twelve"]
+    same, other = (
+        ["the cat sat on the mat"] * 3,
+        ["one two three four", "five six seven eight", "nine ten eleven twelve"],
+    )
     assert self_bleu(same, seed=0) == pytest.approx(100)
     assert self_bleu(other, seed=0) == pytest.approx(0)
     mixed = [*same, *other]

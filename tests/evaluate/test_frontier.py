@@ -48,7 +48,7 @@ def fluency(model):
 
 
 def run(model, judges, fluency, store, arms, **changes):
-    options = dict(samples=3, max_tokens=6, seed=1, weights="w") | changes
+    options = {"samples": 3, "max_tokens": 6, "seed": 1, "weights": "w"} | changes
     return run_frontier(model, CONDITIONS, judges, fluency, arms=arms, store=store, **options)
 
 
@@ -63,11 +63,11 @@ def test_every_formula_and_the_two_rivals_are_in():
 
 def test_samples_are_those_of_generate_and_artefacts_those_of_the_trace(model):
     arm = Arm("log", Guide(scale=3.0))
-    options = dict(samples=3, max_tokens=8, seed=5, store=Store(None), weights="w")
+    options = {"samples": 3, "max_tokens": 8, "seed": 5, "store": Store(None), "weights": "w"}
     written = write_samples(model, arm, CONDITIONS, **options)
     for at, (condition, samples) in enumerate(zip(CONDITIONS, written)):
         negative = cp.contexts.Empty() if condition.negative is None else condition.negative
-        plain = dict(negative=negative, guide=arm.guide, max_tokens=8, seed=5 + 1000 * at, n=3)
+        plain = {"negative": negative, "guide": arm.guide, "max_tokens": 8, "seed": 5 + 1000 * at, "n": 3}
         done = cp.generate(model, condition.prompt, **plain)
         assert [one.text for one in done] == [one.text for one in samples]
         ids = model.encode(condition.prompt)

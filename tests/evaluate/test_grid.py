@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -19,7 +20,7 @@ with warnings.catch_warnings():
     from counterpoint.evaluate.tasks import lambada
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-CPU = dict(device="cpu", dtype="float32", batch_size=2)
+CPU = {"device": "cpu", "dtype": "float32", "batch_size": 2}
 GUIDES = [Guide(scale=1.0), Guide(scale=2.0), Guide(scale=2.0, space="prob")]
 PASSAGES = [f"The {name} walked to the {place} and opened the old door" for name, place in
             [("king", "castle"), ("girl", "garden"), ("boy", "river"), ("doctor", "house"), ("captain", "ship")]]  # fmt: skip
@@ -95,10 +96,10 @@ def test_written_texts_are_kept_too(tmp_path):
 
 def test_a_sample_of_lambada_is_drawn_once(passages, tmp_path):
     task = lambada(passages, sample=3, seed=1, folder=tmp_path)
-    path = task["dataset_kwargs"]["data_files"]["test"]
-    drawn = open(path).read()
-    assert len(drawn.splitlines()) == 3 and set(drawn.splitlines()) <= set(open(passages).read().splitlines())
-    assert lambada(passages, sample=3, seed=1, folder=tmp_path) == task and open(path).read() == drawn
+    path = Path(task["dataset_kwargs"]["data_files"]["test"])
+    drawn = path.read_text()
+    assert len(drawn.splitlines()) == 3 and set(drawn.splitlines()) <= set(Path(passages).read_text().splitlines())
+    assert lambada(passages, sample=3, seed=1, folder=tmp_path) == task and path.read_text() == drawn
 
 
 @pytest.mark.parametrize(
@@ -126,7 +127,18 @@ def test_bad_passages(tmp_path):
 
 def test_the_command_prints_a_table_or_json(passages):
     runner = CliRunner()
-    arguments = ["--lambada", passages, "--scales", "1,1.5", "--spaces", "log,prob", "--device", "cpu", "--dtype", "float32"]
+    arguments = [
+        "--lambada",
+        passages,
+        "--scales",
+        "1,1.5",
+        "--spaces",
+        "log,prob",
+        "--device",
+        "cpu",
+        "--dtype",
+        "float32",
+    ]
     shown = runner.invoke(command, arguments, catch_exceptions=False)
     assert "perplexity" in shown.output and "scale=1.5,space=prob" in shown.output and "seed 0" in shown.output
     record = json.loads(runner.invoke(command, [*arguments, "--json"], catch_exceptions=False).stdout)

@@ -30,7 +30,9 @@ def test_a_judge_tells_apart_what_it_can_and_says_how_well():
     judge = train_judge("mood", examples(), seed=0)
     assert judge.accuracy > 0.95
     assert judge.agrees(["a lovely warm film", "the dull cold film"], "good") == [1, 0]
-    shuffled = [Labelled(one.text, random.Random(i).choice(["good", "bad"]), one.work) for i, one in enumerate(examples())]
+    shuffled = [
+        Labelled(one.text, random.Random(i).choice(["good", "bad"]), one.work) for i, one in enumerate(examples())
+    ]
     assert train_judge("noise", shuffled, seed=0).accuracy < 0.75
 
 

@@ -54,7 +54,9 @@ def test_200_random_requests_equal_a_stateless_computation(name):
     for number, item in enumerate(items):
         at = number % len(GUIDES)
         want, is_greedy = oracle(model, item, GUIDES[at])
-        assert scores[number][at].logprob == pytest.approx(want, abs=2e-4, rel=1e-4 if GUIDES[at].space == "prob" else 1e-5)
+        assert scores[number][at].logprob == pytest.approx(
+            want, abs=2e-4, rel=1e-4 if GUIDES[at].space == "prob" else 1e-5
+        )
         assert scores[number][at].is_greedy == is_greedy
 
 

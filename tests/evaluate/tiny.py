@@ -12,8 +12,14 @@ from counterpoint.guide import Guide
 from counterpoint.models.model import Model
 
 VOCAB = 96
-IDS = dict(vocab_size=VOCAB, eos_token_id=None, pad_token_id=0, bos_token_id=1)
-SMALL = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2)
+IDS = {"vocab_size": VOCAB, "eos_token_id": None, "pad_token_id": 0, "bos_token_id": 1}
+SMALL = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
 ARCHITECTURES = ("gpt2", "gemma3", "mamba")
 
 

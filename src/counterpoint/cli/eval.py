@@ -15,7 +15,9 @@ from counterpoint.guide import Guide
 
 @click.command("eval")
 @click.argument("tasks", nargs=-1)
-@click.option("--guide", "guides", multiple=True, help='A guide, as "scale=1.5,space=prob"; may be given several times.')
+@click.option(
+    "--guide", "guides", multiple=True, help='A guide, as "scale=1.5,space=prob"; may be given several times.'
+)
 @click.option("--scales", default=None, help="Comma-separated scales; with --spaces, every pair of them is a guide.")
 @click.option("--spaces", default="log", show_default=True, help="Comma-separated: log, prob.")
 @click.option("--branch", default=None, help="last, empty or no-system; the default suits the task.")

@@ -38,7 +38,9 @@ class Difference:
     test: str
 
 
-def interval(values: Sequence[Any], *, seed: int, statistic: Statistic | None = None, resamples: int = 1000) -> Interval:
+def interval(
+    values: Sequence[Any], *, seed: int, statistic: Statistic | None = None, resamples: int = 1000
+) -> Interval:
     """The statistic (None: the mean) of one value a document, with a percentile bootstrap over documents.
 
     Raises:
@@ -49,8 +51,10 @@ def interval(values: Sequence[Any], *, seed: int, statistic: Statistic | None = 
     if statistic is None:
         column = np.asarray(values, dtype=float)
         return Interval(float(column.mean()), *_bootstrap((column,), _mean, seed, resamples))
-    return Interval(float(statistic(values)), *_bootstrap_rows(lambda at: statistic([values[i] for i in at]),
-                                                               len(values), seed, resamples))
+    return Interval(
+        float(statistic(values)),
+        *_bootstrap_rows(lambda at: statistic([values[i] for i in at]), len(values), seed, resamples),
+    )
 
 
 def difference(
@@ -64,12 +68,18 @@ def difference(
     if len(ours) != len(theirs) or not len(ours):
         raise UsageError(f"the arms have {len(ours)} and {len(theirs)} documents; compare the same ones")
     if statistic is not None:
+
         def gap(at: np.ndarray) -> float:
             return statistic([ours[i] for i in at]) - statistic([theirs[i] for i in at])
 
         low, high = _bootstrap_rows(gap, len(ours), seed, resamples)
-        return Difference(gap(np.arange(len(ours))), low, high, _p_of_swaps(ours, theirs, statistic, seed, resamples),
-                          "paired permutation")
+        return Difference(
+            gap(np.arange(len(ours))),
+            low,
+            high,
+            _p_of_swaps(ours, theirs, statistic, seed, resamples),
+            "paired permutation",
+        )
     a, b = np.asarray(ours, dtype=float), np.asarray(theirs, dtype=float)
     low, high = _bootstrap((a - b,), _mean, seed, resamples)
     if set(np.unique([a, b])) <= {0.0, 1.0}:
@@ -101,7 +111,9 @@ def _bootstrap(data: tuple[np.ndarray, ...], statistic: Callable, seed: int, res
     return float(ends.low), float(ends.high)
 
 
-def _bootstrap_rows(of_rows: Callable[[np.ndarray], float], count: int, seed: int, resamples: int) -> tuple[float, float]:
+def _bootstrap_rows(
+    of_rows: Callable[[np.ndarray], float], count: int, seed: int, resamples: int
+) -> tuple[float, float]:
     rng = np.random.default_rng(seed)
     drawn = [of_rows(rng.integers(0, count, count)) for _ in range(resamples)]
     low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])

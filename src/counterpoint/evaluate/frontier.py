@@ -191,7 +191,9 @@ def run_frontier(
     """
     for condition in conditions:
         if condition.judge not in judges:
-            raise UsageError(f"the condition {condition.name!r} names the judge {condition.judge!r}, which is not there")
+            raise UsageError(
+                f"the condition {condition.name!r} names the judge {condition.judge!r}, which is not there"
+            )
     if samples < 2:
         raise UsageError(f"samples is {samples}; use 2 or more for each condition")
     measured = []
@@ -201,7 +203,9 @@ def run_frontier(
         )
         measured.append(measure(arm, conditions, written, judges, fluency, seed=seed))
         last = measured[-1]
-        say(f"{number}/{len(arms)} {arm.name}: adherence {last.adherence[0]:.3f}, {last.bits_per_byte[0]:.3f} bits a byte")
+        say(
+            f"{number}/{len(arms)} {arm.name}: adherence {last.adherence[0]:.3f}, {last.bits_per_byte[0]:.3f} bits a byte"
+        )
     return measured
 
 
@@ -220,7 +224,9 @@ class Choice:
     against: dict[str, dict[str, Any]]
 
 
-def choose_default(measured: Sequence[Measured], *, seed: int, least_distinct: float = 0.9, most_artefacts: float = 1.0) -> Choice:
+def choose_default(
+    measured: Sequence[Measured], *, seed: int, least_distinct: float = 0.9, most_artefacts: float = 1.0
+) -> Choice:
     """The guided arm with the best adherence among those that cost nothing else; of those that a paired exact test
     can't tell from it (p > 0.05), the one with the smallest scale.
 

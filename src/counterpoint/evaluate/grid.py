@@ -76,9 +76,7 @@ class GridLM(GuidedLM):
             found.update(answers)
             self.store.put(answers)
 
-        score(
-            self.guided_model, [items[i] for i in todo], self.guides, batch_size=self._num_together(), on_batch=keep
-        )
+        score(self.guided_model, [items[i] for i in todo], self.guides, batch_size=self._num_together(), on_batch=keep)
         at = self.guides.index(self.guide)
         return [(found[each[at]][0], found[each[at]][1]) for each in keys]
 
@@ -197,9 +195,7 @@ def _rows(task: str, arms: list[list[dict]], guides: Sequence[Guide], seed: int,
                     difference(columns[at], columns[0], seed=seed, statistic=statistic, resamples=resamples)
                 )
             ruled_out = sum(_is_ruled_out(doc) for doc in docs)
-            rows.append(
-                Row(task, metric, str(guide), found.value, found.low, found.high, len(docs), ruled_out, gain)
-            )
+            rows.append(Row(task, metric, str(guide), found.value, found.low, found.high, len(docs), ruled_out, gain))
     return rows
 
 

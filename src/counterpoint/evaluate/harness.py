@@ -243,7 +243,10 @@ class GuidedLM(HFLM):
     def _windows(self, ids: list[int]):
         lead = self.negative_ids
         windows = utils.get_rolling_token_windows(
-            token_list=ids, prefix_token=self.prefix_token_id, max_seq_len=self.max_length + 1 - len(lead), context_len=1
+            token_list=ids,
+            prefix_token=self.prefix_token_id,
+            max_seq_len=self.max_length + 1 - len(lead),
+            context_len=1,
         )
         for number, window in enumerate(windows):
             context, continuation = utils.make_disjoint_window(window)

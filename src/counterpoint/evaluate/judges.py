@@ -61,7 +61,9 @@ def train_judge(name: str, examples: Sequence[Labelled], *, seed: int, folds: in
     for label in labels:
         works = {one.work for one in examples if one.label == label}
         if len(works) < folds:
-            raise UsageError(f"the judge of {name} has {len(works)} works of {label!r} and needs {folds}; give more text")
+            raise UsageError(
+                f"the judge of {name} has {len(works)} works of {label!r} and needs {folds}; give more text"
+            )
     texts, wanted = [one.text for one in examples], [one.label for one in examples]
     works = [one.work for one in examples]
     found = np.empty(len(texts), dtype=object)
@@ -91,7 +93,9 @@ class NgramModel:
         order: tokens in the longest n-gram.
     """
 
-    def __init__(self, encode: Callable[[str], list[int]], *, vocab_size: int, texts: Sequence[str], order: int = 3) -> None:
+    def __init__(
+        self, encode: Callable[[str], list[int]], *, vocab_size: int, texts: Sequence[str], order: int = 3
+    ) -> None:
         self._encode, self.order = encode, order
         self.num_tokens = 0
         self._model = WittenBellInterpolated(

@@ -10,7 +10,9 @@ from typing import Any
 from counterpoint.errors import UsageError
 
 
-def lambada(path: str | Path, *, sample: int | None = None, seed: int = 0, folder: str | Path | None = None) -> dict[str, Any]:
+def lambada(
+    path: str | Path, *, sample: int | None = None, seed: int = 0, folder: str | Path | None = None
+) -> dict[str, Any]:
     """LAMBADA (Paperno et al. 2016) from a JSON Lines file with one `text` a line: its last word is to be predicted.
 
     Args:
