@@ -55,7 +55,12 @@ def main() -> None:
     model = cp.load("bundled", dtype="float32")
     path = given.out / "contexts-measured.json"
     record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    for part in given.parts.split(","):
+    chosen = given.parts.split(",")
+    for part in chosen:
+        if part not in PARTS:
+            parser.error(f"there is no part {part!r}; use {', '.join(PARTS)}")
+    # In this order: the last part adds an adapter to the model.
+    for part in (part for part in PARTS if part in chosen):
         about = {
             "machine": f"{platform.machine()}, 1 thread, torch {torch.__version__}",
             "versions": versions(),
@@ -71,13 +76,11 @@ def main() -> None:
             judge = train_judge("genre", held.books, seed=given.seed)
             say(f"genre judge {judge.accuracy:.3f}")
             found = measure_hold(model, judge, texts=given.hold_texts, seed=given.seed, say=say)
-        elif part == "adapter":
+        else:
             found = measure_adapter(
                 model, given.corpus, author=given.author, steps=given.steps, texts=given.author_texts,
                 seed=given.seed, say=say,
             )  # fmt: skip
-        else:
-            parser.error(f"there is no part {part!r}; use {', '.join(PARTS)}")
         record[part] = json.loads(json.dumps(about | found, default=dataclasses.asdict))
         path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         write_page(record, given.out / "contexts-measured.md")

@@ -61,4 +61,8 @@ def measure_hold(model: cp.Model, judge: Judge, *, texts: int, seed: int, say: A
 
 def _pieces(text: str) -> list[str]:
     """Pieces of the length that the judge was trained on; a shorter rest belongs to the piece before."""
-    return [text[i : i + PIECE_CHARS] for i in range(0, max(len(text) - PIECE_CHARS // 2, 1), PIECE_CHARS) if text[i:].strip()]
+    return [
+        text[i : i + PIECE_CHARS]
+        for i in range(0, max(len(text) - PIECE_CHARS // 2, 1), PIECE_CHARS)
+        if text[i:].strip()
+    ]

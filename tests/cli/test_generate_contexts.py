@@ -57,7 +57,10 @@ def test_chats(run, folders):
     rest = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
     kind, rude, none, own = (system.format(text) + rest for text in ("Be kind.", "Be rude.", "", default))
     assert shown(run, folders, "Hi", "--system", "Be kind.") == [(1.5, kind), (-0.5, own)]
-    assert shown(run, folders, "Hi", "--system", "Be kind.", "--negative-system", "Be rude.") == [(1.5, kind), (-0.5, rude)]
+    assert shown(run, folders, "Hi", "--system", "Be kind.", "--negative-system", "Be rude.") == [
+        (1.5, kind),
+        (-0.5, rude),
+    ]
     assert shown(run, folders, "Hi", "--system", "Be kind.", "--negative-system", "none") == [(1.5, kind), (-0.5, none)]
     assert shown(run, folders, "Hi", "--chat") == [(1, own)]
     branch = '--branch=-1={"system": "Be rude."}'
@@ -88,7 +91,9 @@ def test_an_adapter_from_a_folder(run, folders, tmp_path):
     model.hf.save_pretrained(tmp_path / "adapter")
     want = cp.generate(model, cp.contexts.against_adapter("Hello", model), max_tokens=4, temperature=0)
     plain = model.with_adapter(None)
-    undone = cp.generate(plain, cp.contexts.against_adapter("Hello", plain, adapter="default"), max_tokens=4, temperature=0)
+    undone = cp.generate(
+        plain, cp.contexts.against_adapter("Hello", plain, adapter="default"), max_tokens=4, temperature=0
+    )
     for extra, completion in ([], want), (["--undo"], undone):
         arguments = ["--adapter", tmp_path / "adapter", *extra, "--model", folders / "main", *SHORT, "--json"]
         status, out, err = run("generate", "Hello", *arguments)

@@ -52,7 +52,9 @@ def adapted():
     )  # fmt: skip
     hf = LlamaForCausalLM(config)
     train(hf, ["first", "second"], 100, 5e-3, source)
-    hf.add_adapter(peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj", "down_proj"], init_lora_weights=True), "leaning")
+    hf.add_adapter(
+        peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj", "down_proj"], init_lora_weights=True), "leaning"
+    )
     train(hf, ["first", "first", "first", "second"], 25, 3e-3, source)
     return cp.Model(hf, name="adapted")
 
@@ -102,6 +104,8 @@ def test_one_set_of_weights(adapted):
 
 
 def test_generating_leaves_the_adapter_and_its_training_as_they_were(adapted):
+    for number, parameter in enumerate(p for name, p in adapted.hf.named_parameters() if "lora_" in name):
+        parameter.requires_grad_(number % 2 == 0)  # frozen in part, which switching by itself would undo
     trainable = {name: p.requires_grad for name, p in adapted.hf.named_parameters()}
     before = logprobs(adapted.hf, [BOS, 4])
     cp.generate(adapted, against_adapter([BOS], adapted), max_tokens=4, **GREEDY)

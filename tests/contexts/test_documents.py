@@ -54,7 +54,10 @@ def test_mistakes_are_named(given, options, reason):
 
 
 def test_opposite_instructions():
-    assert texts(instruction("Hello", given="Be kind.", opposite="Be rude.")) == ("Be kind.\n\nHello", "Be rude.\n\nHello")
+    assert texts(instruction("Hello", given="Be kind.", opposite="Be rude.")) == (
+        "Be kind.\n\nHello",
+        "Be rude.\n\nHello",
+    )
     assert texts(instruction("Hello", given="Be kind.", joint=" ")) == ("Be kind. Hello", "Hello")
     with pytest.raises(PromptError, match="neither"):
         instruction("", given="Be kind.")

@@ -97,10 +97,16 @@ def test_many_models_in_one_engine_and_branches_of_each_kind(draft_tokens):
     source = random.Random(9)
     prompts, others = [ids(source, n) for n in (4, 30, 12)], [ids(source, n) for n in (9, 2, 20)]
     branches = [
-        [cp.Branch(OtherModel(second, other), -0.7), cp.Branch(other, 0.4), cp.Branch(OtherModel(second, LastTokens(2)), -0.3)]
+        [
+            cp.Branch(OtherModel(second, other), -0.7),
+            cp.Branch(other, 0.4),
+            cp.Branch(OtherModel(second, LastTokens(2)), -0.3),
+        ]
         for other in others
     ]
-    engine = Engine(main, max_rows=6, draft_tokens=draft_tokens)  # fewer than all need, so that requests wait for one another
+    engine = Engine(
+        main, max_rows=6, draft_tokens=draft_tokens
+    )  # fewer than all need, so that requests wait for one another
     requests = [prepare(main, p, branches=b, max_tokens=NUM_TOKENS, **GREEDY) for p, b in zip(prompts, branches)]
     numbers = [engine.add(request) for request in requests]
     done = {p.request_id: p.completion for p in engine.run() if p.completion is not None}
@@ -134,7 +140,9 @@ def test_a_width_that_differs_by_padding_only_is_no_hindrance():
     tokenizer = byte_tokenizer()
     narrow, wide = (tiny(width, tokenizer, name=str(width)) for width in (268, 272))
     for main, other in ((narrow, wide), (wide, narrow)):
-        done = cp.generate(main, contrastive("Hello", other), guide=cp.Guide(scale=2, space="log"), max_tokens=8, **GREEDY)
+        done = cp.generate(
+            main, contrastive("Hello", other), guide=cp.Guide(scale=2, space="log"), max_tokens=8, **GREEDY
+        )
         assert len(done.token_ids) == 8
 
 

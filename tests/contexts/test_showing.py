@@ -45,7 +45,9 @@ def test_slips_are_told(model, negative, warning):
     assert f"--- warning: {warnings[0]}" in str(show(model, PROMPT, negative=negative))
 
 
-@pytest.mark.parametrize("negative", [LastTokens(), LastTokens(5), Empty(), Suffix(" Rudely:"), "The rude reply to your mail:\n"])
+@pytest.mark.parametrize(
+    "negative", [LastTokens(), LastTokens(5), Empty(), Suffix(" Rudely:"), "The rude reply to your mail:\n"]
+)
 def test_contexts_that_differ_by_design_are_no_slips(model, negative):
     assert show(model, PROMPT, negative=negative).warnings == ()
 
@@ -66,7 +68,9 @@ def test_another_model_is_named(model):
 
 
 def test_chat_shows_special_tokens_and_the_system_part(model):
-    built = chat(model, [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi"}], negative="Be rude.")
+    built = chat(
+        model, [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi"}], negative="Be rude."
+    )
     second = show(model, built).branches[1]
     assert [c for c in second.changes if c[0] != "="] == [("-", "kind"), ("+", "rude")]
     assert second.text.startswith("<|im_start|>system\nBe rude.<|im_end|>")
@@ -92,7 +96,12 @@ def test_swaps_are_made_in_the_prompts_text(model):
 
 @pytest.mark.parametrize(
     "prompt, passage, reason",
-    [(PROMPT, "absent", "0 times"), ("a a", "a", "2 times"), ([5, 6], "a", "token ids"), (PROMPT, " ", "give a text of")],
+    [
+        (PROMPT, "absent", "0 times"),
+        ("a a", "a", "2 times"),
+        ([5, 6], "a", "token ids"),
+        (PROMPT, " ", "give a text of"),
+    ],
 )
 def test_a_passage_that_cannot_be_swapped(model, prompt, passage, reason):
     with pytest.raises(PromptError, match=reason):

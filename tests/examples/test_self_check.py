@@ -55,7 +55,9 @@ def verdict(model, example, question, passages, scale):
     for word in example.VERDICTS:
         ids = model.encode(word.strip() if is_chat else word, special_tokens=False)
         cond, other = (
-            model.hf(torch.tensor([model.encode(t, special_tokens=False) + ids])).logits[0, -len(ids) - 1 : -1].log_softmax(-1)
+            model.hf(torch.tensor([model.encode(t, special_tokens=False) + ids]))
+            .logits[0, -len(ids) - 1 : -1]
+            .log_softmax(-1)
             for t in texts
         )
         guided = (scale * cond + (1 - scale) * other).log_softmax(-1)

@@ -49,7 +49,13 @@ def test_system_messages_of_a_chat(server, fields, text):
 
 
 def test_a_stream_tells_with_its_first_piece(server):
-    body = {"prompt": PROMPT, "max_tokens": 4, "negative_prompt": "The rude reply:", "show_branches": True, "stream": True}
+    body = {
+        "prompt": PROMPT,
+        "max_tokens": 4,
+        "negative_prompt": "The rude reply:",
+        "show_branches": True,
+        "stream": True,
+    }
     with httpx.stream("POST", server.base + "/v1/completions", json=body, timeout=60) as answer:
         lines = [line.removeprefix("data: ") for line in answer.iter_lines() if line]
     told = ["branches" in choice for line in lines[:-1] for choice in json.loads(line)["choices"]]
@@ -60,7 +66,9 @@ def test_another_model_by_its_name(model):
     other = make_model(name="other")
     other.hf.lm_head.weight.data.mul_(-1)
     with serving(model, models={"small": other}) as running:
-        got = running.complete(PROMPT, guidance={"branches": [{"model": "small", "weight": -0.5}]})["choices"][0]["text"]
+        got = running.complete(PROMPT, guidance={"branches": [{"model": "small", "weight": -0.5}]})["choices"][0][
+            "text"
+        ]
         refused = running.post(prompt=PROMPT, guidance={"branches": [{"model": "big"}]})
     branches = [cp.Branch(OtherModel(other), -0.5)]
     assert got == cp.generate(model, PROMPT, branches=branches, max_tokens=8, temperature=0, ignore_eos=True).text

@@ -36,7 +36,9 @@ def context_options(function: Callable) -> Callable:
             click.option("--system", default=None, help="The system message before PROMPT."),
             click.option("--negative-system", default=None, help="Another system message, or 'none', or 'default'."),
             click.option("--contrast", default=None, help="Against what this weaker model predicts: folder or hub id."),
-            click.option("--adapter", default=None, help="A peft adapter's folder: the model with it against without it."),
+            click.option(
+                "--adapter", default=None, help="A peft adapter's folder: the model with it against without it."
+            ),
             click.option("--undo", is_flag=True, help="With --adapter: the model without it against with it."),
             click.option("--branch", multiple=True, help="WEIGHT=TEXT or WEIGHT={JSON}; may be given several times."),
             click.option("--with-model", multiple=True, help="NAME=FOLDER: a model that branches can name."),
@@ -59,7 +61,9 @@ def check_contexts(options: dict[str, Any], *, many: bool) -> None:
     if many:
         for name in ("branch", "chat", "system", "show_branches", "with_model", *WAYS[2:]):
             if options[name] not in (None, False, ()):
-                raise UsageError(f"--{name.replace('_', '-')} is for one PROMPT; write branches into the lines of --jsonl")
+                raise UsageError(
+                    f"--{name.replace('_', '-')} is for one PROMPT; write branches into the lines of --jsonl"
+                )
     given = [f"--{name.replace('_', '-')}" for name in WAYS if options[name] not in (None, False, ())]
     if options["branch"] and given != ["--negative-system"]:
         given += ["--branch"] if given or not _is_chat(options) else []

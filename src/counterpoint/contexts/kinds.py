@@ -80,6 +80,8 @@ class Swapped:
         """
         count = prompt.count(self.passage)
         if count != 1:
-            raise PromptError(f"the prompt holds the passage {self.passage[:40]!r} {count} times; give one that it holds once")
+            raise PromptError(
+                f"the prompt holds the passage {self.passage[:40]!r} {count} times; give one that it holds once"
+            )
         before, _, after = prompt.partition(self.passage)
         return before + self.instead + (after if self.instead else after.lstrip())

@@ -50,7 +50,9 @@ def read_request(
     """
     if isinstance(prompt, Built):
         if negative is not None or branches is not None:
-            raise GuideError("the prompt was built with its branches, and a negative or branches are given too; keep one")
+            raise GuideError(
+                "the prompt was built with its branches, and a negative or branches are given too; keep one"
+            )
         prompt, branches, guide = prompt.prompt, prompt.branches, guide or prompt.guide
     prompt_ids = read_prompt(model, prompt)
     negative = _swapped(prompt, negative)
@@ -73,7 +75,9 @@ def read_prompt(model: Model, prompt: str | Sequence[int] | Rendered, *, name: s
         try:
             text.encode()
         except UnicodeEncodeError as error:
-            raise PromptError(f"the {name} is not valid Unicode at character {error.start}; mend its encoding") from None
+            raise PromptError(
+                f"the {name} is not valid Unicode at character {error.start}; mend its encoding"
+            ) from None
         ids = tuple(model.encode(text, special_tokens=not is_rendered))
         if not ids:
             raise PromptError(f"the {name} {text[:40]!r} has no tokens; give a longer text")

@@ -51,8 +51,8 @@ def proxy_tuning(prompt: Any, tuned: Model, untuned: Model, *, strength: float =
 def against_adapter(prompt: Any, model: Model, *, adapter: str | None = None) -> Built:
     """A prompt against the same model with another adapter, or with none: amplifies what the adapter learned.
 
-    Generate with `model` for that. To undo what it learned, generate with `model.with_adapter(None)` and name the adapter
-    here. There is one set of weights in memory, and a row of its own for each state.
+    Generate with `model` for that. To undo what it learned, generate with `model.with_adapter(None)` and name the
+    adapter here. There is one set of weights in memory, and a row of its own for each state.
 
     Args:
         prompt: a text or token ids.
@@ -79,7 +79,9 @@ def check_tokenizer(model: Model, other: Model) -> None:
         raise UnsupportedError(f"{start}{lacks} has no tokenizer to compare; save one into its folder")
     if model.tokenizer is None:
         if model.vocab_size != other.vocab_size:
-            raise UnsupportedError(f"{start}it has {other.vocab_size} tokens, not {model.vocab_size}; use one of its family")
+            raise UnsupportedError(
+                f"{start}it has {other.vocab_size} tokens, not {model.vocab_size}; use one of its family"
+            )
         return
     if model.vocabulary == other.vocabulary:
         return

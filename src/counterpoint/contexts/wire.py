@@ -55,7 +55,9 @@ def branch_from_wire(
     given = [name for name in CONTEXT_FIELDS if name in fields]
     readers = [name for name in READER_FIELDS if name in fields]
     if len(given) > 1 or len(readers) > 1 or not (given or readers):
-        raise PromptError(f"a branch has the fields {', '.join(fields) or 'of nothing'}; give one context and at most one reader")
+        raise PromptError(
+            f"a branch has the fields {', '.join(fields) or 'of nothing'}; give one context and at most one reader"
+        )
     if "instead" in fields and given != ["without"]:
         raise PromptError("a branch has instead and no passage to leave out; give without too")
     if given and given[0] in CHAT_FIELDS and not is_chat:
