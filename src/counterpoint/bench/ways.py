@@ -99,20 +99,23 @@ def _stepped(engine: Engine, model: Model, clock: Clock):
     """`Engine.run`, with a look at the clock around each step and each forward of the model."""
     clock.steps_s.clear()
     clock.forward_s.clear()
+    clock.first_s = 0.0
     began = time.perf_counter()
     entered: list[float] = []
     spent: list[float] = []
-    hooks = [
-        model.hf.register_forward_pre_hook(lambda *_: entered.append(time.perf_counter())),
-        model.hf.register_forward_hook(lambda *_: spent.append(time.perf_counter() - entered.pop())),
-    ]
+    hooks = []
+    if not model.compiles:  # a hook would be compiled along with the model
+        hooks = [
+            model.hf.register_forward_pre_hook(lambda *_: entered.append(time.perf_counter())),
+            model.hf.register_forward_hook(lambda *_: spent.append(time.perf_counter() - entered.pop())),
+        ]
     try:
         while not engine.is_idle:
             spent.clear()
             start = time.perf_counter()
             made = engine.step()
             now = time.perf_counter()
-            if made and not clock.steps_s and not clock.first_s:
+            if made and not clock.first_s:
                 clock.first_s = now - began
             clock.steps_s.append(now - start)
             clock.forward_s.append(sum(spent))

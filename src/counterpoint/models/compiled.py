@@ -8,7 +8,8 @@ been read yet and the next real tokens go.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -16,8 +17,11 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from counterpoint.errors import CompileWarning
+from counterpoint.models.attention import few_queries_in
+from counterpoint.models.linears import is_slow_blas
 
 LEAST_REACH = 256
+LEAST_ROWS = 1
 MOST_COLUMNS = 8
 MOST_SHAPES = 64
 
@@ -73,7 +77,7 @@ class CompiledSteps:
 
     def num_rows(self, num_slots: int) -> int:
         """The least number of rows of a step that holds these slots."""
-        return 1 << (num_slots - 1).bit_length()
+        return max(LEAST_ROWS, 1 << (num_slots - 1).bit_length())
 
     def num_columns(self, width: int) -> int:
         """The number of columns of a step that holds these, at most `MOST_COLUMNS`."""
@@ -98,11 +102,13 @@ class CompiledSteps:
         arguments = (packed, rows, masks, keys, values)
         shape = (packed.shape[1], packed.shape[2], keys[0].shape[2])
         if shape in self._steps:
-            return self._steps[shape](*arguments)
+            with few_queries_in(self._model):
+                return self._steps[shape](*arguments)
         want = eager()
         try:
             step = torch.compile(self._step, dynamic=False, fullgraph=True)
-            got = _compiled(step, arguments)
+            with few_queries_in(self._model):
+                got = _compiled(step, arguments)
         except Exception as error:  # any failure means that this model or machine compiles nothing
             return self._give_up(want, f"{type(error).__name__}: {str(error).strip().splitlines()[0][:160]}")
         if not is_close(got, want.view_as(got)):
@@ -130,11 +136,28 @@ def _compiled(step: Callable[..., Tensor], arguments: tuple) -> Tensor:
     """The first call of a step, which compiles it. What the compiler warns of is not the caller's."""
     with (
         warnings.catch_warnings(),
+        _joint_linears(),
         torch._dynamo.config.patch(recompile_limit=MOST_SHAPES),
         torch._inductor.config.patch(freezing=True),
     ):
         warnings.simplefilter("ignore")
         return step(*arguments)
+
+
+@contextmanager
+def _joint_linears() -> Iterator[None]:
+    """While this holds, float32 linear layers are compiled to oneDNN's kernel where MKL's is slow at a few rows.
+
+    The compiler does so where float32 products may be computed in tf32. The processors in question know no tf32, and
+    the permission ends with the compilation.
+    """
+    before = torch.backends.mkldnn.matmul.fp32_precision
+    if is_slow_blas():
+        torch.backends.mkldnn.matmul.fp32_precision = "tf32"
+    try:
+        yield
+    finally:
+        torch.backends.mkldnn.matmul.fp32_precision = before
 
 
 def is_close(got: Tensor, want: Tensor) -> bool:

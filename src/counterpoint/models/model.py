@@ -63,6 +63,11 @@ class Model:
         return f"Model({self.name!r}, {self.dtype}, {self.device})"
 
     @property
+    def compiles(self) -> bool:
+        """Whether steps are compiled."""
+        return self._compiled is not None and self._compiled.usable
+
+    @property
     def device(self) -> torch.device:
         return self.hf.device
 
