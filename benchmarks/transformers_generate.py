@@ -12,6 +12,7 @@ import argparse
 import platform
 import statistics
 import time
+from pathlib import Path
 
 import torch
 import transformers
@@ -33,7 +34,7 @@ def main() -> None:
     torch.manual_seed(SEED)
     model = GPT2LMHeadModel(GPT2Config(eos_token_id=None, pad_token_id=0)).eval().to(getattr(torch, asked.dtype))
     prompt, negative = (torch.randint(5, 50000, (asked.batch, length)) for length in (24, 30))
-    ask = dict(max_new_tokens=asked.new_tokens, do_sample=False)
+    ask = {"max_new_tokens": asked.new_tokens, "do_sample": False}
     guided = dict(guidance_scale=3.0, negative_prompt_ids=negative, **ask)
     ways = {
         "unguided": ask,
@@ -48,8 +49,13 @@ def main() -> None:
             model.generate(prompt, **arguments)
             if run:  # the first is to warm up
                 times[name].append(time.perf_counter() - began)
-    cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if "model name" in line), platform.processor())
-    print(f"{cpu}, {torch.get_num_threads()} threads, torch {torch.__version__}, transformers {transformers.__version__}")
+    cpu = next(
+        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        platform.processor(),
+    )
+    print(
+        f"{cpu}, {torch.get_num_threads()} threads, torch {torch.__version__}, transformers {transformers.__version__}"
+    )
     print(f"GPT-2 124M {asked.dtype}, batch {asked.batch}, {asked.new_tokens} tokens, {asked.runs} runs, seed {SEED}")
     base = statistics.median(times["transformers' guidance"])
     for name, values in times.items():

@@ -23,13 +23,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
-import torch  # noqa: E402
-import transformers  # noqa: E402
-from conformance.architectures import ARCHITECTURES  # noqa: E402
-from conformance.cases import CASES, outcome  # noqa: E402
-from conformance.integrations import OURS, Upstream  # noqa: E402
-from conformance.record import RECORD, read_record, tables  # noqa: E402
-from conformance.refused import is_refused  # noqa: E402
+import torch
+import transformers
+from conformance.architectures import ARCHITECTURES
+from conformance.cases import CASES, outcome
+from conformance.integrations import OURS, Upstream
+from conformance.record import RECORD, read_record, tables
+from conformance.refused import is_refused
 
 INTEGRATIONS = {**OURS, Upstream.name: Upstream()}
 DOCS = ROOT / "docs" / "transformers.md"
@@ -63,7 +63,9 @@ def main() -> int:
                 found = outcome(case, INTEGRATIONS[integration], ARCHITECTURES[architecture])
                 cells[case.name, architecture] = found
                 kind = found.partition(":")[0]
-                good = kind in ("right", "-") or (kind == "refused" and is_refused(architecture, case.name, integration))
+                good = kind in ("right", "-") or (
+                    kind == "refused" and is_refused(architecture, case.name, integration)
+                )
                 if not good and integration in OURS:
                     failures += 1
                 if not good or (kind == "refused" and integration in OURS):

@@ -15,7 +15,13 @@ VOCAB = 120
 PAD, BOS = 0, 1
 IMAGE, VISION_START, VISION_END = 117, 118, 119
 CONTEXT = 256
-COMMON = dict(vocab_size=VOCAB, eos_token_id=None, pad_token_id=PAD, bos_token_id=BOS, tie_word_embeddings=False)
+COMMON = {
+    "vocab_size": VOCAB,
+    "eos_token_id": None,
+    "pad_token_id": PAD,
+    "bos_token_id": BOS,
+    "tie_word_embeddings": False,
+}
 SMALL = dict(
     hidden_size=32,
     intermediate_size=64,
@@ -121,7 +127,14 @@ def _recurrent_gemma() -> hf.PreTrainedModel:
 
 def _t5() -> hf.PreTrainedModel:
     config = hf.T5Config(
-        d_model=32, d_kv=8, d_ff=64, num_layers=2, num_decoder_layers=2, num_heads=4, decoder_start_token_id=PAD, **COMMON
+        d_model=32,
+        d_kv=8,
+        d_ff=64,
+        num_layers=2,
+        num_decoder_layers=2,
+        num_heads=4,
+        decoder_start_token_id=PAD,
+        **COMMON,
     )
     return hf.T5ForConditionalGeneration(config)
 
@@ -145,16 +158,16 @@ def _bart() -> hf.PreTrainedModel:
 
 def _qwen2_5_vl() -> hf.PreTrainedModel:
     text = {**SMALL, "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0}}
-    vision = dict(
-        depth=2,
-        hidden_size=16,
-        intermediate_size=32,
-        num_heads=2,
-        out_hidden_size=32,
-        patch_size=2,
-        window_size=8,
-        fullatt_block_indexes=[1],
-    )
+    vision = {
+        "depth": 2,
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_heads": 2,
+        "out_hidden_size": 32,
+        "patch_size": 2,
+        "window_size": 8,
+        "fullatt_block_indexes": [1],
+    }
     config = hf.Qwen2_5_VLConfig(
         text_config=text,
         vision_config=vision,

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-from conformance import oracle
-from conformance.architectures import IMAGE, VISION_END, VISION_START, Architecture
-from conformance.request import Integration, NotOffered, Request, TokenIds
 from transformers import PreTrainedModel
 
+from conformance import oracle
+from conformance.architectures import IMAGE, VISION_END, VISION_START, Architecture, next_logits
+from conformance.request import Integration, NotOffered, Request, TokenIds
 from counterpoint.guide import Guide
 
 Check = Callable[[Integration, Architecture, PreTrainedModel], str | None]
@@ -117,6 +118,8 @@ def _identity(spread: float) -> Check:
 def _ruled_out(integration: Integration, architecture: Architecture, model: PreTrainedModel) -> str | None:
     """Tokens at -inf in both branches stay there, and nothing becomes NaN."""
     with _without_tokens(model, range(30, 60)):
+        if not next_logits(model, ONE.prompts[0], ())[30].isneginf():
+            raise NotOffered  # the model bounds its logits after the head
         wrong = _equals_oracle(ONE)(integration, architecture, model)
         if wrong is None:
             with contextlib.suppress(NotOffered):
@@ -144,11 +147,17 @@ def _normalised(integration: Integration, architecture: Architecture, model: Pre
     """Reported scores are log-probabilities: they sum to 1."""
     request = dataclasses.replace(_on(TWO, architecture), guides=(Guide(scale=5.0),))
     sums = torch.stack([step.exp().sum(-1) for step in integration.scores(model, request)])
-    return None if torch.allclose(sums, torch.ones_like(sums), atol=1e-4) else f"sum of exp(scores) {float(sums.max()):.4g}"
+    return (
+        None
+        if torch.allclose(sums, torch.ones_like(sums), atol=1e-4)
+        else f"sum of exp(scores) {float(sums.max()):.4g}"
+    )
 
 
 def _small_prefill(integration: Integration, architecture: Architecture, model: PreTrainedModel) -> str | None:
     """No logits for all positions of a branch; the few of a trial forward are let pass."""
+    if "logits_to_keep" not in inspect.signature(model.forward).parameters:
+        raise NotOffered  # the model can't
     sizes: list[int] = []
     hook = model.get_output_embeddings().register_forward_hook(lambda _m, _a, out: sizes.append(out.shape[-2]))
     try:
@@ -162,7 +171,9 @@ def _small_prefill(integration: Integration, architecture: Architecture, model: 
 def _scale_zero(integration: Integration, architecture: Architecture, model: PreTrainedModel) -> str | None:
     """Scale 0 is the negative's own continuation."""
     request = _on(dataclasses.replace(ONE, guides=(Guide(scale=0.0),)), architecture)
-    alone = dataclasses.replace(request, prompts=request.negatives, negatives=request.prompts, guides=(Guide(scale=1.0),))
+    alone = dataclasses.replace(
+        request, prompts=request.negatives, negatives=request.prompts, guides=(Guide(scale=1.0),)
+    )
     got = integration.generate(model, request)
     return oracle.differs(model, alone, got, oracle.generate(model, alone, integration.draw))
 
@@ -172,6 +183,7 @@ def _change(base: Request, **fields: object) -> Check:
 
 
 GUIDES = (Guide(scale=1.5), Guide(scale=5.0, space="prob", plausibility=0.1))
+EVEN = dataclasses.replace(TWO, prompts=(SHORT, LONG[:3]))
 SHARED = dataclasses.replace(TWO, negatives=(NEGATIVE,))
 DECODERS = ("attention", "recurrent")
 
@@ -191,9 +203,13 @@ CASES = {
         Case("negatives expanded for samples", _change(SHARED, seed=12, num_samples=3, expanded=True)),
         Case("beams, one negative", _change(SHARED, num_beams=3, max_tokens=12)),
         Case("beams, a negative a prompt", _change(TWO, num_beams=3, num_samples=2, max_tokens=12)),
+        Case("beams, prompts of one length", _change(EVEN, num_beams=3, max_tokens=12)),
         Case("beams, negatives expanded", _change(TWO, num_beams=3, expanded=True, max_tokens=12)),
         Case("assisted decoding", _change(ONE, draft="assistant")),
-        Case("prompt lookup", _change(dataclasses.replace(ONE, prompts=(LONG + SHORT + LONG,)), draft="lookup", max_tokens=40)),
+        Case(
+            "prompt lookup",
+            _change(dataclasses.replace(ONE, prompts=(LONG + SHORT + LONG,)), draft="lookup", max_tokens=40),
+        ),
         Case("static cache", _change(TWO, static=True)),
         Case("a scale a row", _change(TWO, guides=(Guide(scale=1.5), Guide(scale=4.0)))),
         Case("a guide a row", _change(TWO, guides=GUIDES)),
@@ -203,10 +219,13 @@ CASES = {
         Case("rows that end early", _ends_early),
         Case("a penalty after guidance", _change(ONE, repetition_penalty=1.3)),
         Case("bfloat16, negative equal to the prompt", _identity(5.0)),
-        Case("scale 1 is unguided", _equal(
-            dataclasses.replace(ONE, guides=(Guide(scale=1.0),)),
-            dataclasses.replace(ONE, negatives=(LONG_NEGATIVE,), guides=(Guide(scale=1.0),)),
-        )),
+        Case(
+            "scale 1 is unguided",
+            _equal(
+                dataclasses.replace(ONE, guides=(Guide(scale=1.0),)),
+                dataclasses.replace(ONE, negatives=(LONG_NEGATIVE,), guides=(Guide(scale=1.0),)),
+            ),
+        ),
         Case("scale 0 is the negative's own", _scale_zero, ("attention", "recurrent", "encoder", "image")),
         Case("a token at -inf", _ruled_out),
         Case("scores sum to 1", _normalised),
@@ -224,7 +243,7 @@ def outcome(case: Case, integration: Integration, architecture: Architecture) ->
         wrong = case.check(integration, architecture, architecture.model())
     except NotOffered:
         return "-"
-    except Exception as error:  # what an integration raises is what the table shows
+    except Exception as error:  # noqa: BLE001 - whatever an integration raises is what the table shows
         kind = "refused" if isinstance(error, ValueError) else "error"
         return f"{kind}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
     return "right" if wrong is None else f"wrong: {wrong}"

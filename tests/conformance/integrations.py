@@ -6,11 +6,11 @@ import warnings
 from typing import Any
 
 import torch
-from conformance.architectures import IMAGE, PAD, picture, picture_types
-from conformance.request import Integration, NotOffered, Request, TokenIds
 from torch import Tensor
 from transformers import LogitsProcessorList, PreTrainedModel
 
+from conformance.architectures import IMAGE, PAD, picture, picture_types
+from conformance.request import Integration, NotOffered, Request, TokenIds
 from counterpoint.engine.generate import generate as engine_generate
 from counterpoint.errors import NoEffectWarning
 from counterpoint.guide import Guide
@@ -24,7 +24,9 @@ def padded(rows: tuple[TokenIds, ...], side: str) -> tuple[Tensor, Tensor]:
     width = max(map(len, rows))
     gaps = [(PAD,) * (width - len(row)) for row in rows]
     ids = [gap + row if side == "left" else row + gap for row, gap in zip(rows, gaps)]
-    mask = [(0,) * len(g) + (1,) * len(r) if side == "left" else (1,) * len(r) + (0,) * len(g) for r, g in zip(rows, gaps)]
+    mask = [
+        (0,) * len(g) + (1,) * len(r) if side == "left" else (1,) * len(r) + (0,) * len(g) for r, g in zip(rows, gaps)
+    ]
     return torch.tensor(ids), torch.tensor(mask)
 
 

@@ -7,18 +7,25 @@ import functools
 from collections.abc import Callable, Hashable
 
 import torch
-from conformance.architectures import next_logits
-from conformance.request import Request, TokenIds
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from conformance.architectures import next_logits
+from conformance.request import Request, TokenIds
 from counterpoint.guide import DEFAULT_SCALE, Guide
 
 Draw = Callable[[Tensor, int, Request], list[int]]
 
-LOOKS = dict(
-    draft=None, prompt_side="left", negative_side="left", negative_mask=True, expanded=False, static=False, embedded=False, uses=1
-)
+LOOKS = {
+    "draft": None,
+    "prompt_side": "left",
+    "negative_side": "left",
+    "negative_mask": True,
+    "expanded": False,
+    "static": False,
+    "embedded": False,
+    "uses": 1,
+}
 TIE = 1e-4  # two tokens this close in log-probability may change places between kernels
 
 
@@ -66,9 +73,7 @@ def _state(model: PreTrainedModel) -> tuple[Hashable, ...]:
 
 @functools.lru_cache(maxsize=64)
 @torch.no_grad()
-def _generate(
-    model: PreTrainedModel, _: Hashable, request: Request, draw: Draw | None
-) -> tuple[TokenIds, ...]:
+def _generate(model: PreTrainedModel, _: Hashable, request: Request, draw: Draw | None) -> tuple[TokenIds, ...]:
     rows = [row for row in range(len(request.prompts)) for _ in range(request.num_samples)]
     done: list[TokenIds] = [()] * len(rows)
     for step in range(request.max_tokens):
@@ -113,5 +118,5 @@ def differs(model: PreTrainedModel, request: Request, got: list[TokenIds], want:
             logprobs = distribution(model, request, row, left[:at])
             if abs(float(logprobs[left[at]] - logprobs[right[at]])) <= TIE:
                 continue
-        return f"row {number} token {at}: {left[at:at + 3]} in place of {right[at:at + 3]}"
+        return f"row {number} token {at}: {left[at : at + 3]} in place of {right[at : at + 3]}"
     return None

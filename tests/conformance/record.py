@@ -26,7 +26,9 @@ def tables(record: Record) -> str:
     parts = []
     if UPSTREAM in record:
         names = [name for name in UPSTREAM_ARCHITECTURES if name in record[UPSTREAM]]
-        parts.append("transformers' own `guidance_scale` and `negative_prompt_ids`:\n\n" + _table(record[UPSTREAM], names))
+        parts.append(
+            "transformers' own `guidance_scale` and `negative_prompt_ids`:\n\n" + _table(record[UPSTREAM], names)
+        )
     for integration, title in (
         ("generate", "`custom_generate=counterpoint.transformers.generate`"),
         ("processor", "`GuidanceLogitsProcessor` in transformers' own loops"),

@@ -1,6 +1,7 @@
 """Every integration under the same laws: all cases on one architecture, some on all. `scripts/conformance` runs the whole."""
 
 import pytest
+
 from conformance.architectures import ARCHITECTURES
 from conformance.cases import CASES, outcome
 from conformance.integrations import OURS

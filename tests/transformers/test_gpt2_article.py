@@ -1,6 +1,6 @@
 """The article's experiment: its path on random weights of GPT-2's configuration, and, asked for, its texts.
 
-    COUNTERPOINT_GPT2=openai-community/gpt2 pytest tests/transformers/test_gpt2_article.py
+COUNTERPOINT_GPT2=openai-community/gpt2 pytest tests/transformers/test_gpt2_article.py
 """
 
 from __future__ import annotations
@@ -39,9 +39,10 @@ def article() -> ModuleType:
 
 
 def _bytes_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a byte, in GPT-2's alphabet."""
+    """One token a byte, in GPT-2's alphabet, and names for all other ids."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={char: at for at, char in enumerate(alphabet)}, merges=[]))
+    vocab = {text: at for at, text in enumerate([*alphabet, *(f"x{n}" for n in range(len(alphabet), 50257))])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer)

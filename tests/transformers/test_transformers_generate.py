@@ -14,7 +14,7 @@ from counterpoint.transformers import generate
 
 PROMPT = torch.tensor([[7, 12, 9, 33]])
 NEGATIVE = torch.tensor([[40, 8, 66, 13, 27, 5]])
-ASK = dict(max_new_tokens=24, do_sample=False, negative_prompt_ids=NEGATIVE, guidance_scale=3.0)
+ASK = {"max_new_tokens": 24, "do_sample": False, "negative_prompt_ids": NEGATIVE, "guidance_scale": 3.0}
 OURS = dict(ASK, custom_generate=generate)
 
 
@@ -124,7 +124,7 @@ def test_a_ban_holds_under_guidance(model: PreTrainedModel) -> None:
 
 
 def test_output_object(model: PreTrainedModel) -> None:
-    asked = dict(return_dict_in_generate=True, output_scores=True, output_logits=True)
+    asked = {"return_dict_in_generate": True, "output_scores": True, "output_logits": True}
     out, theirs = model.generate(PROMPT, **OURS, **asked), model.generate(PROMPT, **ASK, **asked)
     assert type(out) is type(theirs)
     assert torch.equal(out.sequences, theirs.sequences) and torch.equal(out.sequences, model.generate(PROMPT, **OURS))
@@ -138,7 +138,7 @@ def test_output_object(model: PreTrainedModel) -> None:
 
 
 def test_attentions_and_hidden_states(model: PreTrainedModel) -> None:
-    asked = dict(return_dict_in_generate=True, output_hidden_states=True)
+    asked = {"return_dict_in_generate": True, "output_hidden_states": True}
     out = model.generate(PROMPT, **OURS, **asked)
     assert len(out.hidden_states) == 24 and torch.equal(out.sequences, model.generate(PROMPT, **OURS))
 

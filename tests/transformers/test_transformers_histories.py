@@ -16,7 +16,9 @@ def test_any_order_of_histories_has_the_logits_of_none_cached(name: str) -> None
     histories = Histories(rows_for(model))
     texts = [(5, 6, 7), (8, 9)]
     for _ in range(25):
-        texts = [text + tuple(chance.randrange(2, 100) for _ in range(chance.choice((0, 1, 1, 1, 3)))) for text in texts]
+        texts = [
+            text + tuple(chance.randrange(2, 100) for _ in range(chance.choice((0, 1, 1, 1, 3)))) for text in texts
+        ]
         change = chance.randrange(6)
         if change == 0:
             texts = [text[: max(1, len(text) - 2)] for text in texts]

@@ -18,7 +18,7 @@ def test_without_a_mask_pad_tokens_are_padding() -> None:
 
 
 def test_a_pad_token_that_ends_texts_too_is_no_padding_by_itself() -> None:
-    both = dict(pad_token_ids=frozenset([0]), eos_token_ids=frozenset([0]))
+    both = {"pad_token_ids": frozenset([0]), "eos_token_ids": frozenset([0])}
     assert read_negatives(torch.tensor([[0, 5, 6]]), None, **both) == [(0, 5, 6)]
     with pytest.raises(PromptError, match=r"shape \(2, 3\) begin or end with token 0.*negative_prompt_attention_mask"):
         read_negatives(torch.tensor([[0, 5, 6], [7, 8, 9]]), None, **both)
@@ -32,7 +32,11 @@ def test_a_pad_token_that_ends_texts_too_is_no_padding_by_itself() -> None:
         (torch.tensor([[0.5]]), None, r"float32"),
         (torch.zeros((1, 0), dtype=torch.long), None, r"shape \(1, 0\) is empty"),
         (torch.tensor([[5, 6]]), torch.tensor([[1, 1, 1]]), r"attention_mask has shape \(1, 3\).*has \(1, 2\)"),
-        (torch.tensor([[5, 6]]), torch.tensor([[0, 0]]), r"row 0 of negative_prompt_ids of shape \(1, 2\) is all padding"),
+        (
+            torch.tensor([[5, 6]]),
+            torch.tensor([[0, 0]]),
+            r"row 0 of negative_prompt_ids of shape \(1, 2\) is all padding",
+        ),
     ],
 )
 def test_what_is_no_negative(ids: object, mask: torch.Tensor | None, message: str) -> None:

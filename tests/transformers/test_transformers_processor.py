@@ -10,7 +10,7 @@ from counterpoint.transformers import GuidanceLogitsProcessor
 
 PROMPT = torch.tensor([[7, 12, 9, 33]])
 NEGATIVE = torch.tensor([[40, 8, 66, 13, 27, 5]])
-ASK = dict(max_new_tokens=16, do_sample=False)
+ASK = {"max_new_tokens": 16, "do_sample": False}
 
 
 def test_used_for_a_prompt_that_continues_the_last_one() -> None:
@@ -57,7 +57,10 @@ def test_constrained_beams() -> None:
 
     model, guide = ARCHITECTURES["llama"].model(), Guide(scale=3.0)
     ask = dict(
-        ASK, num_beams=4, num_return_sequences=2, prefix_allowed_tokens_fn=lambda _batch, ids: range(20 + len(ids) % 2, 90, 2)
+        ASK,
+        num_beams=4,
+        num_return_sequences=2,
+        prefix_allowed_tokens_fn=lambda _batch, ids: range(20 + len(ids) % 2, 90, 2),
     )
     found = [
         model.generate(

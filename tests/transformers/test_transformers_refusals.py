@@ -21,8 +21,14 @@ def ids(*shape: int) -> torch.Tensor:
 
 # name -> arguments beside input_ids of shape (2, 4), and what the message says
 ARGUMENTS: dict[str, tuple[dict[str, Any], str]] = {
-    "batch sizes": ({"negative_prompt_ids": ids(3, 5)}, r"negative_prompt_ids is of shape \(3, 5\).*2 prompt\(s\) in 2 row"),
-    "empty negative": ({"negative_prompt_ids": ids(2, 0)}, r"negative_prompt_ids of shape \(2, 0\) is empty; .*beginning-of-text"),
+    "batch sizes": (
+        {"negative_prompt_ids": ids(3, 5)},
+        r"negative_prompt_ids is of shape \(3, 5\).*2 prompt\(s\) in 2 row",
+    ),
+    "empty negative": (
+        {"negative_prompt_ids": ids(2, 0)},
+        r"negative_prompt_ids of shape \(2, 0\) is empty; .*beginning-of-text",
+    ),
     "negative of padding": (
         {"negative_prompt_ids": ids(2, 3), "negative_prompt_attention_mask": torch.zeros((2, 3))},
         r"row 0 of negative_prompt_ids of shape \(2, 3\) is all padding",
@@ -31,7 +37,10 @@ ARGUMENTS: dict[str, tuple[dict[str, Any], str]] = {
         {"negative_prompt_ids": ids(2, 3), "negative_prompt_attention_mask": torch.ones((2, 4))},
         r"negative_prompt_attention_mask has shape \(2, 4\) and negative_prompt_ids has \(2, 3\)",
     ),
-    "mask alone": ({"negative_prompt_attention_mask": torch.ones((2, 4)), "guidance_scale": 1.5}, "without negative_prompt_ids"),
+    "mask alone": (
+        {"negative_prompt_attention_mask": torch.ones((2, 4)), "guidance_scale": 1.5},
+        "without negative_prompt_ids",
+    ),
     "negative that is no matrix": ({"negative_prompt_ids": ids(5)}, r"of shape \(5,\)"),
     "negative of numbers that are no ids": ({"negative_prompt_ids": torch.ones((2, 3))}, "float32"),
     "unknown token": ({"negative_prompt_ids": torch.tensor([[5, 120]])}, "token id 120; this model's ids end at 119"),
@@ -48,8 +57,14 @@ ARGUMENTS: dict[str, tuple[dict[str, Any], str]] = {
         r"negative_prompt_ids of shape \(1, 5\) is on meta and input_ids of shape \(2, 4\) on cpu",
     ),
     "a guide too many": ({"negative_prompt_ids": ids(1, 5), "guide": [Guide()] * 3}, r"guide is of shape \(3,\)"),
-    "two scales": ({"guidance_scale": 2.0, "guide": Guide(scale=3.0)}, "guidance_scale is 2.0 and the guide's scale 3.0"),
-    "more guides than scales": ({"guidance_scale": [2.0, 3.0, 4.0], "guide": [Guide()] * 2}, "guide has 2 values and guidance_scale 3"),
+    "two scales": (
+        {"guidance_scale": 2.0, "guide": Guide(scale=3.0)},
+        "guidance_scale is 2.0 and the guide's scale 3.0",
+    ),
+    "more guides than scales": (
+        {"guidance_scale": [2.0, 3.0, 4.0], "guide": [Guide()] * 2},
+        "guide has 2 values and guidance_scale 3",
+    ),
     "a scale that is no number": ({"guidance_scale": float("nan")}, "guidance scale is nan"),
     "not a guide": ({"guide": 3.0}, "guide is 3.0; use a Guide"),
     "different negatives for beams": (
@@ -60,7 +75,10 @@ ARGUMENTS: dict[str, tuple[dict[str, Any], str]] = {
         {"guidance_scale": 2.0, "num_beams": 2, "attention_mask": torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]])},
         r"input_ids are padded on the right \(attention_mask of shape",
     ),
-    "contrastive search": ({"guidance_scale": 2.0, "penalty_alpha": 0.6, "top_k": 4}, "contrastive_search has left transformers"),
+    "contrastive search": (
+        {"guidance_scale": 2.0, "penalty_alpha": 0.6, "top_k": 4},
+        "contrastive_search has left transformers",
+    ),
     "diverse beams": (
         {"guidance_scale": 2.0, "num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 0.5},
         "group_beam_search has left transformers",
@@ -80,7 +98,9 @@ def test_arguments(name: str) -> None:
     hook = model.register_forward_pre_hook(lambda *_: forwards.append(1))
     try:
         with pytest.raises(ValueError, match=message) as error:
-            model.generate(ids(2, 4), **{"max_new_tokens": 4, "do_sample": False, **arguments}, custom_generate=generate)
+            model.generate(
+                ids(2, 4), **{"max_new_tokens": 4, "do_sample": False, **arguments}, custom_generate=generate
+            )
     finally:
         hook.remove()
     assert isinstance(error.value, CounterpointError) and "\n" not in str(error.value)

@@ -29,7 +29,9 @@ class Caller:
 
     def __getitem__(self, name: str) -> Any:
         if name not in self.names:
-            raise Failure(f"generate of this transformers has no variable {name!r}; use a tested version of transformers")
+            raise Failure(
+                f"generate of this transformers has no variable {name!r}; use a tested version of transformers"
+            )
         return self.names[name]
 
 

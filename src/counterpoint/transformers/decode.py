@@ -10,19 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
-from transformers.generation import GenerateDecoderOnlyOutput, UnbatchedClassifierFreeGuidanceLogitsProcessor
+from transformers.generation import UnbatchedClassifierFreeGuidanceLogitsProcessor
 from transformers.generation.configuration_utils import GenerationMode
 from transformers.utils import ModelOutput
 
 from counterpoint.errors import GuideError, NoEffectWarning, PromptError, UnsupportedError
 from counterpoint.guide import Guide
-from counterpoint.models.choose import is_ragged
-from counterpoint.models.ragged import RaggedRows
 from counterpoint.transformers.caller import Caller, running_generate
 from counterpoint.transformers.guides import RowGuides
-from counterpoint.transformers.histories import Histories
+from counterpoint.transformers.histories import Histories, reads_jointly, rows_for
+from counterpoint.transformers.loops import check_padding, has_padding, keeps_reorderable_cache
 from counterpoint.transformers.negatives import TokenIds, read_negatives, spread
-from counterpoint.transformers.processor import GuidanceLogitsProcessor, check_negatives, check_padding, context_len
+from counterpoint.transformers.processor import GuidanceLogitsProcessor, check_negatives, context_len
 
 LOOPS = {
     GenerationMode.SAMPLE: "_sample",
@@ -49,7 +48,8 @@ def generate(
 
     Both branches go through the model in one forward where it allows that, under greedy choice and sampling. Beams,
     assisted decoding and prompt lookup, encoder-decoders, recurrent and vision-language models, a prompt given as
-    embeddings or with a cache, and a request for attentions or hidden states take transformers' own loop with a
+    embeddings or with a cache or positions of its own, caches on special terms (quantized, offloaded, prefilled in
+    chunks, static on an accelerator), and `return_dict_in_generate` take transformers' own loop with a
     `GuidanceLogitsProcessor` in front: the same tokens, in two forwards a step.
 
     Args (of `model.generate`):
@@ -75,14 +75,19 @@ def generate(
             "in logits_processor"
         )
     if any(isinstance(p, GuidanceLogitsProcessor) for p in logits_processor):
-        raise UnsupportedError("logits_processor has a GuidanceLogitsProcessor already; leave it out, or custom_generate")
+        raise UnsupportedError(
+            "logits_processor has a GuidanceLogitsProcessor already; leave it out, or custom_generate"
+        )
     processors = LogitsProcessorList(
         p for p in logits_processor if not isinstance(p, UnbatchedClassifierFreeGuidanceLogitsProcessor)
     )
-    request = _Request(model, input_ids, generation_config, caller, _guides(guide, generation_config, caller), model_kwargs)
-    if request.in_one_forward(mode) and is_ragged(model):
-        return _decode(request, Histories(RaggedRows(model)), processors, stopping_criteria)
-    check_padding(model, model_kwargs.get("attention_mask"))
+    request = _Request(
+        model, input_ids, generation_config, caller, _guides(guide, generation_config, caller), model_kwargs
+    )
+    mask = model_kwargs.get("attention_mask")
+    if request.is_plain(mode) and (reads_jointly(model) or has_padding(mask)):
+        return _decode(request, Histories(rows_for(model)), processors, stopping_criteria)
+    check_padding(model, mask)
     if request.guides is not None:
         processors.insert(0, request.processor())
     return _hand_over(request, LOOPS[mode], processors, stopping_criteria)
@@ -111,7 +116,9 @@ class _Request:
         ids, mask = self.caller["negative_prompt_ids"], self.caller["negative_prompt_attention_mask"]
         if ids is None:
             if mask is not None:
-                raise PromptError("negative_prompt_attention_mask is given without negative_prompt_ids; pass both or neither")
+                raise PromptError(
+                    "negative_prompt_attention_mask is given without negative_prompt_ids; pass both or neither"
+                )
             return None
         shape = tuple(getattr(ids, "shape", ()))
         if isinstance(ids, Tensor) and ids.device != self.input_ids.device:
@@ -120,7 +127,10 @@ class _Request:
                 f"{tuple(self.input_ids.shape)} on {self.input_ids.device}; move it there"
             )
         rows = read_negatives(
-            ids, mask, pad_token_ids=_ids(self.config._pad_token_tensor), eos_token_ids=_ids(self.config._eos_token_tensor)
+            ids,
+            mask,
+            pad_token_ids=_ids(self.config._pad_token_tensor),
+            eos_token_ids=_ids(self.config._eos_token_tensor),
         )
         owners = spread(len(rows), self.num_rows, self.num_prompts, "negative_prompt_ids", shape)
         beams = self.config.num_beams
@@ -131,7 +141,11 @@ class _Request:
         check_negatives(self.model, rows)
         limit, longest = context_len(self.model), max(map(len, rows))
         new = self.config.max_length - self.input_ids.shape[1]
-        if limit is not None and self.config.max_length <= limit < longest + new and not self.model.config.is_encoder_decoder:
+        if (
+            limit is not None
+            and self.config.max_length <= limit < longest + new
+            and not self.model.config.is_encoder_decoder
+        ):
             raise PromptError(
                 f"negative_prompt_ids of shape {shape} with {longest} tokens and up to {new} new ones does not fit "
                 f"the model's context of {limit}, where input_ids of shape {tuple(self.input_ids.shape)} does; "
@@ -146,8 +160,8 @@ class _Request:
             return [tuple(row) for row in self.input_ids.tolist()]
         return [tuple(row[keep != 0].tolist()) for row, keep in zip(self.input_ids, mask)]
 
-    def in_one_forward(self, mode: GenerationMode) -> bool:
-        """Whether the one-forward loop does all that was asked for."""
+    def is_plain(self, mode: GenerationMode) -> bool:
+        """Whether our own loop does all that was asked for."""
         config, given = self.config, {name for name, value in self.model_kwargs.items() if value is not None}
         cache = self.model_kwargs.get("past_key_values")
         return (
@@ -157,10 +171,17 @@ class _Request:
             and not self.model.config.is_encoder_decoder
             and self.input_ids.shape[1] > 0
             and config.use_cache is not False
+            and config.prefill_chunk_size is None
+            and (config.cache_implementation in (None, "dynamic") or self._static_on_cpu())
+            and not self.caller["kwargs_has_position_ids"]
             and (cache is None or cache.get_seq_length() == 0)
             and not self.caller["synced_gpus"]
             and not config.return_dict_in_generate
         )
+
+    def _static_on_cpu(self) -> bool:
+        # Elsewhere transformers compiles its own loop for a static cache, which is worth more than one forward.
+        return self.config.cache_implementation == "static" and self.input_ids.device.type == "cpu"
 
     def processor(self) -> GuidanceLogitsProcessor:
         ids, mask = (None, None) if self.negatives is None else _padded(self.negatives, self.input_ids.device)
@@ -227,7 +248,9 @@ def _decode(
         if needs_negative:
             asked += [other[row] for row in running]
         logits = read.logits(asked).to(dtype=torch.float32, device=input_ids.device)
-        last = _scattered(last, running, logits[: len(running)], logits[len(running) :] if needs_negative else None, len(cond))
+        last = _scattered(
+            last, running, logits[: len(running)], logits[len(running) :] if needs_negative else None, len(cond)
+        )
         scores = processors(input_ids, guides.apply(*last, step))
         if config.do_sample:
             chosen = torch.multinomial(torch.softmax(scores, dim=-1), num_samples=1).squeeze(1)
@@ -268,7 +291,10 @@ def _hand_over(
     request: _Request, loop: str, processors: LogitsProcessorList, stopping_criteria: StoppingCriteriaList
 ) -> ModelOutput | Tensor:
     """Run transformers' own loop."""
-    model, caller, extra = request.model, request.caller, {}
+    model, caller, extra, model_kwargs = request.model, request.caller, {}, request.model_kwargs
+    if loop == "_beam_search" and not keeps_reorderable_cache(model, model_kwargs):
+        model_kwargs = {**model_kwargs, "use_cache": False, "past_key_values": None, "cache_params": None}
+        model_kwargs = {name: value for name, value in model_kwargs.items() if value is not None}
     if loop == "_assisted_decoding":
         extra = {"inputs_tensor": caller["inputs_tensor"], "assistant_model": caller["assistant_model"]}
     if loop != "_beam_search":
@@ -281,7 +307,7 @@ def _hand_over(
         generation_config=request.config,
         synced_gpus=bool(caller["synced_gpus"]),
         **extra,
-        **request.model_kwargs,
+        **model_kwargs,
     )
 
 

@@ -6,6 +6,7 @@ So reordered beams, rolled-back drafts, a second use and rows that happen to be 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -18,6 +19,8 @@ from counterpoint.models.separate import SeparateRows
 
 TokenIds = tuple[int, ...]
 
+# What a trial found, forgotten with the model: `model.generate` has no object of ours to keep it on.
+_TRIALS: WeakKeyDictionary[PreTrainedModel, tuple[object, bool]] = WeakKeyDictionary()
 WASTE = 1.5  # tokens with padding over tokens without, from where rows are better read one at a time
 
 
@@ -90,7 +93,15 @@ class Histories:
 
 def rows_for(model: PreTrainedModel) -> Rows:
     """Rows in one forward where the model can have them, else a forward for each."""
-    return RaggedRows(model) if is_ragged(model) else SeparateRows(model)
+    return RaggedRows(model) if reads_jointly(model) else SeparateRows(model)
+
+
+def reads_jointly(model: PreTrainedModel) -> bool:
+    """Whether the model's rows go through it in one forward; found out once, by a trial of a few tokens."""
+    kind = (model.config.get_text_config()._attn_implementation, model.dtype, model.device)
+    if _TRIALS.get(model, (None, False))[0] != kind:
+        _TRIALS[model] = kind, is_ragged(model)
+    return _TRIALS[model][1]
 
 
 def _shared(left: TokenIds, right: TokenIds) -> int:

@@ -11,7 +11,11 @@ TokenIds = tuple[int, ...]
 
 
 def read_negatives(
-    ids: Tensor, mask: Tensor | None, *, pad_token_ids: frozenset[int] = frozenset(), eos_token_ids: frozenset[int] = frozenset()
+    ids: Tensor,
+    mask: Tensor | None,
+    *,
+    pad_token_ids: frozenset[int] = frozenset(),
+    eos_token_ids: frozenset[int] = frozenset(),
 ) -> list[TokenIds]:
     """The tokens of each row that are no padding, whichever side it is on.
 

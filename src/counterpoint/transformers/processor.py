@@ -16,6 +16,7 @@ from counterpoint.transformers.caller import Caller, is_drafting, running_genera
 from counterpoint.transformers.encoded import EncodedHistories
 from counterpoint.transformers.guides import RowGuides
 from counterpoint.transformers.histories import Histories, rows_for
+from counterpoint.transformers.loops import check_padding, keeps_state_inside
 from counterpoint.transformers.negatives import TokenIds, check_vocabulary, read_negatives, spread
 
 # Vision-language models: the offset of positions after a picture. RecurrentGemma: its states.
@@ -68,7 +69,9 @@ class GuidanceLogitsProcessor(LogitsProcessor):
             self._negative_shape = tuple(negative_prompt_ids.shape)
             check_negatives(model, self._negatives)
         elif negative_prompt_attention_mask is not None:
-            raise PromptError("negative_prompt_attention_mask is given without negative_prompt_ids; pass both or neither")
+            raise PromptError(
+                "negative_prompt_attention_mask is given without negative_prompt_ids; pass both or neither"
+            )
         elif model.config.is_encoder_decoder:
             raise UnsupportedError(
                 f"{type(model).__name__} is an encoder-decoder, whose prompt's last token is no text of its own; "
@@ -96,7 +99,11 @@ class GuidanceLogitsProcessor(LogitsProcessor):
             return guides.apply(scores, None, step)
         negatives = self._negatives_of(input_ids, prompt_len, num_prompts)
         # Where both branches are one text the conditional logits serve for both, to the last bit.
-        apart = [row for row, (prompt, negative) in enumerate(zip(_prompts(caller, input_ids, prompt_len), negatives)) if prompt != negative]
+        apart = [
+            row
+            for row, (prompt, negative) in enumerate(zip(_prompts(caller, input_ids, prompt_len), negatives))
+            if prompt != negative
+        ]
         logits = scores.clone()
         if apart:
             ids = input_ids[apart] if self._model.config.is_encoder_decoder else input_ids[apart, prompt_len:]
@@ -129,8 +136,10 @@ class GuidanceLogitsProcessor(LogitsProcessor):
             return self._own_prompt_len
         caller = running_generate()
         if caller is not None:
-            check_padding(self._model, caller["model_kwargs"].get("attention_mask"))
-            return caller["input_ids_length"]
+            prompt_len = caller["input_ids_length"]
+            if input_ids.shape[1] == prompt_len:
+                self._check(caller)
+            return prompt_len
         known = self._prompts
         if (
             known is None
@@ -140,6 +149,15 @@ class GuidanceLogitsProcessor(LogitsProcessor):
         ):
             self._prompts = input_ids.clone()
         return self._prompts.shape[1]
+
+    def _check(self, caller: Caller) -> None:
+        check_padding(self._model, caller["model_kwargs"].get("attention_mask"))
+        config = caller["generation_config"]
+        if config.num_beams > 1 and config.use_cache is not False and keeps_state_inside(self._model):
+            raise UnsupportedError(
+                f"{type(self._model).__name__} keeps its state where beams (num_beams is {config.num_beams}) can't "
+                "reorder it; pass use_cache=False"
+            )
 
 
 def _prompts(caller: Caller | None, input_ids: Tensor, prompt_len: int) -> list[TokenIds]:
@@ -169,15 +187,6 @@ def check_negatives(model: PreTrainedModel, negatives: Sequence[TokenIds]) -> No
     if limit is not None and longest >= limit:
         raise PromptError(
             f"negative_prompt_ids has a row of {longest} tokens and the model's context holds {limit}; shorten it"
-        )
-
-
-def check_padding(model: PreTrainedModel, prompt_mask: Tensor | None) -> None:
-    """Raise for right-padded prompts: transformers' loops write after the padding and mislead the conditional branch."""
-    if prompt_mask is not None and not model.config.is_encoder_decoder and not bool((prompt_mask[:, -1] != 0).all()):
-        raise UnsupportedError(
-            f"input_ids are padded on the right (attention_mask of shape {tuple(prompt_mask.shape)}), which transformers' "
-            "own loops can't continue; pad them on the left"
         )
 
 

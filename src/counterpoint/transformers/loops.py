@@ -1,0 +1,54 @@
+"""What transformers' own decoding loops can't do for the conditional branch, on which models."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import Cache, PreTrainedModel
+
+from counterpoint.errors import UnsupportedError
+from counterpoint.models.compiled import is_close
+
+CACHES = ("past_key_values", "cache_params")
+
+
+def has_padding(prompt_mask: Tensor | None) -> bool:
+    """Whether any prompt is padded. (B, L) or None."""
+    return prompt_mask is not None and not bool((prompt_mask != 0).all())
+
+
+def check_padding(model: PreTrainedModel, prompt_mask: Tensor | None) -> None:
+    """Raise where a padded prompt misleads the conditional branch: padding on the right, or a model that reads it."""
+    if model.config.is_encoder_decoder or not has_padding(prompt_mask):
+        return
+    shape = tuple(prompt_mask.shape)
+    if not bool((prompt_mask[:, -1] != 0).all()):
+        raise UnsupportedError(
+            f"input_ids are padded on the right (attention_mask of shape {shape}), which transformers' own loops can't "
+            "continue; pad them on the left"
+        )
+    if getattr(model, "_is_stateful", False) and not _overlooks_padding(model):
+        raise UnsupportedError(
+            f"{type(model).__name__} reads padding as text, and input_ids are padded (attention_mask of shape {shape}); "
+            "pass prompts of one length"
+        )
+
+
+def keeps_reorderable_cache(model: PreTrainedModel, model_kwargs: dict[str, Any]) -> bool:
+    """Whether beams can be reordered with their cache. Else transformers refuses, or keeps the old order."""
+    return not keeps_state_inside(model) and any(isinstance(model_kwargs.get(name), Cache) for name in CACHES)
+
+
+def keeps_state_inside(model: PreTrainedModel) -> bool:
+    """Whether the state of the text being read is on the model's modules (RecurrentGemma)."""
+    return any("recurrent_states" in vars(module) for module in model.modules())
+
+
+def _overlooks_padding(model: PreTrainedModel) -> bool:
+    """A trial: whether the logits after two tokens are the same with a masked token before them."""
+    ids = torch.tensor([[1, 3, 2]], device=model.device)
+    padded = model(input_ids=ids, attention_mask=torch.tensor([[0, 1, 1]], device=model.device), use_cache=False)
+    bare = model(input_ids=ids[:, 1:], use_cache=False)
+    return is_close(padded.logits[0, -1], bare.logits[0, -1])
