@@ -2,7 +2,7 @@
 
     python examples/self_check.py "What kind of hair did the wife have?" --folder STORIES [--model MODEL]
 
-STORIES is a folder of text files. BM25 (the bm25s package; pip install 'counterpoint[examples]') finds the passages, the
+STORIES is a folder of text files. BM25 (the bm25s package; pip install 'counterpoint[retrieval]') finds the passages, the
 answer is written against the same question without them, and then the model says whether the passages bear it out:
 "correct" and "incorrect" are compared by how much more likely the passages make each of them. A model with a chat
 template is asked through it; any other, such as the bundled one, in plain text. The bundled model is too small to judge:

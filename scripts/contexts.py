@@ -60,8 +60,11 @@ def main() -> None:
         if part not in PARTS:
             parser.error(f"there is no part {part!r}; use {', '.join(PARTS)}")
     # In this order: the last part adds an adapter to the model.
+    sizes = ("questions", "hold_texts", "author", "steps", "author_texts", "seed")
+    written = " ".join(f"--{name.replace('_', '-')} {str(getattr(given, name))!r}" for name in sizes).replace("'", '"')
     for part in (part for part in PARTS if part in chosen):
         about = {
+            "command": f"python scripts/contexts.py --corpus CORPUS {written}",
             "machine": f"{platform.machine()}, 1 thread, torch {torch.__version__}",
             "versions": versions(),
             "weights": fingerprint(model.hf),
