@@ -47,15 +47,14 @@ def url(folder, tmp_path_factory):
         )
     try:
         base = f"http://127.0.0.1:{port}"
-        for _ in range(600):
+        patience = time.monotonic() + 600
+        while True:
             try:
                 urllib.request.urlopen(base + "/health", timeout=5)
                 break
             except OSError:
-                assert server.poll() is None, log.read_text()[-4000:]
+                assert server.poll() is None and time.monotonic() < patience, log.read_text()[-4000:]
                 time.sleep(0.3)
-        else:
-            raise AssertionError(log.read_text()[-4000:])
         yield base
     finally:
         server.send_signal(signal.SIGINT)
