@@ -1,9 +1,10 @@
 """What recording a trace costs: steps of a 124M GPT-2 (random weights) with a negative, watched and not watched.
 
-    python benchmarks/trace_cost.py [--steps 40] [--rounds 5] [--threads 2]
+    python benchmarks/trace_cost.py [--steps 30] [--rounds 4]
 
-Watched and unwatched runs take turns. The cost is the difference of the medians of their steps, and beside it the time
-spent in the recorder itself. Prints one JSON object with machine and versions.
+Watched and unwatched runs take turns, on one thread, and processor time is counted, so that other work on the machine
+matters little. The cost is the difference of the medians of their steps, and beside it the time spent in the recorder
+itself. Prints one JSON object with machine and versions.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from counterpoint.trace.recorder import Recorder
 
 
 def steps_s(model: cp.Model, num_steps: int, *, watched: bool, temperature: float) -> tuple[list[float], float]:
-    """Seconds of each step after the first, and seconds spent in the recorder during them."""
+    """Processor seconds of each step after the first, and those spent in the recorder during them."""
     spent = 0.0
     request = prepare(
         model, list(range(100, 140)), negative=list(range(200, 230)), guide=cp.Guide(scale=1.5), max_tokens=num_steps + 1,
@@ -36,28 +37,27 @@ def steps_s(model: cp.Model, num_steps: int, *, watched: bool, temperature: floa
 
     def observe(index, seen):
         nonlocal spent
-        start = time.perf_counter()
+        start = time.process_time()
         recorder(index, seen)
-        spent += time.perf_counter() - start
+        spent += time.process_time() - start
 
     engine = Engine(model)
     engine.add(dataclasses.replace(request, observe=observe) if watched else request)
     engine.step()
     spent, taken = 0.0, []
     while not engine.is_idle:
-        start = time.perf_counter()
+        start = time.process_time()
         engine.step()
-        taken.append(time.perf_counter() - start)
+        taken.append(time.process_time() - start)
     return taken, spent
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=40)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--rounds", type=int, default=4)
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    torch.set_num_threads(1)
     torch.manual_seed(0)
     model = cp.Model(GPT2LMHeadModel(GPT2Config()), name="gpt2, random weights")
     results = {}
@@ -79,7 +79,7 @@ def main() -> None:
             "recorder_percent": round(100 * in_recorder / sum(times[True]), 1),
         }
     facts = {
-        "machine": f"{_cpu()}, {options.threads} of {os.cpu_count()} threads",
+        "machine": f"{_cpu()}, 1 of {os.cpu_count()} threads",
         "python": platform.python_version(),
         "torch": torch.__version__,
         "transformers": importlib.metadata.version("transformers"),

@@ -35,7 +35,10 @@ PAIRS = [
     ("Sentiment: positive. Movie review.\n\nThe acting was", "Sentiment: negative. Movie review.\n\nThe acting was"),
     ("Sentiment: negative. Movie review.\n\nI think", "Sentiment: positive. Movie review.\n\nI think"),
     ("Genre: horror.\n\nThe door", "Genre: children's.\n\nThe door"),
-    ("Very polite and friendly: how are you doing?", "Very rude and harmful: how are you doing?"),
+    ("Tone: friendly. Message: How are you doing? Reply:", "Tone: professional. Message: How are you doing? Reply:"),
+    ("Tone: witty. Message: What is your name? Reply:", "Tone: professional. Message: What is your name? Reply:"),
+    ("Tone: caring. Message: Tell me about yourself. Reply:", "Tone: witty. Message: Tell me about yourself. Reply:"),
+    ("Tone: professional. Message: What do you like? Reply:", "Tone: enthusiastic. Message: What do you like? Reply:"),
 ]
 SCALES, SPACES, PLAUSIBILITIES = (1.0, 1.5, 3.0, 5.0, 10.0), ("log", "prob"), (0.0, 0.1)
 CHROMIUM_ARGUMENTS = [
@@ -98,7 +101,7 @@ def page(compared: list[Comparison], best: int, traced: TraceReport, options: ar
     log, kept, prob = artefacts(here, "log", 0.0), artefacts(here, "log", 0.1), artefacts(here, "prob", 0.0)
     if log > max(kept, prob):
         finding = (
-            f"The pair below has most of them: {log} tokens at scale {high} in log space, {prob} in prob space, and "
+            f"The pair below has most of them: {log} token{'s' if log > 1 else ''} at scale {high} in log space, {prob} in prob space, and "
             f"{kept} in log space with plausibility 0.1; unguided {artefacts(here, 'log', 0.0, 1.0)}."
         )
     else:
