@@ -24,7 +24,6 @@ from importlib import metadata
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-SIZES = (1, 4, 16, 32)
 ARMS = ("vllm", "own", "transformers")
 VOCAB = 16_384
 SCALE = 1.5
@@ -92,7 +91,7 @@ def vllm_arm(folder: str, options: argparse.Namespace) -> dict[str, dict[int, fl
         return sum(len(out.outputs[0].token_ids) for out in llm.generate(asked, params, use_tqdm=False))
 
     result: dict[str, dict[int, float]] = {"vLLM": {}, "vLLM guided": {}}
-    for number in SIZES:
+    for number in options.sizes:
         run(number, True)
         for name, guided in (("vLLM", False), ("vLLM guided", True)):
             cell = best(lambda n=number, g=guided: run(n, g), number * options.tokens, options.repeats)
@@ -114,7 +113,7 @@ def own_arm(folder: str, options: argparse.Namespace) -> dict[str, dict[int, flo
         return sum(len(completion.token_ids) for completion in done)
 
     run(1)
-    cells = {n: best(lambda n=n: run(n), n * options.tokens, options.repeats) for n in SIZES}
+    cells = {n: best(lambda n=n: run(n), n * options.tokens, options.repeats) for n in options.sizes}
     return {"counterpoint's engine guided": cells}
 
 
@@ -135,8 +134,9 @@ def transformers_arm(folder: str, options: argparse.Namespace) -> dict[str, dict
         return made
 
     run(1)
-    cells = {n: best(lambda n=n: run(n), n * options.tokens, options.repeats) for n in SIZES if n <= 4}
-    return {"transformers guided": cells | {n: cells[4] for n in SIZES if n > 4}}
+    sizes = {min(n, 4) for n in options.sizes}
+    measured = {n: best(lambda n=n: run(n), n * options.tokens, options.repeats) for n in sizes}
+    return {"transformers guided": {n: measured[min(n, 4)] for n in options.sizes}}
 
 
 def main() -> int:
@@ -145,6 +145,8 @@ def main() -> int:
     parser.add_argument("--tokens", type=int, default=24)
     parser.add_argument("--prompt", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1, 4, 16, 32], help="requests at once")
+    parser.add_argument("--arms", choices=ARMS, nargs="+", default=ARMS)
     parser.add_argument("--eager", action="store_true", help="vLLM without compiling")
     parser.add_argument("--vllm-python", type=Path, default=ROOT / ".venv-vllm" / "bin" / "python")
     parser.add_argument("--arm", choices=ARMS, help="one arm in this process, on --folder")
@@ -157,7 +159,7 @@ def main() -> int:
     rates: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         parameters = save_model(Path(folder))
-        for arm in ARMS:
+        for arm in options.arms:
             python = options.vllm_python if arm == "vllm" else sys.executable
             command = [str(python), __file__, *sys.argv[1:], "--arm", arm, "--folder", folder]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -169,10 +171,13 @@ def main() -> int:
     print(f"{parameters / 1e6:.0f}M parameters, {options.dtype}, {lengths}")
     versions = {name: metadata.version(name) for name in ("torch", "transformers")}
     print(f"{os.cpu_count()} cores, {platform.processor() or platform.machine()}, {versions}")
-    print("\n| tokens a second at | " + " | ".join(map(str, SIZES)) + " |\n|---|" + "---:|" * len(SIZES))
+    print("\n| tokens a second at | " + " | ".join(map(str, options.sizes)) + " |")
+    print("|---|" + "---:|" * len(options.sizes))
     for name, cells in rates.items():
-        print(f"| {name} | " + " | ".join(f"{cells[str(n)]:.1f}" for n in SIZES) + " |")
-    cost = [rates["vLLM"][str(n)] / rates["vLLM guided"][str(n)] for n in SIZES]
+        print(f"| {name} | " + " | ".join(f"{cells[str(n)]:.1f}" for n in options.sizes) + " |")
+    if "vLLM" not in rates:
+        return 0
+    cost = [rates["vLLM"][str(n)] / rates["vLLM guided"][str(n)] for n in options.sizes]
     print("| cost of a guided request in unguided ones, vLLM | " + " | ".join(f"{ratio:.2f}" for ratio in cost) + " |")
     return 0
 
