@@ -39,6 +39,7 @@ ISSUE_AIMS = {
         "limit": 2,
     },
 }
+PROMPTS = ["The old man walked to the river and", "In the morning she opened the door and", "It was a long"]
 PLAIN_AIMS = {
     "bfloat16": {"ours guided / transformers guided": 0.6},
     "float32": {"ours guided / transformers guided": 0.75},
@@ -52,10 +53,11 @@ def run(piece: str) -> list[Line]:
         import counterpoint as cp
 
         model = cp.load("bundled")
-        return measure.one_request(model, measure.random_task(model), rounds=ROUNDS)
+        share = measure.decided(model, PROMPTS, negative="Once upon a time", scale=3.0, plausibility=0.1)
+        return measure.one_request(model, measure.random_task(model), rounds=ROUNDS) + share
     model = measure.gpt2_124m(dtype, compile=compile)
     if kind == "":
-        task = measure.random_task(model)
+        task = measure.random_task(model, num_tokens=64)
         aims = (ISSUE_AIMS if compile else PLAIN_AIMS)[dtype]
         return measure.one_request(model, task, rounds=ROUNDS, aims=aims) + measure.branch_bytes(model, task)
     if kind == "batch":

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from counterpoint import formulas
 from counterpoint.bench.machine import peak_rss_bytes, read_bandwidth, reset_peak_rss, step_bytes
 from counterpoint.bench.paired import run_paired
 from counterpoint.bench.ways import Clock, Task, engine_way, transformers_way
-from counterpoint.engine import Engine
+from counterpoint.engine import Engine, Observation, generate
+from counterpoint.guide import Guide
 from counterpoint.models.model import Model
 
 SEED = 0
@@ -120,6 +122,20 @@ def drafted(model: Model, task: Task, *, draft_tokens: int, rounds: int, aim: fl
             aim,
         ),
     ]
+
+
+def decided(model: Model, prompts: list[str], *, negative: str, scale: float, plausibility: float) -> list[Line]:
+    """Share of the steps at which one token is plausible, so that the negative can't change it. Sampled, seeded."""
+    plausible: list[bool] = []
+
+    def look(_index: int, seen: Observation) -> None:
+        left = ~formulas.implausible(seen.cond[None], torch.tensor([plausibility]))
+        plausible.append(int(left.sum()) == 1)
+
+    guide = Guide(scale=scale, plausibility=plausibility)
+    generate(model, prompts, negative=negative, guide=guide, seed=SEED, max_tokens=64, observe=look)
+    share = 100 * sum(plausible) / len(plausible)
+    return [Line(f"steps of {len(plausible)} that the prompt decides, plausibility {plausibility:g}", share, "%")]
 
 
 def branch_bytes(model: Model, task: Task) -> list[Line]:
