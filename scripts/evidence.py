@@ -37,6 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", required=True, type=Path)
     parser.add_argument("--lambada", required=True, type=Path)
+    parser.add_argument("--model", default="bundled", help="the bundled model, or another trained by its config")
     parser.add_argument(
         "--lambada-sample", type=int, default=None, help="passages, drawn with the seed; all if left out"
     )

@@ -73,7 +73,9 @@ def read_held_out(
 
 def held_out_once(store: Store, config_path: Path, corpus: Path, seed: int, most_chars: int) -> HeldOut:
     """`read_held_out`, kept in the store: reading the corpus takes longer than all that is made of it."""
-    key = key_of("held out", config_path.read_text(), str(corpus.absolute()), seed, most_chars)
+    config = read_config(config_path)
+    split = [(source.file, source.held_out_share, source.only) for source in config.source]
+    key = key_of("held out", split, sorted(config.held_out), str(corpus.absolute()), seed, most_chars)
     found = store.get([key])
     if key not in found:
         found[key] = dataclasses.asdict(read_held_out(config_path, corpus, seed=seed, most_chars=most_chars))
