@@ -61,8 +61,8 @@ def _hold(made: dict[str, Any]) -> str:
 def _adapter(made: dict[str, Any]) -> str:
     lines = [
         "## An adapter, amplified and undone\n",
-        f"A LoRA trained for {made['steps']} steps on half of the works of {made['author']}; {made['texts']} texts of 64 tokens for each row, "
-        f"judged by a classifier trained on the other half (balanced accuracy {made['judge accuracy']:.2f}; chance is 0.5). In memory: the "
+        f"A LoRA trained for {made['steps']} steps on the first half of the works of {made['author']}; {made['texts']} texts of 64 tokens for "
+        f"each row, judged by a classifier trained on the others (balanced accuracy {made['judge accuracy']:.2f}; chance is 0.5). In memory: the "
         f"model's {made['model bytes'] / 1e6:.1f} MB once, and {made['adapter bytes'] / 1e6:.2f} MB for the adapter.\n",
         "| | taken for the author's | over adapter off | p |",
         "|---|---|---|---|",
