@@ -99,7 +99,9 @@ def main(arguments: list[str]) -> None:
     for piece in arguments[1:]:
         start, load = time.time(), os.getloadavg()[0]
         lines = run(piece)
-        commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=HERE)
+        commit = subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=HERE, check=True
+        )
         machine = {
             **describe_machine(),
             "bandwidth": f"{read_bandwidth() / 1e9:.1f} GB/s",

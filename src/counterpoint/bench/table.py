@@ -31,8 +31,10 @@ def as_svg(bars: list[tuple[str, float]], *, unit: str) -> str:
     """A bar for each way, longest first to last as given."""
     most, height = max(value for _, value in bars), 26 * len(bars) + 10
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="720" height="{height}" font-family="sans-serif">'
-        "<style>text { font-size: 13px }</style>"
+        (
+            f'<svg xmlns="http://www.w3.org/2000/svg" width="720" height="{height}" font-family="sans-serif">'
+            "<style>text { font-size: 13px }</style>"
+        )
     ]
     for at, (name, value) in enumerate(bars):
         top, width = 26 * at + 5, 320 * value / most

@@ -59,9 +59,13 @@ class Clock:
 def transformers_way(model: Model, task: Task, *, guided: bool) -> Callable[[], float]:
     """`model.generate`, guided by its own `guidance_scale` where asked."""
     ids = torch.tensor([task.prompt], device=model.device)
-    arguments = dict(
-        max_new_tokens=task.num_tokens, min_new_tokens=task.num_tokens, do_sample=False, pad_token_id=0, use_cache=True
-    )
+    arguments = {
+        "max_new_tokens": task.num_tokens,
+        "min_new_tokens": task.num_tokens,
+        "do_sample": False,
+        "pad_token_id": 0,
+        "use_cache": True,
+    }
     if guided:
         arguments["guidance_scale"] = task.scale
         arguments["negative_prompt_ids"] = torch.tensor([task.negatives[0]], device=model.device)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from counterpoint.contexts import ReadBranch
 from counterpoint.engine.drafting import Lookup
 from counterpoint.engine.request import Completion, FinishReason, Progress, Request, TokenLogprob, Usage
 from counterpoint.engine.text import TextStream
