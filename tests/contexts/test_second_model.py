@@ -121,6 +121,22 @@ def test_many_models_in_one_engine_and_branches_of_each_kind(draft_tokens):
         assert_same(done[number].token_ids, *loop(readers))
 
 
+def test_skipped_steps_are_caught_up_in_the_other_models_cache():
+    """With a high plausibility the expert decides many steps alone; the amateur reads them later, several at once."""
+    expert, amateur = model("llama"), model("gpt2")
+    source = random.Random(10)
+    prompts = [ids(source, n) for n in LENGTHS]
+    guide = cp.Guide(scale=3, plausibility=0.6)
+    engine = Engine(expert)
+    built = [contrastive(prompt, amateur) for prompt in prompts]
+    numbers = [engine.add(prepare(expert, b, guide=guide, max_tokens=NUM_TOKENS, **GREEDY)) for b in built]
+    done = {p.request_id: p.completion for p in engine.run() if p.completion is not None}
+    assert sum(completion.usage.skipped_steps for completion in done.values()) > 0
+    for number, prompt in zip(numbers, prompts):
+        readers = [(expert.hf, prompt, 0), (amateur.hf, prompt, -2)]
+        assert_same(done[number].token_ids, *loop(readers, plausibility=0.6))
+
+
 def test_a_model_beside_itself_is_told_to_change_nothing():
     main = model("llama")
     with pytest.warns(NoEffectWarning):
