@@ -26,7 +26,9 @@ import httpx
 from counterpoint.models.loading import BUNDLED
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
-from soak_server import served  # noqa: E402
+import itertools
+
+from soak_server import served
 
 SHORT = {"prompt": "The old house", "max_tokens": 4, "temperature": 0, "ignore_eos": True, "stream": True}
 
@@ -68,7 +70,7 @@ async def measure(base: str, *, prompt_tokens: int, rounds: int) -> dict[str, fl
             long.append((await reading)[0])
             until = time.perf_counter() - began
             seen = await writing
-            gaps.append(max(b - a for a, b in zip(seen, seen[1:]) if b < until + 0.1))
+            gaps.append(max(b - a for a, b in itertools.pairwise(seen) if b < until + 0.1))
         return {
             "short alone": statistics.median(idle),
             "short, beside the long prompt": statistics.median(short),

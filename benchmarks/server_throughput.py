@@ -22,7 +22,7 @@ import torch
 import transformers
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
-from soak_server import WORDS, served  # noqa: E402
+from soak_server import WORDS, served
 
 KINDS: dict[str, dict[str, Any]] = {
     "unguided": {},
@@ -90,7 +90,9 @@ def main() -> None:
           f"transformers {transformers.__version__}, {args.model} {args.dtype}, {args.tokens} tokens, {args.rounds} rounds")  # fmt: skip
     print("| requests | | one after the other, tokens/s | together, tokens/s | times |\n|---|---|---|---|---|")
     for row in rows:
-        print(f"| {row['requests']} | {row['kind']} | {row['alone_tokens_per_s']} | {row['together_tokens_per_s']} | {row['times']} |")
+        print(
+            f"| {row['requests']} | {row['kind']} | {row['alone_tokens_per_s']} | {row['together_tokens_per_s']} | {row['times']} |"
+        )
     print(json.dumps(rows))
 
 

@@ -28,7 +28,30 @@ from typing import Any
 import httpx
 
 TIE = 1e-4
-WORDS = "the old house stood at end of a lane and nobody had lived there since winter when river rose over its banks".split()
+WORDS = [
+    "the",
+    "old",
+    "house",
+    "stood",
+    "at",
+    "end",
+    "of",
+    "a",
+    "lane",
+    "and",
+    "nobody",
+    "had",
+    "lived",
+    "there",
+    "since",
+    "winter",
+    "when",
+    "river",
+    "rose",
+    "over",
+    "its",
+    "banks",
+]
 GUIDES: list[dict[str, Any]] = [
     {},
     {},
@@ -79,7 +102,9 @@ async def ask(client: httpx.AsyncClient, body: dict[str, Any]) -> tuple[int, dic
     return answer.status_code, answer.json()
 
 
-async def read_stream(client: httpx.AsyncClient, body: dict[str, Any], most_events: int | None) -> tuple[int, str | None, float]:
+async def read_stream(
+    client: httpx.AsyncClient, body: dict[str, Any], most_events: int | None
+) -> tuple[int, str | None, float]:
     """Status, the text where it came to its end, and seconds to the first event; leaves after `most_events`."""
     began, first_s, text, events = time.monotonic(), 0.0, "", 0
     async with client.stream("POST", "/v1/completions", json=body | {"stream": True}) as answer:
@@ -156,7 +181,9 @@ async def watch_memory(pid: int | None, tally: Tally) -> None:
         await asyncio.sleep(1)
 
 
-async def soak(base: str, *, clients: int, seconds: float, seed: int, pool_size: int, longest: int, pid: int | None) -> dict[str, Any]:
+async def soak(
+    base: str, *, clients: int, seconds: float, seed: int, pool_size: int, longest: int, pid: int | None
+) -> dict[str, Any]:
     """Run it; the report as plain values."""
     async with httpx.AsyncClient(base_url=base, timeout=300) as client:
         pool = make_pool(seed, pool_size, longest)
@@ -198,7 +225,9 @@ async def soak(base: str, *, clients: int, seconds: float, seed: int, pool_size:
         "tokens_per_s_alone": round(alone_tokens / alone_s, 1),
         "tokens_per_s_together": round(tally.num_tokens / took_s, 1),
         "first_token_s": {f"p{q}": round(firsts[len(firsts) * q // 100], 3) for q in (50, 95, 99)} if firsts else {},
-        "rss_mib": {"after_settling": round(settled[0]), "most": round(max(settled)), "end": round(settled[-1])} if settled else {},
+        "rss_mib": {"after_settling": round(settled[0]), "most": round(max(settled)), "end": round(settled[-1])}
+        if settled
+        else {},
         "left_in_engine": {name: left[name] for name in ("running", "waiting", "rows")},
         "different": wrong[:5],
         "num_different_greedy": sum(one["kind"] == "greedy" for one in wrong),

@@ -14,7 +14,7 @@ from counterpoint.errors import UsageError
     ],
 )  # fmt: skip
 def test_with_vllm_everything_else_is_passed_on(monkeypatch, arguments, passed):
-    import counterpoint.vllm.launcher as launcher
+    from counterpoint.vllm import launcher
 
     seen = []
     monkeypatch.setattr(launcher, "main", lambda given: seen.append(given) or 3)

@@ -89,6 +89,11 @@ def serving(model, *, limits=None, **options):
         yield running
 
 
+def client_of(running, key="none"):
+    """The official client, which does not try again by itself."""
+    return openai.OpenAI(base_url=running.base + "/v1", api_key=key, max_retries=0, timeout=60)
+
+
 @pytest.fixture(scope="session")
 def model():
     return make_model()
@@ -102,5 +107,5 @@ def server(model):
 
 @pytest.fixture
 def client(server):
-    with openai.OpenAI(base_url=server.base + "/v1", api_key="none", max_retries=0, timeout=60) as made:
+    with client_of(server) as made:
         yield made

@@ -15,7 +15,9 @@ def test_a_token_takes_what_the_configuration_says(model):
     assert token_bytes(model) == TOKEN_BYTES
 
 
-@pytest.mark.parametrize("rows, num_bytes", [(1, 512 * TOKEN_BYTES), (4, 5 * 512 * TOKEN_BYTES), (8, 8 * 512 * TOKEN_BYTES)])
+@pytest.mark.parametrize(
+    "rows, num_bytes", [(1, 512 * TOKEN_BYTES), (4, 5 * 512 * TOKEN_BYTES), (8, 8 * 512 * TOKEN_BYTES)]
+)
 def test_rows_follow_from_memory(model, rows, num_bytes):
     assert rows_in(model, num_bytes, 500) == rows
     assert within_memory(model, Limits(), num_bytes).max_rows == rows

@@ -2,7 +2,7 @@
 
 import openai
 import pytest
-from server.conftest import make_model, serving
+from server.conftest import client_of, make_model, serving
 
 import counterpoint as cp
 from counterpoint.contexts import chat
@@ -46,7 +46,11 @@ def test_a_guided_completion_is_the_librarys(client, model, fields, guide):
 
 
 def test_branches_with_weights_and_a_suffix(client, model):
-    branches = [{"prompt": "Rain", "weight": -0.5}, {"prompt_ids": [40, 41, 42], "weight": 0.3}, {"suffix": " now", "weight": -0.4}]
+    branches = [
+        {"prompt": "Rain", "weight": -0.5},
+        {"prompt_ids": [40, 41, 42], "weight": 0.3},
+        {"suffix": " now", "weight": -0.4},
+    ]
     done = client.completions.create(model="tiny", prompt="Once upon", **guided(guidance={"branches": branches}))
     want = cp.generate(
         model,
@@ -59,9 +63,7 @@ def test_branches_with_weights_and_a_suffix(client, model):
 
 def test_a_scale_without_a_negative_takes_the_last_token(client, model):
     done = client.completions.create(model="tiny", prompt="Once upon", **guided(guidance_scale=2.0))
-    want = cp.generate(
-        model, "Once upon", guide=cp.Guide(scale=2.0), max_tokens=12, temperature=0, ignore_eos=True
-    )
+    want = cp.generate(model, "Once upon", guide=cp.Guide(scale=2.0), max_tokens=12, temperature=0, ignore_eos=True)
     assert done.choices[0].text == want.text
 
 
@@ -120,7 +122,10 @@ def test_logprobs_are_those_of_the_guided_distribution(client, model):
         ignore_eos=True, logprobs=3,
     )  # fmt: skip
     assert done.logprobs.token_logprobs == pytest.approx([t.logprob for t in want.logprobs], abs=1e-4)
-    assert all(len(top) == 3 and max(top.values()) == value for top, value in zip(done.logprobs.top_logprobs, done.logprobs.token_logprobs))
+    assert all(
+        len(top) == 3 and max(top.values()) == value
+        for top, value in zip(done.logprobs.top_logprobs, done.logprobs.token_logprobs)
+    )
     assert len(done.logprobs.tokens) == len(done.logprobs.text_offset) == 12
     streamed = client.completions.create(model="tiny", prompt="Once upon", logprobs=3, stream=True, **options)
     parts = [c.choices[0].logprobs for c in streamed if c.choices[0].logprobs]
@@ -130,9 +135,7 @@ def test_logprobs_are_those_of_the_guided_distribution(client, model):
 
 def test_chat_goes_through_the_template(client, model):
     done = client.chat.completions.create(model="tiny", messages=MESSAGES, **GREEDY)
-    text = (
-        "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nHello, who are you?<|im_end|>\n<|im_start|>assistant\n"
-    )
+    text = "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nHello, who are you?<|im_end|>\n<|im_start|>assistant\n"
     ids = model.encode(text, special_tokens=False)
     want = cp.generate(model, ids, max_tokens=12, temperature=0, ignore_eos=True)
     assert done.choices[0].message.content == want.text
@@ -222,10 +225,9 @@ def test_another_model_is_not_found(client):
 
 
 def test_without_a_template_there_is_no_chat():
-    with serving(make_model(template=None)) as running:
-        with openai.OpenAI(base_url=running.base + "/v1", api_key="x", max_retries=0) as client:
-            with pytest.raises(openai.BadRequestError, match="no chat template"):
-                client.chat.completions.create(model="tiny", messages=MESSAGES)
+    with serving(make_model(template=None)) as running, client_of(running) as client:
+        with pytest.raises(openai.BadRequestError, match="no chat template"):
+            client.chat.completions.create(model="tiny", messages=MESSAGES)
 
 
 def test_a_template_that_refuses_is_a_mistake_of_the_request():
@@ -237,10 +239,9 @@ def test_a_template_that_refuses_is_a_mistake_of_the_request():
 
 def test_the_key(model):
     with serving(model, api_key="right", limits=Limits(max_samples=4)) as running:
-        with openai.OpenAI(base_url=running.base + "/v1", api_key="wrong", max_retries=0) as client:
-            with pytest.raises(openai.AuthenticationError):
-                client.completions.create(model="tiny", prompt="Once", max_tokens=1)
-        with openai.OpenAI(base_url=running.base + "/v1", api_key="right", max_retries=0) as client:
+        with client_of(running, "wrong") as client, pytest.raises(openai.AuthenticationError):
+            client.completions.create(model="tiny", prompt="Once", max_tokens=1)
+        with client_of(running, "right") as client:
             assert client.completions.create(model="tiny", prompt="Once", max_tokens=1).choices
             with pytest.raises(openai.BadRequestError, match="takes 4"):
                 client.completions.create(model="tiny", prompt="Once", n=5)

@@ -29,7 +29,9 @@ def browser_page():
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         opened = browser.new_page()
         complaints = []
-        opened.on("console", lambda message: complaints.append(message.text) if message.type in ("error", "warning") else None)
+        opened.on(
+            "console", lambda message: complaints.append(message.text) if message.type in ("error", "warning") else None
+        )
         opened.on("pageerror", lambda error: complaints.append(str(error)))
         opened.complaints = complaints
         yield opened

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import openai
 import pytest
-from server.conftest import make_model, serving
+from server.conftest import client_of, make_model, serving
 
 import counterpoint as cp
 from counterpoint.engine import Engine
@@ -89,10 +89,9 @@ def test_the_deadline(slow, model):
         answer = running.post(**LONG)
         assert answer.status_code == 408 and answer.headers["x-should-retry"] == "false"
         assert "more than 0.4 s" in answer.json()["error"]["message"]
-        with openai.OpenAI(base_url=running.base + "/v1", api_key="x", max_retries=0) as client:
-            with pytest.raises(openai.APIError, match="more than 0.4 s"):
-                for _ in client.completions.create(model="tiny", prompt="a", max_tokens=400, stream=True, extra_body={"ignore_eos": True}):
-                    pass
+        asked = {"model": "tiny", "prompt": "a", "max_tokens": 400, "stream": True, "extra_body": {"ignore_eos": True}}
+        with client_of(running) as client, pytest.raises(openai.APIError, match="more than 0.4 s"):
+            list(client.completions.create(**asked))
         running.wait_idle()
 
 
@@ -105,9 +104,8 @@ def test_a_full_queue(slow, model):
             wait_for(lambda: running.service.worker.num_waiting)
             refused = running.post(**LONG)
             assert refused.status_code == 429 and int(refused.headers["Retry-After"]) >= 1
-            with openai.OpenAI(base_url=running.base + "/v1", api_key="x", max_retries=0) as client:
-                with pytest.raises(openai.RateLimitError):
-                    client.completions.create(model="tiny", prompt="a")
+            with client_of(running) as client, pytest.raises(openai.RateLimitError):
+                client.completions.create(model="tiny", prompt="a")
             assert first.result().status_code == second.result().status_code == 200
         assert running.complete()
 
@@ -176,7 +174,9 @@ def test_a_body_that_does_not_come(model, monkeypatch):
         yield b'"a"}'
 
     with serving(model) as running:
-        answer = httpx.post(running.base + "/v1/completions", content=slowly(), headers={"content-type": "application/json"})
+        answer = httpx.post(
+            running.base + "/v1/completions", content=slowly(), headers={"content-type": "application/json"}
+        )
         assert answer.status_code == 408 and "did not arrive" in answer.text
 
 

@@ -47,25 +47,39 @@ def _model_first(args: list[str]) -> list[str]:
 
 @click.command("serve", cls=_Serve)
 @model_options
-@click.option("--engine", type=click.Choice(["own", "vllm"]), default="own", show_default=True, help="vllm passes all other arguments on to vLLM.")
-@click.option("--host", default="127.0.0.1", show_default=True, help="0.0.0.0 listens to other machines; use a key then.")
+@click.option(
+    "--engine",
+    type=click.Choice(["own", "vllm"]),
+    default="own",
+    show_default=True,
+    help="vllm passes all other arguments on to vLLM.",
+)
+@click.option(
+    "--host", default="127.0.0.1", show_default=True, help="0.0.0.0 listens to other machines; use a key then."
+)
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 is any free one.")
 @click.option("--api-key", default=None, help=f"Ask for this key. Better: the variable {KEY_VARIABLE}.")
 @click.option("--served-name", default=None, help="What clients call the model.")
 @click.option("--with-model", multiple=True, help="NAME=FOLDER: a further model that branches can name.")
 @click.option("--adapter", multiple=True, help="NAME=FOLDER: a peft adapter, on unless a branch says otherwise.")
 @click.option("--cors-origin", multiple=True, help="Web pages of this origin may use it; may be given several times.")
-@click.option("--memory-gb", type=NUMBER, default=None, help="For the rows' keys and values; the number of rows follows.")
+@click.option(
+    "--memory-gb", type=NUMBER, default=None, help="For the rows' keys and values; the number of rows follows."
+)
 @click.option("--max-rows", type=int, default=None, help="Branches at once; instead of --memory-gb. [default: 64]")
 @click.option("--max-waiting", type=int, default=256, show_default=True, help="Samples that may wait; past it 429.")
 @click.option("--max-samples", type=int, default=64, show_default=True, help="Prompts times n of one request.")
 @click.option("--max-branches", type=int, default=8, show_default=True, help="Of one request, beside its prompt.")
 @click.option("--max-prompt-tokens", type=int, default=None, help="Of each context. [default: what the model holds]")
-@click.option("--max-tokens", type=int, default=None, help="Most that may be asked for. [default: what the model holds]")
+@click.option(
+    "--max-tokens", type=int, default=None, help="Most that may be asked for. [default: what the model holds]"
+)
 @click.option("--max-body-mb", type=NUMBER, default=1.0, show_default=True)
 @click.option("--deadline", type=NUMBER, default=600.0, show_default=True, help="Seconds for one request.")
 @click.option("--grace", type=NUMBER, default=30.0, show_default=True, help="Seconds for running requests on SIGTERM.")
-@click.option("--prefill-tokens", type=int, default=256, show_default=True, help="Prompt tokens a step while others write.")
+@click.option(
+    "--prefill-tokens", type=int, default=256, show_default=True, help="Prompt tokens a step while others write."
+)
 def command(**options: Any) -> None:
     """OpenAI's API with a negative prompt and a guidance scale."""
     from counterpoint.errors import UsageError

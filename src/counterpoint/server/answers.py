@@ -156,7 +156,9 @@ class CompletionAnswer(Answer):
         return {
             "tokens": tokens,
             "token_logprobs": [t.logprob for t in logprobs],
-            "top_logprobs": [{self._label(i): value for i, value in (*t.top, (t.token_id, t.logprob))} for t in logprobs],
+            "top_logprobs": [
+                {self._label(i): value for i, value in (*t.top, (t.token_id, t.logprob))} for t in logprobs
+            ],
             "text_offset": offsets,
         }
 

@@ -92,9 +92,7 @@ class Service:
             self.metrics.branch_tokens.inc(made.usage()["branch_tokens"])
 
         if body.stream:
-            return EventStream(
-                _events(job, made), on_close=close, most_s=self.limits.deadline_s + 30, headers=headers
-            )
+            return EventStream(_events(job, made), on_close=close, most_s=self.limits.deadline_s + 30, headers=headers)
         is_whole = True
         try:
             return JSONResponse(await unless_gone(request.receive, _whole(job, made)), headers=headers)

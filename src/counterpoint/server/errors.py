@@ -70,7 +70,9 @@ def from_validation(error: ValidationError) -> ApiError:
     if not first["loc"]:
         return ApiError(400, _line(first["msg"].removeprefix("Value error, ")))
     # The members of a union complain one by one about the same field.
-    about = dict.fromkeys(_line(e["msg"].removeprefix("Value error, ")) for e in errors if e["loc"][:1] == first["loc"][:1])
+    about = dict.fromkeys(
+        _line(e["msg"].removeprefix("Value error, ")) for e in errors if e["loc"][:1] == first["loc"][:1]
+    )
     return ApiError(
         400, f"{param} is {_shown(first['input'])}: {'; or '.join(about)[:400]}", param=param, code="invalid_value"
     )

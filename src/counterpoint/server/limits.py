@@ -85,7 +85,9 @@ def token_bytes(model: Model) -> float:
     """
     rows = model.new_rows()
     if not isinstance(rows, RaggedRows):
-        raise UnsupportedError(f"the rows of {model.name} can't be measured in tokens; give their number with --max-rows")
+        raise UnsupportedError(
+            f"the rows of {model.name} can't be measured in tokens; give their number with --max-rows"
+        )
     row = rows.add()
     rows.forward([Feed(row, [0])])
     return rows.num_bytes / (2 * (BLOCK + 1))  # two slots at first

@@ -12,7 +12,9 @@ from pydantic.json_schema import models_json_schema
 from counterpoint.server.errors import ApiError
 from counterpoint.server.schema import ChatBody, CompletionBody
 
-PATHS = frozenset({"/", "/health", "/metrics", "/openapi.json", "/v1/models", "/v1/completions", "/v1/chat/completions"})
+PATHS = frozenset(
+    {"/", "/health", "/metrics", "/openapi.json", "/v1/models", "/v1/completions", "/v1/chat/completions"}
+)
 REFUSALS = {
     400: "A field can't be; the message says which and what to do",
     401: "The API key is missing or wrong",
@@ -51,7 +53,10 @@ def takes(body: type, summary: str) -> dict[str, Any]:
         "summary": summary,
         "openapi_extra": {"requestBody": {"required": True, "content": content}},
         "responses": {
-            200: {"description": "OpenAI's object, or its chunks as events", "content": answer | {"text/event-stream": {}}},
+            200: {
+                "description": "OpenAI's object, or its chunks as events",
+                "content": answer | {"text/event-stream": {}},
+            },
             **_refusals(*REFUSALS),
         },
     }

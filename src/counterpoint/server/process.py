@@ -107,4 +107,6 @@ class _Server(uvicorn.Server):
 
     async def _tell_after(self) -> None:
         await asyncio.sleep(self._grace_s)
-        self._service.worker.end(ApiError(503, "the server is ending; try another or later", kind="server_error", retry_after_s=5))
+        self._service.worker.end(
+            ApiError(503, "the server is ending; try another or later", kind="server_error", retry_after_s=5)
+        )

@@ -44,9 +44,7 @@ class Work:
         return len(self.requests) * self.num_samples
 
 
-def read_completion(
-    model: Model, body: CompletionBody, limits: Limits, models: Mapping[str, Model]
-) -> Work:
+def read_completion(model: Model, body: CompletionBody, limits: Limits, models: Mapping[str, Model]) -> Work:
     """Raises ApiError: a field can't be, on this model or within these limits."""
     prompts = [body.prompt] if _is_one(body.prompt) else list(body.prompt)
     _check_size(body, len(prompts), limits)
@@ -57,9 +55,7 @@ def read_completion(
     return _work(model, requests, echoes, body)
 
 
-def read_chat(
-    model: Model, body: ChatBody, limits: Limits, models: Mapping[str, Model]
-) -> Work:
+def read_chat(model: Model, body: ChatBody, limits: Limits, models: Mapping[str, Model]) -> Work:
     """Raises ApiError: a field can't be, on this model or within these limits."""
     _check_size(body, 1, limits)
     if getattr(model.tokenizer, "chat_template", None) is None:
@@ -220,7 +216,9 @@ def _blamed(error: UsageError) -> str | None:
 def _check_lens(request: Request, limits: Limits) -> None:
     longest = max(len(request.prompt_ids), *(len(branch.ids) for branch in request.branches), 0)
     if limits.max_prompt_tokens is not None and longest > limits.max_prompt_tokens:
-        raise PromptError(f"a context has {longest} tokens and this server reads up to {limits.max_prompt_tokens}; shorten it")
+        raise PromptError(
+            f"a context has {longest} tokens and this server reads up to {limits.max_prompt_tokens}; shorten it"
+        )
 
 
 def _text(model: Model, prompt: Any) -> str:
@@ -236,5 +234,3 @@ def _work(model: Model, requests: list[Request], echoes: list[str], body: Asked)
         recorders = [Recorder(request, num_alternatives=body.trace) for request in requests]
         requests = [dataclasses.replace(request, observe=watch) for request, watch in zip(requests, recorders)]
     return Work(tuple(requests), requests[0].num_samples, tuple(echoes), tuple(recorders), tuple(shown))
-
-

@@ -62,7 +62,9 @@ class BranchFields(Wire):
         given = [name for name in CONTEXT_FIELDS if name in self.written]
         readers = [name for name in READER_FIELDS if name in self.written]
         if len(given) > 1 or len(readers) > 1 or not (given or readers):
-            raise ValueError(f"a branch has {' and '.join(given) or 'no context'}; give one of {', '.join(CONTEXT_FIELDS)}")
+            raise ValueError(
+                f"a branch has {' and '.join(given) or 'no context'}; give one of {', '.join(CONTEXT_FIELDS)}"
+            )
         return self
 
     @property
@@ -101,7 +103,9 @@ class Asked(Wire):
     repetition_penalty: Annotated[float, Field(gt=0, le=1e6)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    logit_bias: dict[Annotated[str, Field(pattern=r"^[0-9]{1,9}$")], Annotated[float, Field(ge=-100, le=100)]] | None = None
+    logit_bias: (
+        dict[Annotated[str, Field(pattern=r"^[0-9]{1,9}$")], Annotated[float, Field(ge=-100, le=100)]] | None
+    ) = None
     n: Annotated[int, Field(ge=1, lt=2**31)] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**62)] | None = Field(None, description="sample i uses seed + i")
     stop: Text | Annotated[list[Text], Field(max_length=MAX_STOPS)] | None = None
@@ -112,7 +116,9 @@ class Asked(Wire):
     stream_options: StreamOptions | None = None
     user: str | None = Field(None, description="understood and without effect")
     metadata: dict[str, str] | None = Field(None, description="understood and without effect")
-    negative_prompt: Text | None = Field(None, description="what to move away from; in chat it takes the system message's place")
+    negative_prompt: Text | None = Field(
+        None, description="what to move away from; in chat it takes the system message's place"
+    )
     negative_prompt_ids: Annotated[list[TokenId], Field(min_length=1)] | None = None
     guidance_scale: Weight | None = Field(None, description="1 is unguided")
     cfg_scale: Weight | None = Field(None, description="another name of guidance_scale")
@@ -160,7 +166,9 @@ class CompletionBody(Asked):
     @model_validator(mode="after")
     def _no_scored_prompt(self) -> CompletionBody:
         if self.echo and self.logprobs is not None:
-            raise ValueError("echo and logprobs are both given; log-probabilities are those of the output only, drop one")
+            raise ValueError(
+                "echo and logprobs are both given; log-probabilities are those of the output only, drop one"
+            )
         return self
 
 

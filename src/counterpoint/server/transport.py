@@ -38,7 +38,9 @@ async def read_body(request: Request, most: int) -> bytes:
                 elif size > DRAINED_BYTES:
                     break
     except TimeoutError:
-        raise ApiError(408, f"the body did not arrive within {BODY_S:g} s; send it faster", kind="timeout_error") from None
+        raise ApiError(
+            408, f"the body did not arrive within {BODY_S:g} s; send it faster", kind="timeout_error"
+        ) from None
     if size > most:
         raise ApiError(413, f"the body has {size} bytes or more; this server reads up to {most}", code="body_too_large")
     return b"".join(parts)

@@ -159,7 +159,12 @@ class Worker:
     def _expire(self, job: Job) -> None:
         seconds = self._limits.deadline_s
         job.post(
-            ApiError(408, f"the request took more than {seconds:g} s; ask for fewer tokens", kind="timeout_error", code="deadline")
+            ApiError(
+                408,
+                f"the request took more than {seconds:g} s; ask for fewer tokens",
+                kind="timeout_error",
+                code="deadline",
+            )
         )
         self._left(job)
 
