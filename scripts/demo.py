@@ -13,8 +13,9 @@ from rich.table import Table
 import counterpoint as cp
 
 CASES = [
-    ("Sentiment: positive. Movie review.\n\n", "Sentiment: negative. Movie review.\n\n"),
-    ("Genre: children's. \n\n", "Genre: horror.\n\n"),
+    ("Genre: children's.\n\n", "Genre: horror.\n\n"),
+    ("Genre: horror.\n\nThe door", "Genre: children's.\n\nThe door"),
+    ("Sentiment: positive. Movie review.\n\nThe film", "Sentiment: negative. Movie review.\n\nThe film"),
 ]
 
 
