@@ -22,7 +22,7 @@ from evidence_data import CONDITIONS, held_out_once
 from evidence_page import draw, write_page
 
 import counterpoint as cp
-from counterpoint.evaluate.frontier import SCALES, all_arms, choose_default, run_frontier
+from counterpoint.evaluate.frontier import SCALES, all_arms, choose_default, run_frontier, same_fluency
 from counterpoint.evaluate.grid import fingerprint, run_grid, versions
 from counterpoint.evaluate.judges import NgramModel, train_judge
 from counterpoint.evaluate.store import Store
@@ -96,6 +96,7 @@ def main() -> None:
                   **{k: v for k, v in dataclasses.asdict(m).items() if k not in ("arm", "won")}} for m in measured],
         "choice": {"chosen": None if choice.chosen is None else choice.chosen.arm.name,
                    "within": choice.within, "against": choice.against},
+        "same_fluency": same_fluency(measured, seed=given.seed),
         "lambada": grid["rows"],
     }  # fmt: skip
     given.out.mkdir(parents=True, exist_ok=True)

@@ -16,6 +16,7 @@ from counterpoint.evaluate.frontier import (
     all_arms,
     choose_default,
     run_frontier,
+    same_fluency,
     write_samples,
 )
 from counterpoint.evaluate.judges import Labelled, NgramModel, train_judge
@@ -83,10 +84,11 @@ def test_samples_are_those_of_generate_and_artefacts_those_of_the_trace(model):
 
 def test_the_same_numbers_twice_and_nothing_written_twice(model, judges, fluency, tmp_path):
     arms = [Arm("unguided", Guide(scale=1.0)), Arm("log", Guide(scale=2.0))]
-    store = Store(tmp_path / "samples.sqlite")
-    first = run(model, judges, fluency, store, arms[:1])
+    path = tmp_path / "samples.sqlite"
+    first = run(model, judges, fluency, Store(path), arms[:1])
+    store = Store(path)
     both = run(model, judges, fluency, store, arms)
-    assert (store.num_computed, store.num_reused) == (2, 1) and both[0] == first[0]
+    assert (store.num_computed, store.num_reused) == (1, 1) and both[0] == first[0]
     assert run(model, judges, fluency, Store(None), arms) == both
     assert run(model, judges, fluency, Store(None), arms, seed=2)[0].bits_per_byte != both[0].bits_per_byte
 
@@ -96,6 +98,20 @@ def test_bad_input(model, judges, fluency):
         run(model, {}, fluency, Store(None), all_arms()[:1])
     with pytest.raises(UsageError, match="use 2 or more"):
         run(model, judges, fluency, Store(None), all_arms()[:1], samples=1)
+
+
+def test_guidance_is_compared_with_what_is_as_fluent():
+    arms = [
+        measured("unguided", 1.0, 50, bits=2.0),
+        measured("plausibility alone", 1.0, 60, bits=1.5, plausibility=0.1),
+        measured("log", 2.0, 65, bits=1.9),
+        measured("log", 5.0, 90, bits=1.6),
+        measured("prob", 3.0, 55, bits=2.2),
+    ]
+    first, second = same_fluency(arms, seed=0)
+    assert (first["arm"], first["rival"]) == (arms[3].arm.name, arms[1].arm.name)
+    assert first["difference"]["value"] == pytest.approx(0.3) and first["difference"]["p"] < 0.001
+    assert (second["arm"], second["rival"]) == (arms[4].arm.name, arms[0].arm.name)
 
 
 def measured(name: str, scale: float, wins: int, *, bits: float = 2.0, distinct: float = 0.9, **fields) -> Measured:

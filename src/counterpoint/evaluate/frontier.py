@@ -263,6 +263,30 @@ def choose_default(
     return Choice(chosen, names, against)
 
 
+def same_fluency(measured: Sequence[Measured], *, seed: int) -> list[dict[str, Any]]:
+    """Each formula's arm of best adherence beside the unguided arm (any temperature or plausibility) whose bits per byte
+    are nearest to its own, and the difference of their adherence: what guidance does that less entropy does not.
+
+    Returns:
+        `arm`, `rival` (names), `bits_per_byte`, `distinct_2` (of both), `difference` (`compare.Difference` as a dict).
+    """
+    plain = [m for m in measured if m.arm.guide.scale == 1]
+    rows = []
+    for family in dict.fromkeys(m.arm.family for m in measured if m.arm.guide.scale != 1):
+        ours = max((m for m in measured if m.arm.family == family), key=lambda m: m.adherence[0])
+        rival = min(plain, key=lambda m: abs(m.bits_per_byte[0] - ours.bits_per_byte[0]))
+        rows.append(
+            {
+                "arm": ours.arm.name,
+                "rival": rival.arm.name,
+                "bits_per_byte": (ours.bits_per_byte[0], rival.bits_per_byte[0]),
+                "distinct_2": (ours.distinct_2, rival.distinct_2),
+                "difference": dataclasses.asdict(difference(ours.won, rival.won, seed=seed)),
+            }
+        )
+    return rows
+
+
 def _write(
     model: Model, arm: Arm, conditions: Sequence[Condition], samples: int, max_tokens: int, seed: int
 ) -> list[list[Sample]]:
