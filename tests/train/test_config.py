@@ -51,6 +51,11 @@ def test_the_last_steps_read_longer_windows():
     assert [plan.window_at(s) for s in (0, 84, 85, 99)] == [256, 256, 512, 512]
 
 
+def test_late_steps_are_the_last_ones():
+    assert [ScheduleConfig(steps=100, late=0.1).is_late(s) for s in (0, 89, 90, 99)] == [False, False, True, True]
+    assert not ScheduleConfig(steps=100).is_late(99)
+
+
 def test_the_fingerprint_lets_the_schedule_change_and_nothing_else(config_path):
     config = read_config(config_path)
     text = config_path.read_text()

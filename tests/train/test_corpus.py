@@ -75,6 +75,16 @@ def test_rows_are_full_repeatable_and_of_training_text(config_path, data):
         assert not any(tuple(row[i:i + 16]) in runs for i in range(len(row) - 15))
 
 
+def test_late_rows_come_by_late_shares(config_path, data):
+    text = config_path.read_text().replace("share = 0.6", "share = 1000\nlate_share = 0.001").replace("share = 0.4", "share = 0.001\nlate_share = 1000")
+    config_path.write_text(text.replace("steps = 12", "steps = 12\nlate = 0.5"))
+    config, corpus = opened(config_path, data)
+    windows = Windows(corpus, config)
+    for step, has_question in ((0, False), (5, False), (6, True), (11, True)):
+        rows = [corpus.tokenizer.decode(row.tolist()) for row in windows.batch(step, 6, 64)]
+        assert any("Question: " in row for row in rows) == has_question
+
+
 def test_a_short_record_is_header_text_end(config_path, data):
     config, corpus = opened(config_path, data)
     record = int(np.flatnonzero(corpus.source == 1)[0])

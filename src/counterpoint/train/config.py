@@ -27,6 +27,7 @@ class SourceConfig:
     vague: values too general to name beside others ("Fiction").
     held_out_share: share of the records kept out of training, chosen by a hash of their text, in [0, 1).
     only: `name=value` of a top-level field; other records are ignored ("split=train"), or "".
+    late_share: its share over the last steps (`schedule.late`); 0 for the same as before.
     """
 
     file: str
@@ -40,9 +41,11 @@ class SourceConfig:
     vague: tuple[str, ...] = ()
     held_out_share: float = 0.0
     only: str = ""
+    late_share: float = 0.0
 
     def __post_init__(self) -> None:
         _check(self.share > 0, f"source {self.file}: share", self.share, "has to be above 0")
+        _check(self.late_share >= 0, f"source {self.file}: late_share", self.late_share, "has to be 0 or more")
         _check(0 <= self.before_drop <= 1, f"source {self.file}: before_drop", self.before_drop, "has to be in [0, 1]")
         _check(0 <= self.held_out_share < 1, f"source {self.file}: held_out_share", self.held_out_share,
                "has to be in [0, 1)")
@@ -94,10 +97,11 @@ class ModelConfig:
 
 @dataclass(frozen=True, slots=True)
 class ScheduleConfig:
-    """Steps and rates. May be changed between a kill and a resume; everything else may not.
+    """Steps and rates. These and `late_share` may be changed between a kill and a resume; everything else may not.
 
     Warm-up, then constant, then linear to 0 over the last `decay` of the steps. The last `long` of the steps read
-    windows of `long_window` tokens instead of `window`. batch_tokens: tokens a step; micro_tokens: tokens a forward.
+    windows of `long_window` tokens instead of `window`. The last `late` of the steps read the files by their
+    `late_share`, and their groups by `late_balance` instead of `balance`. batch_tokens: tokens a step; micro_tokens: tokens a forward.
     rate: AdamW's, for embeddings and norms; matrix_rate: Muon's, for the matrices between them.
     """
 
@@ -107,6 +111,8 @@ class ScheduleConfig:
     window: int = 256
     long_window: int = 512
     long: float = 0.15
+    late: float = 0.0
+    late_balance: float = 0.7
     warmup: int = 100
     decay: float = 0.5
     rate: float = 3e-3
@@ -120,7 +126,7 @@ class ScheduleConfig:
     def __post_init__(self) -> None:
         for name in ("steps", "window", "long_window", "validate_every", "validate_windows"):
             _check(getattr(self, name) >= 1, f"schedule.{name}", getattr(self, name), "has to be at least 1")
-        for name in ("long", "decay"):
+        for name in ("long", "decay", "late", "late_balance"):
             _check(0 <= getattr(self, name) <= 1, f"schedule.{name}", getattr(self, name), "has to be in [0, 1]")
         for name in ("window", "long_window"):
             _check(self.micro_tokens % getattr(self, name) == 0, "schedule.micro_tokens", self.micro_tokens,
@@ -131,6 +137,10 @@ class ScheduleConfig:
     def window_at(self, step: int) -> int:
         """Tokens a window at this step (from 0)."""
         return self.long_window if step >= round(self.steps * (1 - self.long)) else self.window
+
+    def is_late(self, step: int) -> bool:
+        """Whether this step (from 0) is one of the last `late` of the steps."""
+        return step >= round(self.steps * (1 - self.late))
 
     def rate_at(self, step: int) -> float:
         """The learning rate's multiplier at this step (from 0), in [0, 1]."""
@@ -165,6 +175,8 @@ class TrainConfig:
         """A hash of all that must not change: under the token cache, and (with_model) under a checkpoint."""
         kept = asdict(self)
         del kept["schedule"]
+        for source in kept["source"]:
+            del source["late_share"]
         if not with_model:
             for name in ("model", "seed", "header", "balance"):
                 del kept[name]

@@ -30,24 +30,25 @@ class Windows:
             self._breaks[at] = piece.startswith("Ċ")
             if piece.startswith("Ġ") and piece[1:] in vocab:
                 self._bare[at] = vocab[piece[1:]]
-        self._shares = np.array([s.share for s in config.source])
-        self._shares = self._shares / self._shares.sum()
-        self._groups = [self._group_table(index) for index in range(len(config.source))]
+        early = np.array([s.share for s in config.source])
+        late = np.array([s.late_share or s.share for s in config.source])
+        self._shares = [np.cumsum(shares / shares.sum()) for shares in (early, late)]
+        balances = (config.balance, config.schedule.late_balance)
+        self._groups = [[self._group_table(index, b) for index in range(len(config.source))] for b in balances]
 
-    def _group_table(self, source: int) -> list[tuple[float, np.ndarray, np.ndarray]]:
+    def _group_table(self, source: int, balance: float) -> list[tuple[float, np.ndarray, np.ndarray]]:
         """Of one source: (cumulative weight, its records, their cumulative lengths) for each group."""
         corpus, table, total = self._corpus, [], 0.0
         mine = (corpus.source == source) & ~corpus.held & (corpus.length > 0)
         for group in np.unique(corpus.group[mine]):
             records = np.flatnonzero(mine & (corpus.group == group))
             lengths = np.cumsum(corpus.length[records])
-            total += float(lengths[-1]) ** self._config.balance
+            total += float(lengths[-1]) ** balance
             table.append((total, records, lengths))
         return table
 
-    def _draw_record(self, source: int, rng: random.Random) -> int:
-        """A record: its group by size to the power `balance`, itself by its length."""
-        table = self._groups[source]
+    def _draw_record(self, table: list[tuple[float, np.ndarray, np.ndarray]], rng: random.Random) -> int:
+        """A record of one source's table: its group by size to the power `balance`, itself by its length."""
         at = rng.random() * table[-1][0]
         _, records, lengths = next((row for row in table if at < row[0]), table[-1])
         return int(records[np.searchsorted(lengths, rng.random() * lengths[-1], side="right").clip(max=len(records) - 1)])
@@ -77,10 +78,12 @@ class Windows:
     def row(self, step: int, row: int, window: int) -> np.ndarray:
         """One row of window + 1 tokens [window + 1]: the inputs and, one to the right, the targets."""
         rng = random.Random(f"{self._config.seed}/{step}/{row}")
-        source = int(np.searchsorted(np.cumsum(self._shares), rng.random(), side="right").clip(max=len(self._shares) - 1))
+        late = self._config.schedule.is_late(step)
+        shares = self._shares[late]
+        source = int(np.searchsorted(shares, rng.random(), side="right").clip(max=len(shares) - 1))
         parts, room = [], window + 1
         while room > 0:
-            piece = self.document(self._draw_record(source, rng), max(room, LEAST_ROOM), rng)[:room]
+            piece = self.document(self._draw_record(self._groups[late][source], rng), max(room, LEAST_ROOM), rng)[:room]
             parts.append(piece)
             room -= len(piece)
         return np.concatenate(parts)
