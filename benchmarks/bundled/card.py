@@ -7,7 +7,7 @@ from pathlib import Path
 from common import RESULTS, ROOT
 
 WEIGHTS = ROOT / "src" / "counterpoint" / "models" / "bundled"
-NAMES = ("bits", "conditions", "overlap", "leaks", "samples")
+NAMES = ("bits", "conditions", "overlap", "leaks", "samples", "load")
 DATA = """\
 | file | what | licence |
 |---|---|---|
@@ -85,71 +85,88 @@ def made(*measurements: dict) -> str:
     return "Made by " + " and ".join(f"`{b['command']}`" for b in by) + f" on {by[0]['machine']}, torch {by[0]['torch']}.\n"
 
 
+def bits_section(got: dict) -> str:
+    books, reviews = (got["bits_per_byte"][kind] for kind in ("books", "reviews"))
+    return f"""{bits_table(got)}
+The beginnings of the held-out books ({books['bytes'] / 1e6:.2f} MB in {books['texts']} chapters and stories), and {reviews['texts']} held-out reviews, review
+sentences and remarks ({reviews['bytes'] / 1e6:.2f} MB). The 5-gram model saw all {got['training_tokens_of_the_5_gram'] / 1e6:.0f} million tokens of the training text; xz
+packs the held-out text alone. The model reads without a header, and with all that is known of a text. {made(got)}"""
+
+
+def condition_section(got: dict) -> str:
+    right = {kind: f"{100 * got[kind]['judge']['cross_validated']:.0f}%" for kind in ("sentiment", "genre")}
+    return f"""A judge (TF-IDF of words and pairs, logistic regression, trained on held-out text only; right on {right['sentiment']} of held-out
+reviews and {right['genre']} of held-out passages in cross-validation) names the condition of {got['samples']} samples of {got['tokens']} tokens each
+at temperature 1. Share named as asked for, with 95 percent intervals (Wilson). Guidance pushes away from the other
+sentiment, and for genres from the empty context.
+
+{condition_table(got)}
+{made(got)}"""
+
+
+def section(title: str, name: str, got: dict, render) -> str:
+    """A measurement under its title, or how to make it where it has not been made."""
+    body = render(got[name]) if name in got else (
+        f"Not measured for these weights yet: `python benchmarks/bundled/{name}.py --data CORPUS --run RUN`.\n")
+    return f"## {title}\n\n{body}"
+
+
 def main() -> None:
-    got = {name: json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8")) for name in NAMES}
+    got = {name: json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+           for name in NAMES if (RESULTS / f"{name}.json").is_file()}
     training = json.loads((RESULTS / "training.json").read_text(encoding="utf-8"))
-    model, plan = training["config"]["model"], training["config"]["schedule"]
-    size = sum(f.stat().st_size for f in WEIGHTS.iterdir() if f.suffix in (".safetensors", ".json"))
+    config = training["config"]
+    model, plan, header = config["model"], config["schedule"], config["header"]
+    size = sum((WEIGHTS / name).stat().st_size for name in ("model.safetensors", "tokenizer.json", "config.json"))
     notes = (Path(__file__).parent / "card_notes.md").read_text(encoding="utf-8")
+    bits = training["bits_per_byte"]
+    sections = [
+        section("Held-out text", "bits", got, bits_section),
+        section("Do conditions work?", "conditions", got, condition_section),
+        section("Does it recite?", "overlap", got, lambda g: f"{overlap_table(g)}\n{made(g)}"),
+        section("Did anything leak?", "leaks", got, lambda g: f"{leak_table(g)}\n{made(g)}"),
+        section("Loading", "load", got, lambda g: f"{g['load_s']:.2f} s, after {g['import_s']:.1f} s of imports (median of five). {made(g)}"),
+        notes,
+        section("Samples", "samples", got, lambda g: f"Temperature 0.8, top-p 0.95, at most 60 tokens; chosen by the seed alone. {made(g)}\n{sample_text(g)}"),
+    ]
     text = f"""<!-- generated: python benchmarks/bundled/card.py -->
 # Model card: the bundled model
 
 A language model of {training['parameters'] / 1e6:.1f} million parameters that ships with Counterpoint ({size / 1e6:.1f} MB), so that guidance
 can be tried, tested and shown without downloading anything. It is a teaching aid: what it writes has the manner of its
 conditions and little sense. A Llama: {model['layers']} layers, width {model['width']}, {model['heads']} heads, tied embeddings, byte-level BPE of
-{training['config']['tokenizer']['vocab']:,} entries, bfloat16. Context: trained on windows of {plan['window']} tokens and, for the last {100 * plan['long']:.0f}% of its steps, {plan['long_window']}.
+{config['tokenizer']['vocab']:,} entries, bfloat16. Trained on windows of {plan['window']} tokens and, in the last {100 * plan['long']:.0f}% of its steps, {plan['long_window']}.
 
 ## Conditions it knows
 
 A header line, a blank line, the text: `Genre: mystery. Author: Arthur Conan Doyle.`; `Sentiment: negative. Movie review.`;
 `Topic: noun.animal. Define: cat.`. Two kinds go on in the same line: `Question: Who saw the fox? Answer:` (a passage
 and a blank line may stand before it) and `Tone: witty. Message: Are you old? Reply:`. The header was dropped whole on
-{100 * training['config']['header']['drop_all']:.0f}% of the texts, and one field of those that had several on another {100 * training['config']['header']['drop_field']:.0f}%, so none, one and several are all known.
+{100 * header['drop_all']:.0f}% of the texts, and one field on {100 * header['drop_field']:.0f}% of those that had several, so none, one and several are all known.
 
 ## Data
 
 {DATA}
 {data_table(training)}
-Whole books and {100 * next(s['held_out_share'] for s in training['config']['source'] if s['file'] == 'sentiment'):.0f}% of the reviews were held out; training records that share more than 5% of their runs of 13 words with
-held-out text were dropped. Attribution: NOTICE beside the weights.
+In the last {100 * plan['late']:.0f}% of the steps reviews and tones have a larger share (`late_share` in `configs/bundled.toml`). Whole books and
+{100 * next(s['held_out_share'] for s in config['source'] if s['file'] == 'sentiment'):.0f}% of the reviews were held out; training records that share more than 5% of their runs
+of 13 words with held-out text were dropped (the column above). Attribution: NOTICE beside the weights.
+
+Held out whole: {', '.join(f"`{name}`" for name in config['held_out'])}.
 
 ## Training
 
-{training['tokens'] / 1e6:.1f} million tokens in {training['steps']:,} steps of {plan['batch_tokens']:,}, {training['seconds'] / 60:.0f} minutes of wall time on 2 cores of {got['bits']['made_by']['machine'].split(',')[0]} that
-were shared with other work; no GPU. {6 * training['parameters'] * training['tokens']:.1e} floating-point operations (6 for each parameter and token).
-torch {training['torch']}, transformers {training['transformers']}. Again: `counterpoint train configs/bundled.toml --data CORPUS --out RUN`.
+{training['tokens'] / 1e6:.1f} million tokens in {training['steps']:,} steps, {training['seconds'] / 60:.0f} minutes of wall time on two CPU cores (AMD EPYC) that were
+shared with other work; no GPU. {6 * training['parameters'] * training['tokens']:.1e} floating-point operations (6 for each parameter and token). torch {training['torch']},
+transformers {training['transformers']}. While it ran the schedule was changed twice: 2,600 steps were planned, and cut to what the time allowed;
+the last phase was added then, and its rate rises again where it begins (step 1,400). So `counterpoint train
+configs/bundled.toml --data CORPUS --out RUN` gives a model of the same kind, not the same weights.
+
+At the end of training, on a small fixed sample of held-out text without headers, bits per byte: {', '.join(f"{n} {b:.3f}" for n, b in bits.items())}.
 
 ![loss](model-loss.png)
 
-## Held-out text
-
-{bits_table(got['bits'])}
-Books: the first 60,000 bytes of each of {len(training['config']['held_out'])} held-out books ({got['bits']['bits_per_byte']['books']['bytes'] / 1e6:.2f} MB in {got['bits']['bits_per_byte']['books']['texts']} chapters and stories). Reviews: {got['bits']['bits_per_byte']['reviews']['texts']} reviews,
-review sentences and remarks ({got['bits']['bits_per_byte']['reviews']['bytes'] / 1e6:.2f} MB). The 5-gram model saw all {got['bits']['training_tokens_of_the_5_gram'] / 1e6:.0f} million tokens of the
-training text; xz packs the held-out text alone. The model reads without a header, and with all that is known of a text.
-{made(got['bits'])}
-## Do conditions work?
-
-A judge (TF-IDF of words and pairs, logistic regression, trained on held-out text only; right on {100 * got['conditions']['sentiment']['judge']['cross_validated']:.0f}% of held-out
-reviews and {100 * got['conditions']['genre']['judge']['cross_validated']:.0f}% of held-out passages in cross-validation) names the condition of {got['conditions']['samples']} samples of {got['conditions']['tokens']} tokens each
-at temperature 1. Share named as asked for, with 95 percent intervals (Wilson). Guidance pushes away from the other
-sentiment, and for genres from the empty context.
-
-{condition_table(got['conditions'])}
-{made(got['conditions'])}
-## Does it recite?
-
-{overlap_table(got['overlap'])}
-{made(got['overlap'])}
-## Did anything leak?
-
-{leak_table(got['leaks'])}
-{made(got['leaks'])}
-{notes}
-## Samples
-
-Seed {got['samples']['made_by']['command'].split()[-1]}, temperature 0.8, top-p 0.95, at most 60 tokens; chosen by the seed alone. {made(got['samples'])}
-{sample_text(got['samples'])}"""
+{chr(10).join(sections)}"""
     card = ROOT / "docs" / "model-card.md"
     card.parent.mkdir(exist_ok=True)
     card.write_text(text, encoding="utf-8")
