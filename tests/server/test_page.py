@@ -1,10 +1,14 @@
 """The page at / in a real browser."""
 
 import shutil
+import time
 
 import httpx
 import pytest
 from server.conftest import serving
+
+from counterpoint.engine import Engine
+from counterpoint.server import app as app_room
 
 CHROMIUM = shutil.which("chromium")
 
@@ -80,12 +84,20 @@ def test_the_key(browser_page, model):
         finished(browser_page, "guided")
 
 
-def test_stopping_frees_the_rows(page, site):
-    write(page, tokens="400")
-    page.locator("#guided .token").first.wait_for(timeout=30000)
-    page.click("#halt")
-    page.locator("#guided-state", has_text="stopped after").wait_for(timeout=30000)
-    site.wait_idle()
+def test_stopping_frees_the_rows(browser_page, model, monkeypatch):
+    class SlowEngine(Engine):
+        def step(self):
+            time.sleep(0.05)
+            return super().step()
+
+    monkeypatch.setattr(app_room, "Engine", SlowEngine)
+    with serving(model) as running:
+        browser_page.goto(running.base)
+        write(browser_page, tokens="400")
+        browser_page.locator("#guided .token").first.wait_for(timeout=30000)
+        browser_page.click("#halt")
+        browser_page.locator("#guided-state", has_text="stopped after").wait_for(timeout=30000)
+        running.wait_idle(5)
 
 
 def test_hostile_text_is_shown_and_not_run(page):
