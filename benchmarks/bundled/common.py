@@ -77,4 +77,4 @@ def wilson(right: int, total: int) -> tuple[float, float]:
     z, share = 1.959964, right / total
     middle = (share + z * z / (2 * total)) / (1 + z * z / total)
     half = z / (1 + z * z / total) * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
-    return middle - half, middle + half
+    return float(middle - half), float(middle + half)

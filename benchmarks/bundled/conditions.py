@@ -56,7 +56,7 @@ def written(model, prompt: str, negative, scale: float, count: int, tokens: int,
 
 
 def share_right(judge, texts: list[str], asked: str) -> tuple[int, int]:
-    return sum(judge.predict([t or "." for t in texts]) == asked), len(texts)
+    return int((judge.predict([t or "." for t in texts]) == asked).sum()), len(texts)
 
 
 def main() -> None:
