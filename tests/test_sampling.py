@@ -84,3 +84,23 @@ def test_out_of_range(fields):
 def test_a_biased_token_outside_the_vocabulary():
     with pytest.raises(SamplingError, match="ids end at 3"):
         probs(logit_bias={4: 1.0})
+
+
+@pytest.mark.parametrize(
+    "extreme",
+    [
+        {"temperature": 5e-324},
+        {"temperature": 4.8e-175, "top_k": 2},
+        {"top_p": 5e-324},
+        {"min_p": 5e-324},
+        {"repetition_penalty": 5e-324},
+        {"repetition_penalty": 1e300},
+    ],
+)
+def test_numbers_that_float32_can_not_hold_make_no_nan(extreme):
+    logprobs = torch.tensor([0.5, 0.3, 0.2, 0.0]).log()
+    sampling = Sampling(**extreme)
+    scores = processed(logprobs, sampling, prompt_ids=[3], output_ids=[0])
+    assert float(scores.exp().sum()) == pytest.approx(1)
+    assert not scores.isnan().any() and scores[3] == -float("inf")
+    assert draw(scores, sampling, generator(0)) in (0, 1, 2)

@@ -14,6 +14,7 @@ from torch import Tensor
 from counterpoint.errors import SamplingError
 
 NEG_INF = float("-inf")
+LEAST = 1e-30  # what float32 would round to 0 makes NaN of 0 / 0 and -inf * 0
 
 #: (prompt ids, output ids, (V,) log-probabilities) -> (V,) scores: a constraint on the output, such as a grammar.
 Processor = Callable[[Sequence[int], Sequence[int], Tensor], Tensor]
@@ -123,7 +124,7 @@ def processed(
     if sampling.greedy:
         return scores
     # The largest is brought to 0 first, so that no temperature, however low, overflows.
-    scores = torch.log_softmax((scores - scores.amax()) / sampling.temperature, -1)
+    scores = torch.log_softmax((scores - scores.amax()) / max(sampling.temperature, LEAST), -1)
     return scores if sampling.plain else _truncated(scores, sampling)
 
 
@@ -137,7 +138,7 @@ def draw(scores: Tensor, sampling: Sampling, source: torch.Generator) -> int:
 def _penalised(scores: Tensor, sampling: Sampling, prompt_ids: Sequence[int], output_ids: Sequence[int]) -> Tensor:
     if sampling.repetition_penalty != 1:
         seen = torch.tensor(sorted({*prompt_ids, *output_ids}), dtype=torch.long, device=scores.device)
-        scores[seen] *= sampling.repetition_penalty
+        scores[seen] *= min(max(sampling.repetition_penalty, LEAST), 1 / LEAST)
     if (sampling.presence_penalty or sampling.frequency_penalty) and output_ids:
         ids, counts = torch.tensor(output_ids, device=scores.device).unique(return_counts=True)
         scores[ids] -= sampling.presence_penalty + sampling.frequency_penalty * counts
@@ -157,7 +158,9 @@ def _truncated(scores: Tensor, sampling: Sampling) -> Tensor:
     if sampling.top_p < 1:
         ordered, order = scores.sort(descending=True, stable=True)
         before = ordered.exp().cumsum(-1) - ordered.exp()
-        cut = torch.zeros_like(scores, dtype=torch.bool).scatter_(0, order, before >= sampling.top_p)
+        beyond = before >= sampling.top_p
+        beyond[0] = False  # a top-p that float32 rounds to 0 keeps the best token too
+        cut = torch.zeros_like(scores, dtype=torch.bool).scatter_(0, order, beyond)
         scores = torch.log_softmax(scores.masked_fill(cut, NEG_INF), -1)
     if sampling.min_p:
         least = scores.amax() + math.log(sampling.min_p)
