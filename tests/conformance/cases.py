@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import inspect
 from collections.abc import Callable, Iterator
@@ -93,24 +94,21 @@ def _ends_early(integration: Integration, architecture: Architecture, model: Pre
 def _identity(spread: float) -> Check:
     def check(integration: Integration, architecture: Architecture, model: PreTrainedModel) -> str | None:
         """A negative equal to the prompt changes nothing, in bfloat16 at any scale: not one bit of the scores."""
-        lower = model.to(torch.bfloat16)
-        try:
-            base = _on(ONE, architecture)
-            same = dataclasses.replace(base, negatives=base.prompts, guides=(Guide(scale=spread),))
-            neutral = dataclasses.replace(base, negatives=base.prompts, guides=(Guide(scale=1.0),))
-            if IMAGE in same.prompts[0]:
-                raise NotOffered  # a negative is text only
-            got, want = integration.generate(lower, same), integration.generate(lower, neutral)
-            if got != want:
-                return oracle.differs(lower, neutral, got, want) or "not the same tokens"
-            with contextlib.suppress(NotOffered):
-                for left, right in zip(integration.scores(lower, same), integration.scores(lower, neutral)):
-                    left, right = left.log_softmax(-1), right.log_softmax(-1)
-                    if not torch.equal(left, right):
-                        return f"scores off by {float((left - right).abs().max()):.3g}"
-            return None
-        finally:
-            model.float()
+        lower = copy.deepcopy(model).to(torch.bfloat16)  # in place it would round the weights that others use
+        base = _on(ONE, architecture)
+        same = dataclasses.replace(base, negatives=base.prompts, guides=(Guide(scale=spread),))
+        neutral = dataclasses.replace(base, negatives=base.prompts, guides=(Guide(scale=1.0),))
+        if IMAGE in same.prompts[0]:
+            raise NotOffered  # a negative is text only
+        got, want = integration.generate(lower, same), integration.generate(lower, neutral)
+        if got != want:
+            return oracle.differs(lower, neutral, got, want) or "not the same tokens"
+        with contextlib.suppress(NotOffered):
+            for left, right in zip(integration.scores(lower, same), integration.scores(lower, neutral)):
+                left, right = left.log_softmax(-1), right.log_softmax(-1)
+                if not torch.equal(left, right):
+                    return f"scores off by {float((left - right).abs().max()):.3g}"
+        return None
 
     return check
 
