@@ -20,8 +20,15 @@ def test_a_token_takes_what_the_configuration_says(model):
 )
 def test_rows_follow_from_memory(model, rows, num_bytes):
     assert rows_in(model, num_bytes, 500) == rows
-    assert within_memory(model, Limits(), num_bytes).max_rows == rows
-    assert within_memory(model, Limits(max_prompt_tokens=100, max_tokens=156), num_bytes).max_rows == 2 * rows
+    assert within_memory(model, Limits(prefix_tokens=0), num_bytes).max_rows == rows
+    short = Limits(prefix_tokens=0, max_prompt_tokens=100, max_tokens=156)
+    assert within_memory(model, short, num_bytes).max_rows == 2 * rows
+
+
+@pytest.mark.parametrize("asked, kept, rows", [(4096, 1024, 4), (512, 512, 4), (0, 0, 8)])
+def test_kept_prefixes_are_part_of_the_memory(model, asked, kept, rows):
+    within = within_memory(model, Limits(prefix_tokens=asked), 8 * 512 * TOKEN_BYTES)
+    assert (within.prefix_tokens, within.max_rows) == (kept, rows)
 
 
 def test_the_bound_holds_with_all_rows_in_use(model):
@@ -54,6 +61,7 @@ def test_a_state_has_no_size_in_tokens():
         ({"max_rows": 0}, "max_rows is 0"),
         ({"deadline_s": float("nan")}, "deadline_s is nan"),
         ({"max_tokens": -1}, "max_tokens is -1"),
+        ({"prefix_tokens": -1}, "prefix_tokens is -1"),
         ({"max_waiting": 10}, "max_waiting is 10, below max_samples"),
     ],
 )

@@ -251,3 +251,16 @@ def test_the_library_and_the_server_share_one_result(server, model):
         ignore_eos=True,
     )  # fmt: skip
     assert [c["text"] for c in done["choices"]] == [c.text for c in want]
+
+
+def test_a_system_prompt_and_a_negative_used_again_are_not_read_again(model):
+    system, negative = "You are kind to every guest who knocks. " * 2, "You turn every guest away at the door. " * 2
+    body = {"negative_prompt": negative, "guidance_scale": 3.0, "temperature": 0, "max_tokens": 8}
+    answers = {}
+    for kept in (4096, 0):
+        with serving(model, limits=Limits(prefix_tokens=kept)) as running:
+            answers[kept] = [running.post(**body, prompt=system + end).json() for end in ("Hello", "Good day")]
+    shared = {kept: [answer["usage"]["shared_tokens"] for answer in both] for kept, both in answers.items()}
+    assert shared[0] == [0, 0] and shared[4096][0] == 0
+    assert shared[4096][1] >= len(model.encode(system)) + len(model.encode(negative)) - 2
+    assert [a["choices"] for a in answers[0]] == [a["choices"] for a in answers[4096]]

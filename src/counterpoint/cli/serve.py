@@ -80,6 +80,13 @@ def _model_first(args: list[str]) -> list[str]:
 @click.option(
     "--prefill-tokens", type=int, default=256, show_default=True, help="Prompt tokens a step while others write."
 )
+@click.option(
+    "--prefix-tokens",
+    type=int,
+    default=4096,
+    show_default=True,
+    help="Tokens of ended requests to keep for prompts that begin alike; 0 keeps none.",
+)
 def command(**options: Any) -> None:
     """OpenAI's API with a negative prompt and a guidance scale."""
     from counterpoint.errors import UsageError
@@ -91,7 +98,10 @@ def command(**options: Any) -> None:
         from counterpoint.server.process import Listening, serve, within_memory
     except ImportError as error:
         raise UsageError(f"serving needs {error.name}; pip install 'counterpoint[serve]'") from None
-    counts = ("max_waiting", "max_samples", "max_branches", "max_prompt_tokens", "max_tokens", "prefill_tokens")
+    counts = (
+        "max_waiting", "max_samples", "max_branches", "max_prompt_tokens", "max_tokens", "prefill_tokens",
+        "prefix_tokens",
+    )  # fmt: skip
     limits = Limits(
         **{name: options[name] for name in counts},
         max_rows=64 if options["max_rows"] is None else options["max_rows"],

@@ -100,7 +100,8 @@ class Answer:
 
     def usage(self) -> dict[str, int]:
         """In tokens. A prompt counts once, whatever its number of samples; `branch_tokens` is all that the further
-        branches read beside it: their contexts, and every generated token once for each branch."""
+        branches read beside it: their contexts, and every generated token once for each branch. `shared_tokens` of
+        prompts and branches had been computed for other rows already, counted for each sample once it has ended."""
         prompt = sum(len(request.prompt_ids) for request in self._work.requests)
         completion = sum(sample.num_tokens for sample in self._samples)
         branch = 0
@@ -113,6 +114,7 @@ class Answer:
             "completion_tokens": completion,
             "total_tokens": prompt + completion,
             "branch_tokens": branch,
+            "shared_tokens": sum(s.completion.usage.shared_tokens for s in self._samples if s.completion),
         }
 
     def _head(self, kind: str) -> dict[str, Any]:

@@ -61,6 +61,7 @@ class Service:
             max_rows=self.limits.max_rows,
             prefill_tokens=self.limits.prefill_tokens,
             idle_prefill_tokens=self.limits.idle_prefill_tokens,
+            prefix_tokens=self.limits.prefix_tokens,
         )
 
     async def answer(

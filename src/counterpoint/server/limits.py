@@ -29,6 +29,7 @@ class Limits:
         deadline_s: from a request's arrival to its end.
         prefill_tokens: prompt tokens read in one step while others write: the wait between two of their tokens.
         idle_prefill_tokens: the same while nobody writes: the wait before a new request is looked at.
+        prefix_tokens: most tokens of ended requests to keep, so that others which begin alike read less; 0 is none.
     """
 
     max_rows: int = 64
@@ -41,11 +42,12 @@ class Limits:
     deadline_s: float = 600.0
     prefill_tokens: int = 256
     idle_prefill_tokens: int = 512
+    prefix_tokens: int = 4096
 
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):
             value = getattr(self, f.name)
-            if value is None and f.default is None:
+            if (value is None and f.default is None) or (f.name == "prefix_tokens" and value == 0):
                 continue
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
                 raise SamplingError(f"{f.name} is {value!r}; use a number above 0")

@@ -16,7 +16,7 @@ import uvicorn
 from counterpoint.models.model import Model
 from counterpoint.server.app import Service, create_app
 from counterpoint.server.errors import ApiError
-from counterpoint.server.limits import Limits, rows_in
+from counterpoint.server.limits import Limits, rows_in, token_bytes
 
 TOLD_S = 5.0  # after they were told, for answers to be written
 
@@ -44,6 +44,8 @@ class Listening:
 def within_memory(model: Model, limits: Limits, num_bytes: int) -> Limits:
     """The same limits with the number of rows that fits into a memory, counted for rows as long as they can get.
 
+    Kept prefixes take a quarter of the memory at most, and rows the rest.
+
     Raises:
         UsageError: none fits, or the model's rows have no size that can be told.
     """
@@ -51,7 +53,10 @@ def within_memory(model: Model, limits: Limits, num_bytes: int) -> Limits:
     if limits.max_prompt_tokens is not None and limits.max_tokens is not None:
         asked = limits.max_prompt_tokens + limits.max_tokens
         longest = min(longest, asked) if longest else asked
-    return dataclasses.replace(limits, max_rows=rows_in(model, num_bytes, longest or 2048))
+    each = token_bytes(model)
+    kept = min(limits.prefix_tokens, int(num_bytes / 4 / each))
+    rows = rows_in(model, num_bytes - int(kept * each), longest or 2048)
+    return dataclasses.replace(limits, max_rows=rows, prefix_tokens=kept)
 
 
 def serve(model: Model, limits: Limits, listening: Listening, *, models: Mapping[str, Model] | None = None) -> None:
@@ -92,7 +97,7 @@ class _Server(uvicorn.Server):
             limits = self._service.limits
             print(
                 f"counterpoint: serving {self._service.model_name} on http://{f'[{host}]' if ':' in host else host}:{port}"
-                f" ({limits.max_rows} rows, {limits.max_waiting} may wait)",
+                f" ({limits.max_rows} rows, {limits.max_waiting} may wait, {limits.prefix_tokens} tokens kept for prompts alike)",
                 flush=True,
             )
 
