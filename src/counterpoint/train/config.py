@@ -28,6 +28,7 @@ class SourceConfig:
     held_out_share: share of the records kept out of training, chosen by a hash of their text, in [0, 1).
     only: `name=value` of a top-level field; other records are ignored ("split=train"), or "".
     late_share: its share over the last steps (`schedule.late`); 0 for the same as before.
+    balance: for this file at all steps, in place of the file-wide `balance` and `late_balance`; in [0, 1].
     """
 
     file: str
@@ -42,10 +43,13 @@ class SourceConfig:
     held_out_share: float = 0.0
     only: str = ""
     late_share: float = 0.0
+    balance: float | None = None
 
     def __post_init__(self) -> None:
         _check(self.share > 0, f"source {self.file}: share", self.share, "has to be above 0")
         _check(self.late_share >= 0, f"source {self.file}: late_share", self.late_share, "has to be 0 or more")
+        _check(self.balance is None or isinstance(self.balance, int | float) and 0 <= self.balance <= 1,
+               f"source {self.file}: balance", self.balance, "has to be in [0, 1]")
         _check(0 <= self.before_drop <= 1, f"source {self.file}: before_drop", self.before_drop, "has to be in [0, 1]")
         _check(0 <= self.held_out_share < 1, f"source {self.file}: held_out_share", self.held_out_share,
                "has to be in [0, 1)")
@@ -181,7 +185,7 @@ class TrainConfig:
             for name in ("model", "seed", "header", "balance"):
                 del kept[name]
             for source in kept["source"]:
-                del source["share"]
+                del source["share"], source["balance"]
         return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -34,7 +34,8 @@ class Windows:
         late = np.array([s.late_share or s.share for s in config.source])
         self._shares = [np.cumsum(shares / shares.sum()) for shares in (early, late)]
         balances = (config.balance, config.schedule.late_balance)
-        self._groups = [[self._group_table(index, b) for index in range(len(config.source))] for b in balances]
+        self._groups = [[self._group_table(index, b if each.balance is None else each.balance)
+                         for index, each in enumerate(config.source)] for b in balances]
 
     def _group_table(self, source: int, balance: float) -> list[tuple[float, np.ndarray, np.ndarray]]:
         """Of one source: (cumulative weight, its records, their cumulative lengths) for each group."""
