@@ -11,7 +11,7 @@ from counterpoint.evaluate.frontier import Condition
 from counterpoint.evaluate.judges import Labelled
 from counterpoint.evaluate.store import Store, key_of
 from counterpoint.train import read_config
-from counterpoint.train.corpus import _is_held_out
+from counterpoint.train.corpus import is_held_out
 from counterpoint.train.records import Broken, Record, find_file, read_records
 
 GENRES = {
@@ -53,7 +53,7 @@ def read_held_out(
     for source in config.source:
         if source.file in held:
             for record in read_records(find_file(corpus, source.file), only=source.only, broken=Broken()):
-                if _is_held_out(record, source.held_out_share, frozenset(config.held_out)):
+                if is_held_out(record, source.held_out_share, frozenset(config.held_out)):
                     held[source.file].append(record)
     reviews = [
         Labelled(piece, record.conditions["sentiment"][0], str(number))

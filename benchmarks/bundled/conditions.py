@@ -1,47 +1,41 @@
 """Do conditions work? A judge trained on held-out text names the genre or sentiment of generated text.
 
-The judge is TF-IDF of words and pairs and a logistic regression. For every condition and scale the same prompts and
-seeds are used; guidance pushes from the other sentiment, and for genres from no condition at all.
+A judge is TF-IDF of words and pairs and a logistic regression; each kind of text has its own. For every condition and
+scale the same prompts and seeds are used; guidance pushes from the other sentiment, and for genres from no condition
+at all.
 """
 
 import random
 
-import counterpoint as cp
 from common import GENRES, SENTIMENTS, genre_of, held_out, keep, opened, parser, wilson
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import cross_val_score
+from sklearn.model_selection import GroupKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
+
+import counterpoint as cp
 
 SCALES = (1.0, 1.5, 3.0)
 PASSAGE_WORDS = 60
+REVIEWS = {"movie review": "Movie review", "movie review sentence": "Movie review sentence", "product remark": "Product remark"}
 
 
-def passages(config, corpus, rng: random.Random) -> tuple[list[str], list[str]]:
-    """60-word passages of held-out books with one of the genres, as many of each, and their genres."""
-    texts, labels = [], []
-    for record in held_out(config, corpus, "se"):
-        genre = genre_of(corpus.conditions[record])
-        words = corpus.text(record).split()
-        for at in range(0, len(words) - PASSAGE_WORDS, PASSAGE_WORDS):
-            if genre is not None:
-                texts.append(" ".join(words[at:at + PASSAGE_WORDS]))
-                labels.append(genre)
-    fewest = min(labels.count(g) for g in GENRES)
-    chosen = [i for g in GENRES for i in rng.sample([i for i, l in enumerate(labels) if l == g], fewest)]
-    return [texts[i] for i in chosen], [labels[i] for i in chosen]
+def pieces(texts: list[tuple[str, str]], labels: tuple[str, ...], rng: random.Random) -> tuple[list, list, list]:
+    """60-word pieces of labelled texts, as many of each label: the pieces, their labels, and the text each is from."""
+    found: dict[str, list] = {label: [] for label in labels}
+    for number, (text, label) in enumerate(texts):
+        words = text.split()
+        for at in range(0, max(1, len(words) - PASSAGE_WORDS), PASSAGE_WORDS):
+            found[label].append((" ".join(words[at:at + PASSAGE_WORDS]), label, number))
+    fewest = min(map(len, found.values()))
+    chosen = [piece for label in labels for piece in rng.sample(found[label], fewest)]
+    return tuple(map(list, zip(*chosen)))
 
 
-def reviews(config, corpus) -> tuple[list[str], list[str]]:
-    """Held-out reviews and remarks of at least eight words, and their sentiments."""
-    some = [r for r in held_out(config, corpus, "sentiment") if len(corpus.text(r).split()) >= 8]
-    return [" ".join(corpus.text(r).split()[:PASSAGE_WORDS]) for r in some], [corpus.conditions[r]["sentiment"][0] for r in some]
-
-
-def judge_of(texts: list[str], labels: list[str]):
-    """The judge, and its share of right answers in fivefold cross-validation."""
+def judge_of(texts: list[str], labels: list[str], source: list[int]):
+    """The judge, and its share of right answers in fivefold cross-validation, no text in two folds."""
     judge = make_pipeline(TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True), LogisticRegression(C=10, max_iter=500))
-    share = cross_val_score(judge, texts, labels, cv=5).mean()
+    share = cross_val_score(judge, texts, labels, groups=source, cv=GroupKFold(5, shuffle=True, random_state=0)).mean()
     return judge.fit(texts, labels), float(share)
 
 
@@ -66,15 +60,17 @@ def main() -> None:
     args = made.parse_args()
     config, corpus, model = opened(args)
     rng = random.Random(args.seed)
-    kinds = {
-        "sentiment": (reviews(config, corpus), {s: (f"Sentiment: {s}. Movie review.\n\n",
-                      f"Sentiment: {SENTIMENTS[1 - i]}. Movie review.\n\n") for i, s in enumerate(SENTIMENTS)}),
-        "genre": (passages(config, corpus, rng), {g: (f"Genre: {g}.\n\n", cp.contexts.Empty()) for g in GENRES}),
-    }
+    reviews = {kind: [(corpus.text(r), corpus.conditions[r]["sentiment"][0]) for r in held_out(config, corpus, "sentiment")
+                      if corpus.conditions[r]["kind"][0] == kind] for kind in REVIEWS}
+    books = [(corpus.text(r), genre) for r in held_out(config, corpus, "se") if (genre := genre_of(corpus.conditions[r]))]
+    kinds = {f"sentiment, {kind}": (pieces(reviews[kind], SENTIMENTS, rng), {
+        s: (f"Sentiment: {s}. {title}.\n\n", f"Sentiment: {SENTIMENTS[1 - i]}. {title}.\n\n") for i, s in enumerate(SENTIMENTS)})
+        for kind, title in REVIEWS.items()}
+    kinds["genre"] = (pieces(books, GENRES, rng), {g: (f"Genre: {g}.\n\n", cp.contexts.Empty()) for g in GENRES})
     result = {}
-    for kind, ((texts, labels), prompts) in kinds.items():
-        judge, share = judge_of(texts, labels)
-        result[kind] = {"judge": {"texts": len(texts), "cross_validated": share, "chance": 1 / len(prompts)}, "scales": {}}
+    for kind, (known, prompts) in kinds.items():
+        judge, share = judge_of(*known)
+        result[kind] = {"judge": {"texts": len(known[0]), "cross_validated": share, "chance": 1 / len(prompts)}, "scales": {}}
         for scale in SCALES:
             rows, right, total = {}, 0, 0
             for asked, (prompt, negative) in prompts.items():
@@ -82,8 +78,8 @@ def main() -> None:
                 rows[asked] = [hit, of, *wilson(hit, of)]
                 right, total = right + hit, total + of
             result[kind]["scales"][str(scale)] = {"all": [right, total, *wilson(right, total)], "by_condition": rows}
-            print(kind, scale, result[kind]["scales"][str(scale)], flush=True)
-    keep("conditions", args, result | {"samples": args.samples, "tokens": args.tokens})
+            print(kind, scale, right, "of", total, flush=True)
+    keep("conditions", args, {"kinds": result, "samples": args.samples, "tokens": args.tokens})
 
 
 if __name__ == "__main__":

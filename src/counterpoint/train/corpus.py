@@ -68,7 +68,8 @@ class Corpus:
         return self.tokens[self.start[record]:self.start[record] + self.length[record]]
 
 
-def _is_held_out(record: Record, share: float, names: frozenset[str]) -> bool:
+def is_held_out(record: Record, share: float, names: frozenset[str]) -> bool:
+    """Whether a record is kept out of training: its group is one of `names`, or its text's hash falls into `share`."""
     return record.group in names or zlib.crc32(record.text.encode()) % 10_000 < share * 10_000
 
 
@@ -112,7 +113,7 @@ def build(config: TrainConfig, data: Path, cache: Path, *, say: Callable[[str], 
         for record in read_records(path, only=source.only, broken=broken):
             records.append(record)
             source_of.append(index)
-            held.append(_is_held_out(record, source.held_out_share, frozenset(config.held_out)))
+            held.append(is_held_out(record, source.held_out_share, frozenset(config.held_out)))
         report["files"][source.file] = {"records": len(records) - before, "broken": broken.count}
         say(f"{path.name}: {len(records) - before} records" + (
             f", {broken.count} broken ones skipped (first: {'; '.join(broken.first)})" if broken.count else ""))

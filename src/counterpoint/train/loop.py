@@ -165,6 +165,7 @@ def _train(state: _Run, out: Path, fingerprint: str, progress: Progress, tell: C
     done = state.step >= plan.steps
     validation = state.rows[-1]["validation"] if state.rows else {}
     card = {"steps": state.step, "tokens": state.tokens, "seconds": round(state.seconds), "device": state.device,
+            "threads": torch.get_num_threads(),
             "parameters": sum(p.numel() for p in state.model.parameters()), "bits_per_byte": validation,
             "torch": torch.__version__, "transformers": transformers.__version__,
             "corpus": state.corpus.report, "config": asdict(state.config)}
