@@ -8,14 +8,12 @@ READS_PADDING = "RWKV and RecurrentGemma read padding as text in transformers' o
 NO_REORDER = "transformers can't reorder the state of beams on RWKV, and loses it on RecurrentGemma; pass use_cache=False"
 
 # Cases whose prompts differ in length, by who takes transformers' own loop for them.
-PADDED_FOR_BOTH = (
+PADDED_FOR_BOTH = ("the prompt as embeddings",)
+PADDED_FOR_PROCESSOR = (
     "beams, one negative",
     "beams, a negative a prompt",
     "beams, negatives expanded",
-    "the prompt as embeddings",
     "scores sum to 1",
-)
-PADDED_FOR_PROCESSOR = (
     "no negative: the last prompt token",
     "left-padded prompts and negatives",
     "right-padded negatives",

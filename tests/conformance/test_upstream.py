@@ -8,7 +8,7 @@ from conformance.cases import CASES, outcome
 from conformance.integrations import Upstream
 from conformance.record import UPSTREAM, read_record
 
-RECORDED = read_record()[UPSTREAM]
+RECORDED = read_record().cells[UPSTREAM]
 QUICK = {
     "gpt2": list(CASES),
     "llama": ["left-padded prompts and negatives", "prompt lookup"],

@@ -79,6 +79,20 @@ def test_both_branches_in_one_forward(model: PreTrainedModel) -> None:
     assert more == 10
 
 
+def test_beams_in_one_forward(model: PreTrainedModel) -> None:
+    asked = {"num_beams": 3, "num_return_sequences": 2}
+    more = forwards(model, **{**OURS, **asked, "max_new_tokens": 20}) - forwards(
+        model, **{**OURS, **asked, "max_new_tokens": 10}
+    )
+    assert more == 10
+
+
+def test_drafts_of_both_branches_in_one_forward(model: PreTrainedModel) -> None:
+    """Never more forwards than tokens, however many positions of a draft are checked."""
+    forwards(model, **{**OURS, "max_new_tokens": 1})  # the trial is behind us
+    assert forwards(model, **{**OURS, "prompt_lookup_num_tokens": 4}) <= 24
+
+
 def test_no_forward_of_the_negative_past_stop(model: PreTrainedModel) -> None:
     rows: list[int] = []
     hook = model.register_forward_pre_hook(lambda _m, _a, kw: rows.append(len(kw["input_ids"])), with_kwargs=True)
@@ -123,18 +137,65 @@ def test_a_ban_holds_under_guidance(model: PreTrainedModel) -> None:
     assert banned not in out[0, 4:].tolist()
 
 
-def test_output_object(model: PreTrainedModel) -> None:
-    asked = {"return_dict_in_generate": True, "output_scores": True, "output_logits": True}
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gemma3"])
+def test_output_object(name: str) -> None:
+    """Every field is that of transformers, one forward or two, padding and rows that end early included."""
+    model = ARCHITECTURES[name].model()
+    prompts = torch.tensor([[0, 0, 7, 12, 9, 33], [5, 6, 7, 8, 9, 10]])
+    free = model.generate(prompts, attention_mask=(prompts != 0).long(), **OURS)
+    asked = dict(
+        OURS,
+        attention_mask=(prompts != 0).long(),
+        return_dict_in_generate=True,
+        output_scores=True,
+        output_logits=True,
+        eos_token_id=int(free[0, 10]),
+    )
+    out, slow = model.generate(prompts, **asked), model.generate(prompts, **asked, output_hidden_states=True)
+    assert type(out) is type(slow) and torch.equal(out.sequences, slow.sequences)
+    assert len(out.scores) == len(out.logits) == len(slow.scores) == out.sequences.shape[1] - 6
+    for kind in ("scores", "logits"):
+        for ours, other in zip(getattr(out, kind), getattr(slow, kind)):
+            assert ours.dtype is torch.float32
+            assert torch.allclose(ours.log_softmax(-1), other.log_softmax(-1), atol=1e-3)
+    assert out.past_key_values.get_seq_length() == slow.past_key_values.get_seq_length()
+    seen = (torch.arange(out.sequences.shape[1] - 1) >= torch.tensor([[2], [0]]))[:, None, :, None]
+    for ours, other in zip(out.past_key_values.layers, slow.past_key_values.layers):
+        assert ours.keys.shape == other.keys.shape
+        kept = seen[:, :, -ours.keys.shape[2] :]
+        assert torch.allclose(ours.keys * kept, other.keys * kept, atol=1e-4)
+        assert torch.allclose(ours.values * kept, other.values * kept, atol=1e-4)
+
+
+def test_scores_beside_transformers(model: PreTrainedModel) -> None:
+    asked = {"return_dict_in_generate": True, "output_scores": True}
     out, theirs = model.generate(PROMPT, **OURS, **asked), model.generate(PROMPT, **ASK, **asked)
-    assert type(out) is type(theirs)
-    assert torch.equal(out.sequences, theirs.sequences) and torch.equal(out.sequences, model.generate(PROMPT, **OURS))
-    assert len(out.scores) == len(out.logits) == 24
-    for ours, raw, other in zip(out.scores, out.logits, theirs.scores):
+    assert torch.equal(out.sequences, theirs.sequences)
+    for ours, other in zip(out.scores, theirs.scores):
         assert torch.allclose(ours, other.log_softmax(-1), atol=1e-3)
-        assert raw.shape == ours.shape
-    cache, reference = out.past_key_values, theirs.past_key_values
-    assert cache.get_seq_length() == reference.get_seq_length()
-    assert torch.allclose(cache.layers[0].keys, reference.layers[0].keys, atol=1e-4)
+
+
+def test_output_object_of_beams(model: PreTrainedModel) -> None:
+    asked = dict(OURS, num_beams=3, return_dict_in_generate=True, output_scores=True)
+    out, slow = model.generate(PROMPT, **asked), model.generate(PROMPT, **asked, output_hidden_states=True)
+    assert type(out) is type(slow) and torch.equal(out.sequences, slow.sequences)
+    assert torch.allclose(out.sequences_scores, slow.sequences_scores, atol=1e-4)
+    assert torch.equal(out.beam_indices, slow.beam_indices) and len(out.scores) == len(slow.scores)
+
+
+def test_output_object_beside_drafting() -> None:
+    model = ARCHITECTURES["gemma3"].model()  # whose window is passed
+    asked = dict(OURS, prompt_lookup_num_tokens=3, return_dict_in_generate=True, output_scores=True)
+    out, plain = model.generate(PROMPT, **asked), model.generate(PROMPT, **OURS)
+    assert torch.equal(out.sequences, plain) and len(out.scores) == 24
+    assert out.past_key_values.get_seq_length() == plain.shape[1] - 1
+
+
+def test_right_padded_prompts_with_beams(model: PreTrainedModel) -> None:
+    prompts = torch.tensor([[7, 12, 9, 33, 0, 0], [5, 6, 7, 8, 9, 10]])
+    asked = dict(OURS, num_beams=3, max_new_tokens=12)
+    out = model.generate(prompts, attention_mask=(prompts != 0).long(), **asked)
+    assert torch.equal(out[0, 6:], model.generate(PROMPT, **asked)[0, 4:])
 
 
 def test_attentions_and_hidden_states(model: PreTrainedModel) -> None:
@@ -166,6 +227,12 @@ def test_a_negative_that_changes_nothing(model: PreTrainedModel) -> None:
     with pytest.warns(NoEffectWarning, match="equals the prompt"):
         out = model.generate(PROMPT, **{**OURS, "negative_prompt_ids": PROMPT})
     assert torch.equal(out, model.generate(PROMPT, max_new_tokens=24, do_sample=False))
+
+
+def test_beams_that_change_nothing(model: PreTrainedModel) -> None:
+    with pytest.warns(NoEffectWarning, match="equals the prompt"):
+        out = model.generate(PROMPT, **{**OURS, "negative_prompt_ids": PROMPT, "num_beams": 2})
+    assert torch.equal(out, model.generate(PROMPT, max_new_tokens=24, do_sample=False, num_beams=2))
 
 
 def test_the_model_is_as_before() -> None:

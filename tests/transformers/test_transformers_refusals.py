@@ -71,8 +71,13 @@ ARGUMENTS: dict[str, tuple[dict[str, Any], str]] = {
         {"negative_prompt_ids": ids(4, 5), "num_beams": 2},
         r"negative_prompt_ids of shape \(4, 5\) differs between the 2 beams",
     ),
-    "right-padded prompts with beams": (
-        {"guidance_scale": 2.0, "num_beams": 2, "attention_mask": torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]])},
+    "right-padded prompts with hidden states": (
+        {
+            "guidance_scale": 2.0,
+            "return_dict_in_generate": True,
+            "output_hidden_states": True,
+            "attention_mask": torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]]),
+        },
         r"input_ids are padded on the right \(attention_mask of shape",
     ),
     "contrastive search": (

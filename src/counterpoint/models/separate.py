@@ -6,9 +6,10 @@ that derive positions from a padding mask (BLOOM). Exact everywhere; a forward f
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,7 +54,6 @@ class SeparateRows(Rows):
         self._state_name = names[0]
         self._takes_mask = "attention_mask" in takes and self._state_name == "past_key_values"
         self._takes_positions = "position_ids" in takes  # Bamba counts from 0 at each forward without them
-        self._takes_keep = "logits_to_keep" in takes
         self.can_crop = not getattr(model, "_is_stateful", False)
         self._rows: dict[int, _State] = {}
         self._next = 0
@@ -97,29 +97,44 @@ class SeparateRows(Rows):
         state, ids = self._rows[feed.row], list(feed.ids)
         if feed.scratch and not self.can_crop:
             raise UnsupportedError(f"{type(self._model).__name__} keeps a state that can't be rolled back")
-        if state.length and not self.can_crop:
-            parts = [self._call(state, [token_id]) for token_id in ids]  # a state moves on by one token at a time
-            logits = torch.cat(parts)
+        wanted = [c % len(ids) for c in feed.columns]
+        if state.length and not self.can_crop:  # a state moves on by one token at a time
+            parts = [self._call(state, [token_id], [0] if at in wanted else []) for at, token_id in enumerate(ids)]
+            logits = torch.cat(parts)[[sorted(wanted).index(c) for c in wanted]]
         else:
-            logits = self._call(state, ids, keep=1 if list(feed.columns) in ([-1], []) else 0)
-        wanted = logits[[c if c < 0 else c - len(ids) for c in feed.columns]]
+            logits = self._call(state, ids, wanted)
         if feed.scratch:
             self.crop(feed.row, state.length - feed.scratch)
-        return wanted
+        return logits
 
-    def _call(self, state: _State, ids: list[int], *, keep: int = 0) -> Tensor:
+    def _call(self, state: _State, ids: list[int], wanted: list[int]) -> Tensor:
+        """Append `ids` to a row. -> (M, V), after those of `ids` that are `wanted`."""
         arguments: dict[str, Any] = {self._state_name: state.cache, "use_cache": not state.ids}
         if self._takes_mask:
             arguments["attention_mask"] = torch.ones((1, state.length + len(ids)), dtype=torch.long, device=self._model.device)
-        if self._takes_keep and keep:
-            arguments["logits_to_keep"] = keep
         ids_read = [*state.ids, *ids]
         if self._takes_positions:
             end = state.length + len(ids)
             arguments["position_ids"] = torch.arange(end - len(ids_read), end, device=self._model.device)[None]
-        out = self._model(input_ids=torch.tensor([ids_read], device=self._model.device), **arguments)
+        at = [len(ids_read) - len(ids) + c for c in wanted]
+        with self._only(at):
+            out = self._model(input_ids=torch.tensor([ids_read], device=self._model.device), **arguments)
         state.cache = getattr(out, self._state_name, None)
         state.length += len(ids)
         if state.cache is None:  # the state lives inside the model, one for all rows: read everything anew
             state.ids = ids_read
-        return out.logits[0, -len(ids) :]
+        logits = out.logits[0]
+        return logits if len(logits) == len(at) else logits[at]
+
+    @contextlib.contextmanager
+    def _only(self, at: list[int]) -> Iterator[None]:
+        """While this holds, the head, where there is one, reads these positions alone: never (1, L, V) logits."""
+        head = self._model.get_output_embeddings()
+        if head is None:
+            yield
+            return
+        hook = head.register_forward_pre_hook(lambda _module, args: (args[0][:, at], *args[1:]))
+        try:
+            yield
+        finally:
+            hook.remove()

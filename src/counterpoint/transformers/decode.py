@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import warnings
 from collections.abc import Sequence
@@ -9,9 +10,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
+from transformers import (
+    Cache,
+    DynamicCache,
+    GenerationConfig,
+    LogitsProcessorList,
+    PreTrainedModel,
+    StoppingCriteriaList,
+)
 from transformers.generation import UnbatchedClassifierFreeGuidanceLogitsProcessor
 from transformers.generation.configuration_utils import GenerationMode
+from transformers.generation.utils import GenerateDecoderOnlyOutput
 from transformers.utils import ModelOutput
 
 from counterpoint.errors import GuideError, NoEffectWarning, PromptError, UnsupportedError
@@ -19,7 +28,8 @@ from counterpoint.guide import Guide
 from counterpoint.transformers.caller import Caller, running_generate
 from counterpoint.transformers.guides import RowGuides
 from counterpoint.transformers.histories import Histories, reads_jointly, rows_for
-from counterpoint.transformers.loops import check_padding, has_padding, keeps_reorderable_cache
+from counterpoint.transformers.joint import JointGuidance, JointModel, NeedsStates
+from counterpoint.transformers.loops import keeps_reorderable_cache, misread_padding
 from counterpoint.transformers.negatives import TokenIds, read_negatives, spread
 from counterpoint.transformers.processor import GuidanceLogitsProcessor, check_negatives, context_len
 
@@ -46,11 +56,10 @@ def generate(
 ) -> ModelOutput | Tensor:
     """Guided generation, for `model.generate(**inputs, custom_generate=generate, guidance_scale=3.0, ...)`.
 
-    Both branches go through the model in one forward where it allows that, under greedy choice and sampling. Beams,
-    assisted decoding and prompt lookup, encoder-decoders, recurrent and vision-language models, a prompt given as
-    embeddings or with a cache or positions of its own, caches on special terms (quantized, offloaded, prefilled in
-    chunks, static on an accelerator), and `return_dict_in_generate` take transformers' own loop with a
-    `GuidanceLogitsProcessor` in front: the same tokens, in two forwards a step.
+    Both branches go through the model in one forward where it allows that. Encoder-decoders, recurrent and
+    vision-language models, a prompt given as embeddings or with a cache or positions of its own, caches on special terms
+    (quantized, offloaded, prefilled in chunks, static on an accelerator), attentions and hidden states as output take
+    transformers' own loop with a `GuidanceLogitsProcessor` in front: the same tokens, in two forwards a step.
 
     Args (of `model.generate`):
         guidance_scale: as in `Guide.scale`; may be a list, one for each prompt.
@@ -60,7 +69,8 @@ def generate(
         guide: a `Guide`, or one for each prompt. With `guidance_scale` too, that fills in a scale that is None.
 
     Returns:
-        What `model.generate` returns. Scores are those after guidance and processors.
+        What `model.generate` returns. Scores are those after guidance and processors. `past_key_values` of beams is
+        None where both branches took one forward.
 
     Raises:
         UsageError: a `ValueError`; the arguments or the model can't be guided, found before the first token.
@@ -84,10 +94,15 @@ def generate(
     request = _Request(
         model, input_ids, generation_config, caller, _guides(guide, generation_config, caller), model_kwargs
     )
-    mask = model_kwargs.get("attention_mask")
-    if request.is_plain(mode) and (reads_jointly(model) or has_padding(mask)):
-        return _decode(request, Histories(rows_for(model)), processors, stopping_criteria)
-    check_padding(model, mask)
+    request.warn_of_no_effect()
+    fault = misread_padding(model, model_kwargs.get("attention_mask"))
+    if request.suits_histories() and (reads_jointly(model) or fault is not None):
+        if LOOPS[mode] == "_sample":
+            return _decode(request, Histories(rows_for(model)), processors, stopping_criteria)
+        with contextlib.suppress(NeedsStates):
+            return _joint_loop(request, LOOPS[mode], processors, stopping_criteria)
+    if fault is not None:
+        raise UnsupportedError(fault)
     if request.guides is not None:
         processors.insert(0, request.processor())
     return _hand_over(request, LOOPS[mode], processors, stopping_criteria)
@@ -160,13 +175,30 @@ class _Request:
             return [tuple(row) for row in self.input_ids.tolist()]
         return [tuple(row[keep != 0].tolist()) for row, keep in zip(self.input_ids, mask)]
 
-    def is_plain(self, mode: GenerationMode) -> bool:
-        """Whether our own loop does all that was asked for."""
+    @property
+    def others(self) -> list[TokenIds]:
+        """The tokens that each row's other branch begins with."""
+        return [prompt[-1:] for prompt in self.prompts()] if self.negatives is None else list(self.negatives)
+
+    def row_guides(self) -> RowGuides:
+        return RowGuides([self.guides[at] for at in self.guide_of_row])
+
+    def warn_of_no_effect(self) -> None:
+        """Warn where a negative was given that can't change a token."""
+        if self.negatives is None or self.guides is None:
+            return
+        is_text = not self.model.config.is_encoder_decoder and self.input_ids.shape[1] > 0
+        same = is_text and self.prompts() == self.negatives
+        if same or not self.row_guides().has_effect:
+            reason = "equals the prompt" if same else "has weight 0 (guidance scale 1)"
+            warnings.warn(f"negative_prompt_ids {reason}, so it changes nothing", NoEffectWarning, stacklevel=5)
+
+    def suits_histories(self) -> bool:
+        """Whether token ids are all that the model has to be given, and logits and a plain cache all that is asked for."""
         config, given = self.config, {name for name, value in self.model_kwargs.items() if value is not None}
         cache = self.model_kwargs.get("past_key_values")
         return (
             self.guides is not None
-            and LOOPS[mode] == "_sample"
             and given <= PLAIN_INPUTS
             and not self.model.config.is_encoder_decoder
             and self.input_ids.shape[1] > 0
@@ -176,12 +208,19 @@ class _Request:
             and not self.caller["kwargs_has_position_ids"]
             and (cache is None or cache.get_seq_length() == 0)
             and not self.caller["synced_gpus"]
-            and not config.return_dict_in_generate
+            and not config.output_attentions
+            and not config.output_hidden_states
         )
 
     def _static_on_cpu(self) -> bool:
         # Elsewhere transformers compiles its own loop for a static cache, which is worth more than one forward.
-        return self.config.cache_implementation == "static" and self.input_ids.device.type == "cpu"
+        # An output object would have to hold one.
+        config = self.config
+        return (
+            config.cache_implementation == "static"
+            and self.input_ids.device.type == "cpu"
+            and not config.return_dict_in_generate
+        )
 
     def processor(self) -> GuidanceLogitsProcessor:
         ids, mask = (None, None) if self.negatives is None else _padded(self.negatives, self.input_ids.device)
@@ -228,16 +267,14 @@ def _with_scale(guide: Guide, scale: float | None) -> Guide:
 
 def _decode(
     request: _Request, read: Histories, processors: LogitsProcessorList, stopping_criteria: StoppingCriteriaList
-) -> Tensor:
+) -> ModelOutput | Tensor:
     """transformers' `_sample`, token for token, with both branches in one forward."""
     config, streamer, input_ids = request.config, request.caller["streamer"], request.input_ids
     pads_finished = any(hasattr(criteria, "eos_token_id") for criteria in stopping_criteria)
-    guides = RowGuides([request.guides[at] for at in request.guide_of_row])
-    cond = request.prompts()
-    other = [prompt[-1:] for prompt in cond] if request.negatives is None else request.negatives
-    if request.negatives is not None and (cond == other or not guides.has_effect):
-        reason = "equals the prompt" if cond == other else "has weight 0 (guidance scale 1)"
-        warnings.warn(f"negative_prompt_ids {reason}, so it changes nothing", NoEffectWarning, stacklevel=5)
+    guides, cond, other = request.row_guides(), request.prompts(), request.others
+    kept: dict[str, list[Tensor]] = {
+        name: [] for name in ("scores", "logits") if config.return_dict_in_generate and getattr(config, f"output_{name}")
+    }
     unfinished = torch.ones(len(cond), dtype=torch.long, device=input_ids.device)
     running = list(range(len(cond)))  # rows
     last: tuple[Tensor, Tensor | None] | None = None
@@ -259,18 +296,65 @@ def _decode(
         if pads_finished:
             chosen = chosen * unfinished + config._pad_token_tensor.to(chosen.device) * (1 - unfinished)
         input_ids = torch.cat([input_ids, chosen[:, None]], dim=-1)
-        unfinished = unfinished & ~stopping_criteria(input_ids, None)
+        for name, tensor in (("scores", scores), ("logits", last[0])):
+            if name in kept:
+                kept[name].append(tensor.clone())
+        unfinished = unfinished & ~stopping_criteria(input_ids, tuple(kept["scores"]) if "scores" in kept else None)
         if streamer is not None:
             streamer.put(chosen.cpu())
         tokens = chosen.tolist()
         running = [row for row, alive in enumerate(unfinished.tolist()) if alive]
+        if running and config.return_dict_in_generate:
+            running = list(range(len(cond)))  # the cache that is returned has the padding of finished rows too
         for row in running:
             cond[row] += (tokens[row],)
             other[row] += (tokens[row],)
         step += 1
     if streamer is not None:
         streamer.end()
-    return input_ids
+    if not config.return_dict_in_generate:
+        return input_ids
+    return GenerateDecoderOnlyOutput(
+        sequences=input_ids,
+        **{name: tuple(steps) for name, steps in kept.items()},
+        past_key_values=_cache(request, read, cond, input_ids.shape[1] - 1),
+    )
+
+
+def _cache(request: _Request, read: Histories, histories: Sequence[TokenIds], width: int) -> Cache | None:
+    """What transformers' loop would have cached of the conditional branch, left-padded to `width` tokens.
+
+    None where the model has a state of another kind.
+    """
+    if not reads_jointly(request.model):
+        return None
+    cache = request.model_kwargs.get("past_key_values")
+    cache = DynamicCache(config=request.model.config) if cache is None else cache
+    read.fill(cache, histories, width)
+    return cache
+
+
+def _joint_loop(
+    request: _Request, loop: str, processors: LogitsProcessorList, stopping_criteria: StoppingCriteriaList
+) -> ModelOutput | Tensor:
+    """Run transformers' own loop on both branches in one forward."""
+    read, prompt_len = Histories(rows_for(request.model)), request.input_ids.shape[1]
+    model = JointModel(
+        request.model,
+        read,
+        prompts=request.prompts(),
+        negatives=request.others,
+        prompt_len=prompt_len,
+        guides=request.row_guides(),
+    )
+    processors = LogitsProcessorList([JointGuidance(model), *processors])
+    out = _hand_over(request, loop, processors, stopping_criteria, joint=model)
+    if isinstance(out, ModelOutput):
+        out.past_key_values = None
+        if loop != "_beam_search":
+            texts = [p + tuple(row) for p, row in zip(request.prompts(), out.sequences[:, prompt_len:-1].tolist())]
+            out.past_key_values = _cache(request, read, texts, out.sequences.shape[1] - 1)
+    return out
 
 
 def _scattered(
@@ -288,19 +372,26 @@ def _scattered(
 
 
 def _hand_over(
-    request: _Request, loop: str, processors: LogitsProcessorList, stopping_criteria: StoppingCriteriaList
+    request: _Request,
+    loop: str,
+    processors: LogitsProcessorList,
+    stopping_criteria: StoppingCriteriaList,
+    *,
+    joint: JointModel | None = None,
 ) -> ModelOutput | Tensor:
-    """Run transformers' own loop."""
-    model, caller, extra, model_kwargs = request.model, request.caller, {}, request.model_kwargs
-    if loop == "_beam_search" and not keeps_reorderable_cache(model, model_kwargs):
+    """Run transformers' own loop, on the model or on what stands for it."""
+    caller, extra, model_kwargs = request.caller, {}, request.model_kwargs
+    if joint is not None:
+        model_kwargs = {**model_kwargs, "past_key_values": DynamicCache()}
+    elif loop == "_beam_search" and not keeps_reorderable_cache(request.model, model_kwargs):
         model_kwargs = {**model_kwargs, "use_cache": False, "past_key_values": None, "cache_params": None}
         model_kwargs = {name: value for name, value in model_kwargs.items() if value is not None}
     if loop == "_assisted_decoding":
         extra = {"inputs_tensor": caller["inputs_tensor"], "assistant_model": caller["assistant_model"]}
     if loop != "_beam_search":
         extra["streamer"] = caller["streamer"]
-    return getattr(type(model), loop)(
-        model,
+    return getattr(type(request.model), loop)(
+        request.model if joint is None else joint,
         request.input_ids,
         logits_processor=processors,
         stopping_criteria=stopping_criteria,

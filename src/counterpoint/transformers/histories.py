@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import Cache, PreTrainedModel
 
 from counterpoint.models.choose import is_ragged
 from counterpoint.models.ragged import RaggedRows
@@ -40,21 +40,37 @@ class Histories:
 
         Rows for histories that are no beginning of these are forgotten.
         """
+        return self.last_logits(histories, 1)[:, 0]
+
+    def last_logits(self, histories: Sequence[TokenIds], count: int) -> Tensor:
+        """Logits after each of the last `count` tokens of each history. R histories -> (R, count, V)."""
         wanted = list(dict.fromkeys(histories))
         places = {history: place for place, history in enumerate(wanted)}
-        feeds = self._prepare(wanted)
+        feeds = self._prepare(wanted, count)
         lens = [len(feed.ids) for feed in feeds]
         if max(lens) * len(lens) > WASTE * sum(lens):
             logits = torch.cat([self._rows.forward([feed]) for feed in feeds])
         else:
             logits = self._rows.forward(feeds)
+        logits = logits.view(len(wanted), count, -1)
         if len(wanted) == len(histories):
             return logits
         return logits[[places[history] for history in histories]]
 
-    def _prepare(self, wanted: list[TokenIds]) -> list[Feed]:
-        """Bring the rows to the longest known beginnings of `wanted`; what is left to feed."""
-        sources = [self._source(history) for history in wanted]
+    def fill(self, cache: Cache, histories: Sequence[TokenIds], width: int) -> None:
+        """Put what the model keeps of histories that are beginnings of those last read into an empty cache.
+
+        As transformers has it: rows are padded on the left to `width` tokens, and what is kept of padding is nothing's.
+        """
+        held = [next(key for key in self._held if key[: len(history)] == history) for history in histories]
+        snapshots = [self._rows.snapshot(self._held[key], len(history)) for key, history in zip(held, histories)]
+        for layer, states in enumerate(zip(*snapshots)):
+            keys, values = (torch.stack([_left_padded(row, width) for row in side]) for side in zip(*states))
+            cache.update(keys, values, layer)
+
+    def _prepare(self, wanted: list[TokenIds], count: int) -> list[Feed]:
+        """Bring the rows to the longest known beginnings of `wanted`; what is left to feed, `count` tokens at least."""
+        sources = [self._source(history, count) for history in wanted]
         taken: set[TokenIds] = set()
         handles = []
         for source, shared in sources:
@@ -76,16 +92,17 @@ class Histories:
             elif shared < len(source):
                 self._rows.crop(handle, shared)
             self._held[history] = handle
-            feeds.append(Feed(handle, history[shared:]))
+            feeds.append(Feed(handle, history[shared:], columns=range(-count, 0)))
         return feeds
 
-    def _source(self, history: TokenIds) -> tuple[TokenIds | None, int]:
+    def _source(self, history: TokenIds, count: int) -> tuple[TokenIds | None, int]:
         """The held history that shares the longest beginning with this one, and how much of it is of use."""
-        if history[:-1] in self._held:
-            return history[:-1], len(history) - 1
+        known = history[:-count]  # the last tokens are always fed, for their logits
+        if known in self._held:
+            return known, len(known)
         best, most = None, 0
         for held in self._held:
-            shared = _shared(held, history[:-1])  # the last token is always fed, for its logits
+            shared = _shared(held, known)
             if shared > most and (self._rows.can_crop or shared == len(held)):
                 best, most = held, shared
         return best, most
@@ -102,6 +119,11 @@ def reads_jointly(model: PreTrainedModel) -> bool:
     if _TRIALS.get(model, (None, False))[0] != kind:
         _TRIALS[model] = kind, is_ragged(model)
     return _TRIALS[model][1]
+
+
+def _left_padded(states: Tensor, width: int) -> Tensor:
+    """(H, L, D) -> (H, width, D)."""
+    return torch.nn.functional.pad(states, (0, 0, width - states.shape[1], 0))
 
 
 def _shared(left: TokenIds, right: TokenIds) -> int:

@@ -19,21 +19,29 @@ def has_padding(prompt_mask: Tensor | None) -> bool:
     return prompt_mask is not None and not bool((prompt_mask != 0).all())
 
 
-def check_padding(model: PreTrainedModel, prompt_mask: Tensor | None) -> None:
-    """Raise where a padded prompt misleads the conditional branch: padding on the right, or a model that reads it."""
+def misread_padding(model: PreTrainedModel, prompt_mask: Tensor | None) -> str | None:
+    """How the padding of prompts misleads transformers' loops: it is on the right, or the model reads it. (B, L)."""
     if model.config.is_encoder_decoder or not has_padding(prompt_mask):
-        return
+        return None
     shape = tuple(prompt_mask.shape)
     if not bool((prompt_mask[:, -1] != 0).all()):
-        raise UnsupportedError(
+        return (
             f"input_ids are padded on the right (attention_mask of shape {shape}), which transformers' own loops can't "
             "continue; pad them on the left"
         )
     if getattr(model, "_is_stateful", False) and not _overlooks_padding(model):
-        raise UnsupportedError(
+        return (
             f"{type(model).__name__} reads padding as text, and input_ids are padded (attention_mask of shape {shape}); "
             "pass prompts of one length"
         )
+    return None
+
+
+def check_padding(model: PreTrainedModel, prompt_mask: Tensor | None) -> None:
+    """Raise where `misread_padding` finds something."""
+    fault = misread_padding(model, prompt_mask)
+    if fault is not None:
+        raise UnsupportedError(fault)
 
 
 def keeps_reorderable_cache(model: PreTrainedModel, model_kwargs: dict[str, Any]) -> bool:
