@@ -95,9 +95,7 @@ CASES: dict[str, Callable[[], Arguments | tuple[Arguments, Arguments]]] = {
     "hidden states in the output": lambda: _ask(1, 24, 30, **SCORES, output_hidden_states=True),
     "no negative: the last prompt token": _default,
     "static cache": lambda: _ask(1, 24, 30, cache_implementation="static"),
-    "a penalty, top-k and top-p": lambda: _ask(
-        1, 24, 30, do_sample=True, repetition_penalty=1.2, top_k=50, top_p=0.9
-    ),
+    "a penalty, top-k and top-p": lambda: _ask(1, 24, 30, do_sample=True, repetition_penalty=1.2, top_k=50, top_p=0.9),
     "prompt of 500": lambda: _ask(1, 500, 30),
     "negative of 500": lambda: _ask(1, 24, 500),
     "batch of 4": lambda: _ask(4, 24, 30),

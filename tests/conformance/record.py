@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 import transformers
+
 from conformance.architectures import ARCHITECTURES
 from conformance.cases import CASES
 

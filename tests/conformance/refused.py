@@ -5,7 +5,10 @@ from conformance.architectures import ARCHITECTURES
 STATE = "transformers drafts on no model with a state that can't be rolled back"
 RIGHT_PADDED = "transformers' own loops can't continue a prompt after its padding; pad it on the left"
 READS_PADDING = "RWKV and RecurrentGemma read padding as text in transformers' own loops; give prompts of one length"
-NO_REORDER = "transformers can't reorder the state of beams on RWKV, and loses it on RecurrentGemma; pass use_cache=False"
+NO_EMBEDDINGS = "transformers itself takes no embeddings for Bamba; give ids"
+NO_REORDER = (
+    "transformers can't reorder the state of beams on RWKV, and loses it on RecurrentGemma; pass use_cache=False"
+)
 
 # Cases whose prompts differ in length, by who takes transformers' own loop for them.
 PADDED_FOR_BOTH = ("the prompt as embeddings",)
@@ -46,6 +49,7 @@ REFUSED = {
         )
         for case in cases
     },
+    **{("the prompt as embeddings", "bamba", integration): NO_EMBEDDINGS for integration in ("generate", "processor")},
     **{("beams, prompts of one length", name, "processor"): NO_REORDER for name in ("rwkv", "recurrent_gemma")},
 }
 

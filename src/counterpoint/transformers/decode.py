@@ -273,7 +273,9 @@ def _decode(
     pads_finished = any(hasattr(criteria, "eos_token_id") for criteria in stopping_criteria)
     guides, cond, other = request.row_guides(), request.prompts(), request.others
     kept: dict[str, list[Tensor]] = {
-        name: [] for name in ("scores", "logits") if config.return_dict_in_generate and getattr(config, f"output_{name}")
+        name: []
+        for name in ("scores", "logits")
+        if config.return_dict_in_generate and getattr(config, f"output_{name}")
     }
     unfinished = torch.ones(len(cond), dtype=torch.long, device=input_ids.device)
     running = list(range(len(cond)))  # rows
