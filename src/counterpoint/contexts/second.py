@@ -65,15 +65,18 @@ def against_adapter(prompt: Any, model: Model, *, adapter: str | None = None) ->
     return Built(prompt, (Branch(OtherModel(model.with_adapter(adapter))),))
 
 
-def check_tokenizer(model: Model, other: Model) -> None:
+def check_tokenizer(model: Model, other: Model, *, role: str = "be a branch beside") -> None:
     """Refuse a model whose token ids do not mean the same texts.
+
+    Args:
+        role: what the other is to do to the first, for the message.
 
     Raises:
         UnsupportedError: with what differs.
     """
     if other is model or other.hf is model.hf:
         return
-    start = f"{other.name} can't be a branch beside {model.name}: "
+    start = f"{other.name} can't {role} {model.name}: "
     if (model.tokenizer is None) != (other.tokenizer is None):
         lacks = model.name if model.tokenizer is None else other.name
         raise UnsupportedError(f"{start}{lacks} has no tokenizer to compare; save one into its folder")

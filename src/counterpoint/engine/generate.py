@@ -109,6 +109,8 @@ def generate(
     seed: int | Sequence[int | None] | None = None,
     max_rows: int = 256,
     draft_tokens: int = 0,
+    draft_model: Model | None = None,
+    draft_ahead: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
     **options: Any,
 ) -> Completion | list[Completion]:
@@ -118,7 +120,7 @@ def generate(
         prompt: a text or token ids; or a list of those.
         negative, branches, guide, seed: as in `prepare`; with a list of prompts, one for all or a list of that length.
         max_rows: most branches in one forward.
-        draft_tokens: as in `Engine`; quick for a text that repeats its prompt.
+        draft_tokens, draft_model, draft_ahead: as in `Engine`; the tokens are the same, sooner where guesses come true.
         on_progress: called at each token.
         options: the other arguments of `prepare`, for all prompts.
 
@@ -142,7 +144,9 @@ def generate(
         prepare(model, one, **{name: values[i] for name, values in columns.items()}, **options)
         for i, one in enumerate(prompts)
     ]
-    engine = Engine(model, max_rows=max_rows, draft_tokens=draft_tokens)
+    engine = Engine(
+        model, max_rows=max_rows, draft_tokens=draft_tokens, draft_model=draft_model, draft_ahead=draft_ahead
+    )
     ids = [engine.add(request) for request in requests]
     done: dict[tuple[int, int], Completion] = {}
     for progress in engine.run():
@@ -154,10 +158,19 @@ def generate(
     return completions if many or len(completions) > 1 else completions[0]
 
 
-def stream(model: Model, prompt: Prompt, **options: Any) -> Iterator[Piece]:
+def stream(
+    model: Model,
+    prompt: Prompt,
+    *,
+    draft_tokens: int = 0,
+    draft_model: Model | None = None,
+    draft_ahead: bool = False,
+    **options: Any,
+) -> Iterator[Piece]:
     """Continue one prompt and yield its text as it is written; together the pieces are the completion's text.
 
     Args:
+        draft_tokens, draft_model, draft_ahead: as in `Engine`.
         options: the arguments of `prepare`, with n = 1.
 
     Raises:
@@ -166,7 +179,7 @@ def stream(model: Model, prompt: Prompt, **options: Any) -> Iterator[Piece]:
     request = prepare(model, prompt, **options)
     if request.num_samples != 1:
         raise UsageError(f"n is {request.num_samples}; a stream shows one sample, use generate for more")
-    engine = Engine(model)
+    engine = Engine(model, draft_tokens=draft_tokens, draft_model=draft_model, draft_ahead=draft_ahead)
     engine.add(request)
     return _pieces(engine)
 

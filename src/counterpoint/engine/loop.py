@@ -7,17 +7,19 @@ from collections.abc import Iterator
 
 import torch
 
+from counterpoint.contexts.second import check_tokenizer
+from counterpoint.engine.ahead import new_drafter, write_ahead
 from counterpoint.engine.choose import choose
+from counterpoint.engine.drafting import Ahead, Lookup
+from counterpoint.engine.feeding import feed, portions
 from counterpoint.engine.prefix import PrefixStore, find_source
 from counterpoint.engine.request import Progress, Request
 from counterpoint.engine.sequence import Reader, Sequence, new_sequence
 from counterpoint.engine.skipping import decide, skippable
 from counterpoint.errors import SamplingError, UnsupportedError
 from counterpoint.models.model import Model
-from counterpoint.models.rows import Feed, Rows
+from counterpoint.models.rows import Rows
 
-MAX_CHUNK = 2048  # prompt tokens of one row in one forward: bounds the mask, which is their number squared
-MOST_PADDED = 8  # columns; narrower rows are padded to it, for a forward costs about the same up to there
 MOST_GUESSED = 32  # rows times columns read with guesses; more than that, and reading them is no longer nearly free
 
 
@@ -29,8 +31,12 @@ class Engine:
         max_rows: most rows (branches of running samples) at once; more requests wait in the order of arrival.
         prefill_tokens: most prompt tokens read in one step while other requests are writing.
         idle_prefill_tokens: the same while none is writing; None reads all there is.
-        draft_tokens: most tokens to guess at each step from what the text said before; 0 is none. The tokens are the
-            same with any number.
+        draft_tokens: most tokens to guess at each step; 0 is none. The tokens are the same with any number, and
+            whoever guesses: what followed the same words earlier in the text, unless one of the next two is given.
+        draft_model: a smaller model with the same tokenizer, which guesses instead. It reads the request's contexts in
+            rows of its own, which `max_rows` does not count.
+        draft_ahead: where branches cost a forward of their own (another model, an adapter, rows that can't share one),
+            the prompt's branch guesses, and those branches read its guesses in one forward.
         prefix_tokens: most tokens of ended requests to keep, so that others which begin alike read less; 0 is none.
         skips: leave out branches that cost a forward of their own at steps which they can't change. The tokens are the
             same either way.
@@ -44,6 +50,8 @@ class Engine:
         prefill_tokens: int = 512,
         idle_prefill_tokens: int | None = None,
         draft_tokens: int = 0,
+        draft_model: Model | None = None,
+        draft_ahead: bool = False,
         prefix_tokens: int = 0,
         skips: bool = True,
     ) -> None:
@@ -54,7 +62,12 @@ class Engine:
         for name, value in (("draft_tokens", draft_tokens), ("prefix_tokens", prefix_tokens)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 0:
                 raise SamplingError(f"{name} is {value!r}; use a whole number, 0 for none")
+        if (draft_model is not None or draft_ahead) and not draft_tokens:
+            raise SamplingError("draft_tokens is 0, so nothing would be guessed; use 4, say")
+        if draft_model is not None and draft_ahead:
+            raise SamplingError("draft_model and draft_ahead are both given; keep the one that is to guess")
         self.model, self.max_rows, self.draft_tokens = model, max_rows, draft_tokens
+        self.draft_model, self.draft_ahead = draft_model, draft_ahead
         self.prefill_tokens, self.idle_prefill_tokens = prefill_tokens, idle_prefill_tokens
         self.skips = skips
         self._store = PrefixStore(prefix_tokens) if prefix_tokens else None
@@ -62,6 +75,14 @@ class Engine:
         self._waiting: deque[Sequence] = deque()
         self._running: list[Sequence] = []
         self._num_requests = 0
+        if draft_model is not None:
+            check_tokenizer(model, draft_model, role="draft for")
+            for one in (model, draft_model):
+                if not self._rows_of(one).can_crop:
+                    raise UnsupportedError(
+                        f"{one.name} keeps a state that can't be rolled back, so guesses can't be tried; "
+                        "leave draft_model out"
+                    )
 
     @property
     def num_running(self) -> int:
@@ -96,9 +117,11 @@ class Engine:
         request.check(self.model)
         request_id, self._num_requests = self._num_requests, self._num_requests + 1
         samples = [
-            new_sequence(request, request_id, index, self.model, self._rows_of, drafts=self.draft_tokens > 0)
-            for index in range(request.num_samples)
+            new_sequence(request, request_id, index, self.model, self._rows_of) for index in range(request.num_samples)
         ]
+        if self.draft_tokens:
+            for sample in samples:
+                sample.drafter = new_drafter(sample, self._rows_of, model=self.draft_model, ahead=self.draft_ahead)
         if samples[0].readers[0].suffixes and not samples[0].readers[0].rows.can_crop:
             raise UnsupportedError(
                 f"{self.model.name} keeps a state that can't be rolled back, so it can't read a suffix at each step; "
@@ -161,18 +184,25 @@ class Engine:
             in_use += len(sequence.readers)
             self._running.append(sequence)
 
-    def _draft_tokens(self) -> int:
-        """How many tokens each sample may guess: a guess is nearly free while few rows are read."""
+    def _guess(self) -> dict[Sequence, Exception]:
+        """Let samples guess their next tokens; returns those that failed at it."""
+        if not self.draft_tokens or not self._running:
+            return {}
+        # A guess is nearly free while few rows are read.
         num_rows = sum(len(sequence.readers) for sequence in self._running)
-        return min(self.draft_tokens, MOST_GUESSED // num_rows - 1)
+        most = min(self.draft_tokens, MOST_GUESSED // num_rows - 1)
+        counts = {s: s.num_guessable(most) for s in self._running if s.drafter is not None}
+        for sequence in counts:
+            if isinstance(sequence.drafter, Lookup):
+                sequence.guess(sequence.drafter.guess(counts[sequence]))
+        return write_ahead({s: n for s, n in counts.items() if n > 0 and isinstance(s.drafter, Ahead)})
 
     def _read(self) -> dict[Sequence, Exception]:
         """Feed the rows, those that can be skipped only where they are needed; returns the sequences that failed."""
-        num_guesses = self._draft_tokens() if self._running else 0
-        for sequence in self._running:
-            sequence.guess(num_guesses)
-        held = {r: s for s in self._running for r in skippable(s)} if self.skips else {}
-        failed = self._feed([(s, r) for s in self._running for r in s.readers if r not in held])
+        failed = self._guess()
+        running = [sequence for sequence in self._running if sequence not in failed]
+        held = {r: s for s in running for r in skippable(s)} if self.skips else {}
+        failed |= self._feed([(s, r) for s in running for r in s.readers if r not in held])
         needed = {s for s in set(held.values()) if s not in failed and not decide(s)}
         late = self._feed([(s, r) for r, s in held.items() if s in needed]) if needed else {}
         return failed | late
@@ -185,85 +215,5 @@ class Engine:
                 (writing if sequence.output_ids else reading).append(reader)
         reading = [reader for reader in reading if reader.begin()]
         budget = self.prefill_tokens if writing else self.idle_prefill_tokens
-        parts = [(reader, len(reader.todo)) for reader in writing] + _portions(reading, budget)
-        failed: dict[Sequence, Exception] = {}
-        for rows in {id(reader.rows): reader.rows for reader, _ in parts}.values():
-            own = [part for part in parts if part[0].rows is rows]
-            for batch in _batches(own) if rows.is_joint else [[part] for part in own]:
-                for reader, error in _forward_or_halve(rows, batch):
-                    failed[owner[reader]] = error
-        return failed
-
-
-def _portions(reading: list[Reader], budget: int | None) -> list[tuple[Reader, int]]:
-    """How much of each prompt is read now. Half of the budget is the oldest reader's and the rest goes to the shortest
-    first, so that a long prompt does not hold up short ones, nor many short ones a long one."""
-    if not reading:
-        return []
-    left = sum(len(reader.todo) for reader in reading) if budget is None else budget
-    sizes = {reader: 0 for reader in reading}
-    oldest, shortest = reading[0], sorted(reading, key=lambda reader: len(reader.todo))
-    for reader, most in [(oldest, -(-left // 2)), *((reader, left) for reader in shortest)]:
-        # A row that can't be read in parts is read whole, whatever the budget.
-        room = min(len(reader.todo), MAX_CHUNK) if reader.rows.can_crop else len(reader.todo)
-        more = min(room - sizes[reader], most, left) if reader.rows.can_crop else room - sizes[reader]
-        sizes[reader], left = sizes[reader] + max(more, 0), left - max(more, 0)
-    return [(reader, size) for reader, size in sizes.items() if size > 0]
-
-
-def _batches(parts: list[tuple[Reader, int]]) -> list[list[tuple[Reader, int]]]:
-    """Rows of like width go in one forward, so that padding stays small: all that write, then those that read."""
-    batches: list[list[tuple[Reader, int]]] = []
-    for part in sorted(parts, key=_width):
-        if batches and _width(part) <= max(MOST_PADDED, 2 * _width(batches[-1][0])):
-            batches[-1].append(part)
-        else:
-            batches.append([part])
-    return batches
-
-
-def _width(part: tuple[Reader, int]) -> int:
-    return part[1] + (len(part[0].suffixes[0]) if part[0].suffixes else 0) + len(part[0].guess)
-
-
-def _forward_or_halve(rows: Rows, parts: list[tuple[Reader, int]]) -> list[tuple[Reader, Exception]]:
-    """Feed the rows; a forward that fails is tried again in halves, which leaves those that fail by themselves."""
-    try:
-        readers = _forward(rows, parts)
-    except Exception as error:  # of whatever kind: it ends one request and must not end the others
-        if len(parts) == 1:
-            return [(parts[0][0], error)]
-        middle = len(parts) // 2
-        return _forward_or_halve(rows, parts[:middle]) + _forward_or_halve(rows, parts[middle:])
-    return [failure for reader in readers for failure in _forward_suffixes(rows, reader)]
-
-
-def _forward(rows: Rows, parts: list[tuple[Reader, int]]) -> list[Reader]:
-    """Feed the rows; returns the readers that have nothing left to read."""
-    feeds, wanted = [], []
-    for reader, size in parts:
-        ids = reader.todo[:size]
-        if size < len(reader.todo):
-            feeds.append(Feed(reader.row, ids, columns=()))
-            continue
-        # The first suffix rides along with the tokens; it is read after them and forgotten.
-        suffix = reader.suffixes[0] if reader.suffixes else ()
-        columns = (size - 1, size + len(suffix) - 1) if suffix else range(size - 1, size + len(reader.guess))
-        feeds.append(Feed(reader.row, [*ids, *suffix, *reader.guess], columns=columns, scratch=len(suffix)))
-        wanted += [reader] * len(columns)
-    predicted = rows.forward(feeds)
-    for reader, size in parts:
-        reader.history += reader.todo[:size]
-        reader.todo = reader.todo[size:]
-    for reader, logits in zip(wanted, predicted):
-        (reader.ahead if reader.guess and reader.logits else reader.logits).append(logits)
-    return list(dict.fromkeys(wanted))
-
-
-def _forward_suffixes(rows: Rows, reader: Reader) -> list[tuple[Reader, Exception]]:
-    try:
-        for suffix in reader.suffixes[1:]:
-            reader.logits.append(rows.forward([Feed(reader.row, suffix, scratch=len(suffix))])[0])
-    except Exception as error:  # as above
-        return [(reader, error)]
-    return []
+        parts = [(reader, len(reader.todo)) for reader in writing] + portions(reading, budget)
+        return {owner[reader]: error for reader, error in feed(parts).items()}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from counterpoint.engine.drafting import Lookup
+from counterpoint.engine.drafting import Ahead, Lookup
 from counterpoint.engine.request import Completion, FinishReason, Progress, Request, TokenLogprob, Usage
 from counterpoint.engine.text import TextStream
 from counterpoint.models.model import Model
@@ -66,6 +67,10 @@ class Reader:
         self.source = None
         return True
 
+    def shares_forward(self, other: Reader) -> bool:
+        """Whether one forward reads both rows."""
+        return self.rows is other.rows and self.rows.is_joint
+
     @property
     def alive(self) -> bool:
         """Whether the reader holds a row or will."""
@@ -102,7 +107,7 @@ class Sequence:
         predictions: for each further branch, which reader predicts it and which of that reader's logits it is.
         weights: for each further branch.
         room: most tokens to generate.
-        lookup: guesses tokens; None where none are wanted.
+        drafter: guesses tokens; None where none are wanted.
     """
 
     request: Request
@@ -115,7 +120,7 @@ class Sequence:
     room: int
     source: torch.Generator
     stream: TextStream | None
-    lookup: Lookup | None = None
+    drafter: Lookup | Ahead | None = None
     output_ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
     is_decided: bool = False  # the next choice needs the conditional branch only
@@ -142,7 +147,7 @@ class Sequence:
     def predicted(self) -> list[Tensor]:
         """Logits (V,) of the conditional branch, then of each further branch."""
         cond = self.readers[0].logits[0]
-        return [cond, *(_like(cond, self.readers[r].logits[i]) for r, i in self.needed)]
+        return [cond, *(as_wide(cond, self.readers[r].logits[i]) for r, i in self.needed)]
 
     @property
     def needed(self) -> list[tuple[int, int]]:
@@ -162,8 +167,8 @@ class Sequence:
         self.num_skipped += self.is_decided
         self.is_decided = False
         was_guessed = [reader.take(token_id) for reader in self.readers]
-        if self.lookup is not None:
-            self.lookup.extend(token_id)
+        if self.drafter is not None:
+            self.drafter.extend(token_id)
             self._judge(was_guessed[0])
         if self.predictions and self.request.guide.stop is not None and self.step >= self.request.guide.stop:
             self._drop_branches()
@@ -182,11 +187,12 @@ class Sequence:
             return Progress(self.request_id, self.index, token_id, text, logprob)
         return self.finish(reason, token_id, text, logprob)
 
-    def guess(self, most: int) -> None:
+    def num_guessable(self, most: int) -> int:
+        """How many tokens can be guessed now, at most so many: none before the first, and only what there is room for."""
+        return min(most, self.room - self.step - 1) if self.output_ids and self.readers[0].todo else 0
+
+    def guess(self, ids: list[int]) -> None:
         """Let every branch read some tokens that may come next along with the last one."""
-        if self.lookup is None or not self.output_ids or not self.readers[0].todo:
-            return
-        ids = self.lookup.guess(min(most, self.room - self.step - 1))
         for reader in self.readers:
             reader.guess = list(ids)
         self._num_guessed, self._num_right = len(ids), 0
@@ -195,7 +201,7 @@ class Sequence:
         self._num_right += was_guessed
         self.num_guessed_right += was_guessed
         if self._num_guessed and not (was_guessed and self.readers[0].ahead):
-            self.lookup.judge(self._num_right)
+            self.drafter.judge(self._num_right)
             self._num_guessed = 0
 
     def finish(
@@ -205,7 +211,7 @@ class Sequence:
         shared = sum(reader.shared for reader in self.readers if reader.source is None)
         for reader in self.readers:
             reader.keep()
-            reader.free()
+        self._free()
         if self.stream is not None:
             text += self.stream.finish()
             if self.stream.stopped:
@@ -229,9 +235,14 @@ class Sequence:
 
     def fail(self, error: Exception) -> Progress:
         """Free the rows and report why there is no more; nothing here runs what may have failed."""
+        self._free()
+        return Progress(self.request_id, self.index, None, "", error=error)
+
+    def _free(self) -> None:
         for reader in self.readers:
             reader.free()
-        return Progress(self.request_id, self.index, None, "", error=error)
+        if isinstance(self.drafter, Ahead):
+            self.drafter.free()
 
     def _drop_branches(self) -> None:
         for reader in self.readers[1:]:
@@ -239,9 +250,11 @@ class Sequence:
             reader.free()
         self.readers[0].suffixes = ()
         self.readers, self.predictions, self.weights = self.readers[:1], [], self.weights[:0]
+        if isinstance(self.drafter, Ahead):
+            self.drafter.drop_branches()
 
 
-def _like(cond: Tensor, logits: Tensor) -> Tensor:
+def as_wide(cond: Tensor, logits: Tensor) -> Tensor:
     """Another model's logits where and as wide as the conditional ones: what only padding told apart is cut or -inf."""
     missing = len(cond) - len(logits)
     if missing:
@@ -249,14 +262,11 @@ def _like(cond: Tensor, logits: Tensor) -> Tensor:
     return logits.to(cond.device)
 
 
-def new_sequence(
-    request: Request, request_id: int, index: int, model: Model, rows_of, *, drafts: bool = False
-) -> Sequence:
+def new_sequence(request: Request, request_id: int, index: int, model: Model, rows_of: Callable[[Model], Rows]) -> Sequence:
     """A sequence that has read nothing yet. Branches with the same context share one reader.
 
     Args:
         rows_of: model -> its rows.
-        drafts: guess tokens, where all rows can be rolled back.
     """
     branches = request.useful_branches
     suffixes = tuple(b.ids for b in branches if b.is_suffix)
@@ -275,7 +285,6 @@ def new_sequence(
             seen[key] = len(readers)
             readers.append(Reader(rows_of(reads), list(branch.ids)))
         predictions.append((seen[key], 0))
-    drafts = drafts and not suffixes and all(reader.rows.can_crop for reader in readers)
     stream = None if model.tokenizer is None else TextStream(model.decode, request.stop)
     seed = None if request.seed is None else request.seed + index
     return Sequence(
@@ -289,5 +298,4 @@ def new_sequence(
         room=request.room(model),
         source=generator(seed, model.device),
         stream=stream,
-        lookup=Lookup(request.prompt_ids) if drafts else None,
     )

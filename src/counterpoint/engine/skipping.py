@@ -17,14 +17,14 @@ MOST_BEHIND = 256  # tokens that a branch may have to catch up with
 def skippable(sequence: Sequence) -> list[Reader]:
     """The readers of a sequence that cost a forward of their own and can catch up."""
     request, cond = sequence.request, sequence.readers[0]
-    if not sequence.output_ids or not cond.todo or sequence.lookup is not None or request.observe is not None:
+    if not sequence.output_ids or not cond.todo or sequence.drafter is not None or request.observe is not None:
         return []
     return [
         reader
         for reader in sequence.readers[1:]
         if 0 < len(reader.todo) < MOST_BEHIND
         and reader.rows.can_crop
-        and (reader.rows is not cond.rows or not cond.rows.is_joint)
+        and not reader.shares_forward(cond)
     ]
 
 
