@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import random
-import subprocess
 import sys
 import tempfile
 import time
+import traceback
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,6 +48,7 @@ class Configuration:
     reserve_full: bool
     watermark: float
     long_prefill: int
+    checked_early: bool  # refusals come from the check of parameters; else from the scheduler
 
     @classmethod
     def drawn(cls, rng: random.Random) -> Configuration:
@@ -59,6 +62,7 @@ class Configuration:
             reserve_full=rng.random() < 0.7,
             watermark=rng.choice([0.0, 0.0, 0.0, 0.05]),
             long_prefill=rng.choice([0, 0, 16]),
+            checked_early=rng.random() < 0.5,
         )
 
 
@@ -134,8 +138,10 @@ def engine(configuration: Configuration, folder: Path) -> Any:
     from vllm import EngineArgs
     from vllm.v1.engine.llm_engine import LLMEngine
 
-    from counterpoint.vllm import engine_args
+    from counterpoint.vllm import check, engine_args
 
+    if not configuration.checked_early:
+        check._arriving = lambda: None
     return LLMEngine.from_engine_args(
         EngineArgs(
             model=str(folder),
@@ -158,6 +164,7 @@ def engine(configuration: Configuration, folder: Path) -> Any:
 def drive(running: Any, cases: list[Case]) -> dict[str, Any]:
     """Feed the engine by steps until all is done. Returns what was seen; `stuck` holds the state of a stall."""
     from vllm import SamplingParams
+    from vllm.exceptions import VLLMValidationError
 
     from counterpoint.vllm.params import read
 
@@ -175,8 +182,12 @@ def drive(running: Any, cases: list[Case]) -> dict[str, Any]:
             params = SamplingParams(
                 max_tokens=case.max_tokens, stop_token_ids=case.stop_ids, extra_args=args, **case.draw
             )
-            running.add_request(case.name, {"prompt_token_ids": case.prompt}, params)
-            alive.add(case.name)
+            try:
+                running.add_request(case.name, {"prompt_token_ids": case.prompt}, params)
+            except VLLMValidationError as error:
+                case.output, case.finish, case.reason = [], "error", str(error)
+            else:
+                alive.add(case.name)
         for case in cases:
             if case.abort == step and case.name in alive:
                 running.abort_request([case.name])
@@ -262,6 +273,18 @@ def run_one(seed: int, number: int, requests: int, folder: Path) -> dict[str, An
     }
 
 
+def run_apart(seed: int, number: int, requests: int, folder: Path) -> dict[str, Any]:
+    """`run_one` in a process of its own, forked from this one, which has imported vLLM and started no thread."""
+    import stateless  # noqa: F401
+    import vllm.v1.engine.llm_engine  # noqa: F401
+
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork")) as alone:
+        try:
+            return alone.submit(run_one, seed, number, requests, folder).result()
+        except Exception:  # noqa: BLE001, whatever it is, the other configurations run
+            return {"configuration": number, "error": traceback.format_exc()}
+
+
 def failed(row: dict[str, Any]) -> bool:
     """Whether a configuration's run shows a fault."""
     return bool(
@@ -290,12 +313,7 @@ def main() -> int:
             return int(failed(row))
         rows = []
         for number in range(options.configurations):
-            command = [sys.executable, __file__, "--seed", str(options.seed), "--configuration", str(number)]
-            done = subprocess.run(
-                [*command, "--requests", str(options.requests)], capture_output=True, text=True, check=False
-            )
-            lines = [line for line in done.stdout.splitlines() if line.startswith('{"configuration"')]
-            row = json.loads(lines[-1]) if lines else {"configuration": number, "error": done.stderr[-2000:]}
+            row = run_apart(options.seed, number, options.requests, Path(folder))
             rows.append(row)
             print(json.dumps(row), flush=True)
             if options.report:

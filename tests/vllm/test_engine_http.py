@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import openai
 import pytest
@@ -32,18 +33,20 @@ def model(folder):
 
 @pytest.fixture(scope="module")
 def url(folder, tmp_path_factory):
+    """The launcher, by its own command; ended as a service manager would."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    log = tmp_path_factory.mktemp("log") / "server.txt"
+    scratch = tmp_path_factory.mktemp("scratch")
+    log = scratch / "server.txt"
     flags = "--served-model-name tiny --dtype float32 --enforce-eager --max-num-seqs 7 --max-num-batched-tokens 64"
     flags += f" --kv-cache-memory-bytes {1 << 24} --block-size 32 --port {port} --host 127.0.0.1"
+    environment = {**os.environ, "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1", "TMPDIR": str(scratch)}
+    environment.pop("PROMETHEUS_MULTIPROC_DIR", None)
+    command = [str(Path(sys.executable).with_name("counterpoint")), "serve", "--engine", "vllm", str(folder)]
     with log.open("w") as stream:
-        server = subprocess.Popen(
-            [sys.executable, "-m", "counterpoint.vllm", str(folder), *flags.split()],
-            stdout=stream,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"},
+        process = subprocess.Popen(
+            [*command, *flags.split()], stdout=stream, stderr=subprocess.STDOUT, env=environment
         )
     try:
         base = f"http://127.0.0.1:{port}"
@@ -53,12 +56,15 @@ def url(folder, tmp_path_factory):
                 urllib.request.urlopen(base + "/health", timeout=5)
                 break
             except OSError:
-                assert server.poll() is None and time.monotonic() < patience, log.read_text()[-4000:]
+                assert process.poll() is None and time.monotonic() < patience, log.read_text()[-4000:]
                 time.sleep(0.3)
+        assert list(scratch.glob("counterpoint-metrics-*"))
         yield base
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+        assert not list(scratch.glob("counterpoint-metrics-*"))
     finally:
-        server.send_signal(signal.SIGINT)
-        server.wait(60)
+        process.kill()
 
 
 @pytest.fixture(scope="module")
@@ -172,11 +178,17 @@ def test_a_disconnect_leaves_nothing_running(client, url):
         ({"guidance_scale": 1, "negative_prompt": "a"}, "no effect"),
         ({"guidance_scale": 3, "use_beam_search": True, "n": 2}, "beam search"),
         ({"vllm_xargs": {"guidance_scale": "x"}}, "guidance_scale is 'x'"),
+        ({"guidance_scale": 3, "negative_prompt_ids": [1, 999]}, "token id 999"),
+        ({"guidance": {"branches": [{"prompt": "a", "weight": 0.1}] * 7}}, "8 branches"),
     ],
 )
 def test_what_is_wrong_is_400_with_a_reason(client, fields, reason):
     with pytest.raises(openai.BadRequestError, match=reason):
         complete(client, **fields)
+
+
+def test_an_unguided_beam_search_is_vllms_own(client):
+    assert len(complete(client, max_tokens=3, n=2, use_beam_search=True).choices) == 2
 
 
 def test_scale_one_is_unguided(client, url):

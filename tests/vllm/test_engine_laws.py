@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 
 import numpy as np
 import pytest
@@ -13,11 +14,12 @@ from stateless import Draw, Job, Stateless, loop, replay
 from tiny_models import EOS_ID, save, tokenizer
 from vllm import SamplingParams
 from vllm.exceptions import VLLMValidationError
-from vllm.sampling_params import StructuredOutputsParams
+from vllm.sampling_params import BeamSearchParams, StructuredOutputsParams
 from vllm.v1.core.sched.interface import PauseState
 
 from counterpoint.guide import Branch, Guide
-from counterpoint.vllm import extra_args
+from counterpoint.vllm import check, extra_args
+from counterpoint.vllm.room import Capacity
 
 PROMPT, NEGATIVE, THIRD = (
     tokenizer()(text)["input_ids"]
@@ -285,16 +287,43 @@ def test_an_event_in_the_middle_changes_no_token(llm, event):
     assert outputs == {"a": expected, "b": expected}
 
 
-@pytest.mark.parametrize("name", ["chatcmpl-1", "0_chatcmpl-1_2", "cmpl-chatcmpl-1"])
-def test_a_chats_text_is_never_read_without_the_template(llm, name):
-    params = SamplingParams(max_tokens=3, extra_args=extra_args(Guide(scale=3.0), "Twice never"))
-    llm.llm_engine.add_request(name, {"prompt_token_ids": PROMPT}, params)
-    output = next(output for _ in range(20) for output in llm.llm_engine.step() if output.finished).outputs[0]
-    if name.startswith("cmpl"):
-        assert len(output.token_ids) == 3
-    else:
+@pytest.fixture(params=["checked at the door", "checked by the scheduler"])
+def refused(request, llm, monkeypatch):
+    """Assert that a request is refused for a reason: where parameters are checked, and where that sees nothing."""
+
+    def at_the_door(reason, params, name="0"):
+        with pytest.raises(VLLMValidationError, match=reason):
+            llm.llm_engine.add_request(name, {"prompt_token_ids": PROMPT}, params)
+        assert not llm.llm_engine.has_unfinished_requests()
+
+    def by_the_scheduler(reason, params, name="0"):
+        before = scheduler_of(llm).metrics.counts.refused_requests
+        llm.llm_engine.add_request(name, {"prompt_token_ids": PROMPT}, params)
+        output = next(output for _ in range(20) for output in llm.llm_engine.step() if output.finished).outputs[0]
         assert (list(output.token_ids), output.finish_reason) == ([], "error")
-        assert "chat template" in output.stop_reason
+        assert re.search(reason, output.stop_reason)
+        assert scheduler_of(llm).metrics.counts.refused_requests == before + 1
+
+    if request.param == "checked at the door":
+        return at_the_door
+    monkeypatch.setattr(check, "_arriving", lambda: None)
+    return by_the_scheduler
+
+
+@pytest.mark.parametrize("name", ["chatcmpl-1", "0_chatcmpl-1_2"])
+def test_a_chats_text_is_never_read_without_the_template(refused, name):
+    params = SamplingParams(max_tokens=3, extra_args=extra_args(Guide(scale=3.0), "Twice never"))
+    refused("chat template", params, name)
+
+
+def test_a_beam_search_over_http_is_refused(refused):
+    params = SamplingParams(max_tokens=1, logprobs=4, detokenize=False)
+    refused("beam search", params, "cmpl-1-0123-beam-0")
+
+
+def test_an_offline_beam_search_is_vllms_own(llm):
+    params = BeamSearchParams(beam_width=2, max_tokens=3)
+    assert len(llm.beam_search([{"prompt_token_ids": PROMPT}], params)[0].sequences) == 2
 
 
 def test_a_context_is_used_to_its_end(llm, model):
@@ -309,10 +338,20 @@ def test_a_context_is_used_to_its_end(llm, model):
     ("negative", "reason"),
     [([1] * 256, "the model's context has 256"), ([5, 272], "token id 272"), ([1] * 300, "context")],
 )
-def test_what_can_not_be_guided_is_refused_before_the_first_token(llm, negative, reason):
-    out = one(llm, Guide(scale=2.0), negative)
-    assert (list(out.token_ids), out.finish_reason) == ([], "error")
-    assert reason in out.stop_reason
+def test_what_can_not_be_guided_is_refused_before_the_first_token(refused, negative, reason):
+    refused(reason, SamplingParams(extra_args=extra_args(Guide(scale=2.0), negative)))
+
+
+def test_more_branches_than_there_is_room_for_are_refused(refused):
+    long = [Branch([1] * 250, 0.1) for _ in range(14)]
+    refused("blocks of the cache", SamplingParams(extra_args=extra_args(Guide(), branches=long)))
+    many = [Branch([1], 0.1) for _ in range(16)]
+    refused("17 branches", SamplingParams(extra_args=extra_args(Guide(), branches=many)))
+
+
+def test_what_is_checked_at_the_door_is_what_the_scheduler_has(llm):
+    scheduler = scheduler_of(llm)
+    assert Capacity.configured(scheduler.vllm_config) == scheduler.capacity
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ class Server:
         return f"{message['role'][0]}:{message['content']}|"
 
     async def __call__(self, scope, receive, send):
-        body = (await receive())["body"]
+        body, self.headers = (await receive())["body"], scope["headers"]
         assert dict(scope["headers"])[b"content-length"] == str(len(body)).encode()
         status, content_type, answer = 200, self.content_type, self.answer
         if scope["path"] == "/tokenize":
@@ -113,6 +113,19 @@ def test_another_name_of_the_scale():
     server = Server()
     assert post(server, {"prompt": "a", "cfg_scale": 2})[0] == 200
     assert server.seen["vllm_xargs"] == {"guidance_scale": 2}
+
+
+@pytest.mark.parametrize(
+    ("headers", "name"), [((), b"unguided-"), (((b"X-Request-Id", b"theirs"),), b"unguided-theirs")]
+)
+def test_an_unguided_beam_search_says_so_in_its_id(headers, name):
+    server = Server()
+    assert post(server, {"prompt": "a", "use_beam_search": True}, headers=headers)[0] == 200
+    given = [value for key, value in server.headers if key.lower() == b"x-request-id"]
+    assert len(given) == 1
+    assert given[0].startswith(name)
+    assert post(server, {"prompt": "a"}, headers=headers)[0] == 200
+    assert [value for key, value in server.headers if key.lower() == b"x-request-id"] == [v for _, v in headers]
 
 
 @pytest.mark.parametrize("parts", [1, 2, 7, 1000])

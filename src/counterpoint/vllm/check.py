@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
+from typing import Any
+
 import torch
 from vllm import SamplingParams
 from vllm.config import VllmConfig
+from vllm.v1.engine.input_processor import InputProcessor
 from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor
 
+from counterpoint.errors import UnsupportedError
 from counterpoint.vllm import versions
+from counterpoint.vllm.arrival import ONLY_TOKENS, branch_ids, refuse_beam
 from counterpoint.vllm.config import refuse_unsupported
 from counterpoint.vllm.params import read
+from counterpoint.vllm.room import Capacity
 
 versions.require()
 
@@ -19,8 +26,29 @@ class GuidanceCheck(LogitsProcessor):
 
     @classmethod
     def validate_params(cls, sampling_params: SamplingParams) -> None:
-        """Raise `UsageError`, a `ValueError`, where the request's guidance has no meaning."""
-        read(sampling_params.extra_args)
+        """Raise `UsageError`, a `ValueError`, where the request's guidance has no meaning or no room."""
+        plan = read(sampling_params.extra_args)
+        arriving = _arriving()
+        if arriving is None:
+            return  # The scheduler refuses what can't be seen from here.
+        refuse_beam(arriving["request_id"], sampling_params)
+        if plan is None:
+            return
+        prompt = arriving["prompt"] if isinstance(arriving["prompt"], dict) else {}
+        if arriving["resumable"] or prompt.get("type", "token") != "token":
+            raise UnsupportedError(ONLY_TOKENS)
+        prompt_ids = prompt.get("prompt_token_ids")
+        if not plan.contexts or not prompt_ids:
+            return
+        processor: InputProcessor = arriving["self"]
+        contexts = branch_ids(
+            plan,
+            prompt_ids,
+            arriving["request_id"],
+            vocab=processor.model_config.get_vocab_size(),
+            encode=None if processor.tokenizer is None else processor.tokenizer.encode,
+        )
+        Capacity.configured(processor.vllm_config).room([len(prompt_ids), *map(len, contexts)])
 
     def __init__(self, vllm_config: VllmConfig, device: torch.device, is_pin_memory: bool) -> None:
         refuse_unsupported(vllm_config)
@@ -33,3 +61,11 @@ class GuidanceCheck(LogitsProcessor):
 
     def apply(self, logits: torch.Tensor) -> torch.Tensor:
         return logits
+
+
+def _arriving() -> dict[str, Any] | None:
+    """The request that is being checked: vLLM hands over its parameters alone, so it is read from who asks."""
+    frame = inspect.currentframe()
+    while frame is not None and frame.f_code is not InputProcessor.process_inputs.__code__:
+        frame = frame.f_back
+    return None if frame is None else frame.f_locals

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from vllm import envs
 from vllm.config import VllmConfig
 from vllm.utils.import_utils import resolve_obj_by_qualname
 
@@ -34,6 +35,7 @@ def refuse_unsupported(config: VllmConfig) -> None:
             (scheduling.max_num_scheduled_tokens or scheduling.max_num_batched_tokens) < scheduling.max_num_seqs,
             f"a step has fewer tokens than sequences; raise --max-num-batched-tokens to {scheduling.max_num_seqs}",
         ),
+        (envs.VLLM_USE_RUST_FRONTEND, "the frontend is not the one that checks guidance; set VLLM_USE_RUST_FRONTEND=0"),
         (config.use_v2_model_runner, "the model runner is V2; set VLLM_USE_V2_MODEL_RUNNER=0"),
         (config.speculative_config is not None, "speculative decoding is on; leave --speculative-config out"),
         (parallel.pipeline_parallel_size > 1, "pipeline parallelism is on; use --pipeline-parallel-size 1"),

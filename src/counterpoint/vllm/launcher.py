@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import sys
 import tempfile
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from counterpoint.errors import UsageError
 from counterpoint.vllm import versions
 from counterpoint.vllm.params import CHECK, MIDDLEWARE, SCHEDULER, WORKER
+
+METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -18,15 +23,37 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         versions.require()
-        # Read when vLLM and prometheus_client are imported, here and in the processes that they start.
+        # Read when vLLM is imported, here and in the processes that it starts.
         os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
-        with tempfile.TemporaryDirectory(prefix="counterpoint-metrics-") as folder:
-            os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", folder)
+        with metrics_folder():
             _serve(arguments)
     except UsageError as error:
         print(f"counterpoint: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+@contextlib.contextmanager
+def metrics_folder() -> Iterator[None]:
+    """A folder for the counters of all processes, where the user names none; it is gone afterwards, also on SIGTERM."""
+    given = os.environ.get(METRICS_FOLDER)
+    if given is not None:
+        if not Path(given).is_dir():
+            raise UsageError(f"{METRICS_FOLDER} is {given!r}, which is no folder; make it, or leave the variable out")
+        if any(Path(given).glob("*.db")):
+            message = f"{METRICS_FOLDER} {given!r} has another run's numbers, to which this run adds; empty it first"
+            print(f"counterpoint: {message}", file=sys.stderr)
+        yield
+        return
+    # Until vLLM listens for it, which takes as long as its imports.
+    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        with tempfile.TemporaryDirectory(prefix="counterpoint-metrics-") as folder:
+            os.environ[METRICS_FOLDER] = folder
+            yield
+    finally:
+        del os.environ[METRICS_FOLDER]
+        signal.signal(signal.SIGTERM, before)
 
 
 def _serve(arguments: list[str]) -> None:
@@ -64,7 +91,9 @@ def guided(args: Namespace) -> Namespace:
         setattr(args, name, ours)
     if args.async_scheduling:
         raise UsageError("--async-scheduling is on; guidance needs ordinary scheduling, so leave the flag out")
+    if args.grpc:
+        raise UsageError("--grpc is on; guidance is asked for over HTTP, so leave the flag out")
     args.async_scheduling = False
-    args.logits_processors = [*(args.logits_processors or ()), CHECK]
-    args.middleware = [*args.middleware, MIDDLEWARE]
+    args.logits_processors = list(dict.fromkeys([*(args.logits_processors or ()), CHECK]))
+    args.middleware = list(dict.fromkeys([*args.middleware, MIDDLEWARE]))
     return args

@@ -10,9 +10,12 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any
+from uuid import uuid4
 
 from counterpoint.errors import GuideError, PromptError, UnsupportedError, UsageError
+from counterpoint.vllm.arrival import UNGUIDED
 from counterpoint.vllm.params import FIELDS, GUIDANCE, NEGATIVE, NEGATIVE_IDS, SCALE, guidance_fields, read
 from counterpoint.vllm.usage import BranchUsage, counted
 
@@ -45,6 +48,15 @@ class Refused(Exception):
         self.status, self.body = status, body
 
 
+@dataclass(frozen=True, slots=True)
+class Translated:
+    """A request as vLLM gets it."""
+
+    body: bytes
+    usage: BranchUsage | None = None  # how to count what its branches take
+    unguided_beam: bool = False
+
+
 class GuidanceMiddleware:
     """`--middleware counterpoint.vllm.middleware.GuidanceMiddleware`."""
 
@@ -59,22 +71,23 @@ class GuidanceMiddleware:
             return
         body = await _read_body(receive)
         try:
-            changed, usage = await self._translated(scope, body)
+            asked = await self._translated(scope, body)
         except UsageError as error:
             await _answer(send, 400, _error(str(error)))
         except Refused as answer:
             await _answer(send, answer.status, answer.body)
         else:
-            await self.app(_resized(scope, changed), _replay(changed, receive), counted(send, usage) if usage else send)
+            scope = _resized(_marked(scope) if asked.unguided_beam else scope, asked.body)
+            await self.app(scope, _replay(asked.body, receive), counted(send, asked.usage) if asked.usage else send)
 
-    async def _translated(self, scope: Message, body: bytes) -> tuple[bytes, BranchUsage | None]:
-        """The body that vLLM gets, and how to count; both as they came where there is no guidance in it."""
+    async def _translated(self, scope: Message, body: bytes) -> Translated:
+        """The request as it came where there is no guidance in it."""
         try:
             request = json.loads(body)
         except ValueError:
-            return body, None
+            return Translated(body)
         if not isinstance(request, dict):
-            return body, None
+            return Translated(body)
         args = request.get("vllm_xargs")
         args = dict(args) if isinstance(args, dict) else {}
         asked = {name: args.pop(name) for name in WIRE_FIELDS if name in args}
@@ -85,7 +98,7 @@ class GuidanceMiddleware:
                 asked[name] = request.pop(name)
         asked = {name: value for name, value in asked.items() if value is not None}
         if not asked:
-            return body, None
+            return Translated(body, unguided_beam=bool(request.get("use_beam_search")))
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         if path not in (COMPLETIONS, CHAT):
             raise UnsupportedError(f"{path} can't be guided; use {COMPLETIONS} or {CHAT}")
@@ -95,12 +108,12 @@ class GuidanceMiddleware:
         args |= await contexts.as_token_ids(asked)
         plan = read(args)
         if plan is None:
-            return json.dumps(request | {"vllm_xargs": args}).encode(), None
+            return Translated(json.dumps(request | {"vllm_xargs": args}).encode())
         prompts = request.get("prompt")
         num_prompts = len(prompts) if isinstance(prompts, list) and prompts and not isinstance(prompts[0], int) else 1
         branch_lens = [1 if context is None else len(context) for context in plan.contexts]
         usage = BranchUsage(num_prompts * sum(branch_lens), len(branch_lens))
-        return json.dumps(request | {"vllm_xargs": args}).encode(), usage
+        return Translated(json.dumps(request | {"vllm_xargs": args}).encode(), usage)
 
 
 class _Contexts:
@@ -232,6 +245,14 @@ def _replay(body: bytes, receive: Receive | None) -> Receive:
         return await receive()
 
     return replay
+
+
+def _marked(scope: Message) -> Message:
+    """The same under an id that says that no guidance is asked for, which a beam search's steps would not tell."""
+    given = [value for name, value in scope["headers"] if name.lower() == b"x-request-id"]
+    others = [(name, value) for name, value in scope["headers"] if name.lower() != b"x-request-id"]
+    name = UNGUIDED.encode() + (given[0] if given else uuid4().hex.encode())
+    return {**scope, "headers": [*others, (b"x-request-id", name)]}
 
 
 def _resized(scope: Message, body: bytes) -> Message:

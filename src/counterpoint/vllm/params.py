@@ -122,9 +122,9 @@ def guidance_fields(value: Any) -> dict[str, Any]:
         try:
             value = json.loads(text)
         except json.JSONDecodeError as error:
-            raise GuideError(f"guidance is no JSON: {error}; write an object such as {{\"space\": \"prob\"}}") from None
+            raise GuideError(f'guidance is no JSON: {error}; write an object such as {{"space": "prob"}}') from None
     if not isinstance(value, Mapping):
-        raise GuideError(f"guidance is {value!r}; use an object such as {{\"space\": \"prob\"}}")
+        raise GuideError(f'guidance is {value!r}; use an object such as {{"space": "prob"}}')
     return {name: given for name, given in value.items() if given is not None}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 from counterpoint.errors import PromptError
 
 if TYPE_CHECKING:
+    from vllm.config import VllmConfig
     from vllm.v1.core.sched.scheduler import Scheduler
 
 
@@ -38,6 +40,18 @@ class Capacity:
             # One block is the null block; the watermark has to stay free when a branch joins the others.
             cache.block_pool.num_gpu_blocks - 1 - cache.watermark_blocks,
             tuple(manager.block_size for manager in cache.coordinator.single_type_managers),
+        )
+
+    @classmethod
+    def configured(cls, config: VllmConfig) -> Capacity:
+        """At least what a scheduler with this configuration has, once its engine runs."""
+        scheduling, cache = config.scheduler_config, config.cache_config
+        blocks = cache.num_gpu_blocks or sys.maxsize
+        return cls(
+            min(scheduling.max_num_seqs, scheduling.max_num_active_seqs or scheduling.max_num_seqs),
+            config.model_config.max_model_len,
+            blocks - 1 - int(scheduling.watermark * blocks),
+            (cache.block_size,),
         )
 
     def needed(self, lengths: Sequence[int]) -> int:

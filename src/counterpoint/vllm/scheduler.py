@@ -7,7 +7,6 @@ yield at the next step: by that event, never by the state of being split, which 
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -22,8 +21,9 @@ from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, FinishReason
 from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
 
-from counterpoint.errors import Failure, PromptError, UnsupportedError, UsageError
+from counterpoint.errors import Failure, UnsupportedError, UsageError
 from counterpoint.vllm import versions
+from counterpoint.vllm.arrival import ONLY_TOKENS, branch_ids, refuse_beam
 from counterpoint.vllm.branches import Group, Groups, branch_id, owner_of
 from counterpoint.vllm.config import refuse_unsupported, setting
 from counterpoint.vllm.metrics import Metrics
@@ -33,8 +33,6 @@ from counterpoint.vllm.watchdog import STALL_S, STALL_STEPS, Watchdog
 
 versions.require()
 logger = init_logger("vllm.counterpoint")
-
-CHAT_ID = re.compile(r"(\d+_)?chatcmpl-")  # of vLLM's chat endpoint; the children of n > 1 have a number before it
 
 
 class GuidedScheduler(Scheduler):
@@ -64,8 +62,11 @@ class GuidedScheduler(Scheduler):
         params = request.sampling_params
         known = request.request_id in self.requests
         super().add_request(request)
+        if known or params is None:
+            return
         try:
-            plan = None if known or params is None else read(params.extra_args)
+            refuse_beam(request.request_id, params)
+            plan = read(params.extra_args)
             if plan is not None:
                 self._add_group(request, plan)
         except UsageError as error:
@@ -93,34 +94,18 @@ class GuidedScheduler(Scheduler):
         """Each further branch's token ids."""
         prompt_ids = request.prompt_token_ids
         if request.resumable or request.mm_features or request.prompt_embeds is not None or not prompt_ids:
-            raise UnsupportedError("guidance works on prompts of tokens; not on images, audio, embeddings or sessions")
-        contexts = []
-        for context in plan.contexts:
-            if isinstance(context, str):
-                if CHAT_ID.match(request.request_id):
-                    raise UnsupportedError(
-                        "a chat's negative needs the chat template; start the server with the middleware "
-                        "counterpoint.vllm.middleware.GuidanceMiddleware or send negative_prompt_ids"
-                    )
-                context = self._encode(context)
-            ids = [prompt_ids[-1]] if context is None else list(context)
-            vocab = self.vllm_config.model_config.get_vocab_size()
-            if max(ids) >= vocab:
-                raise PromptError(f"a branch has the token id {max(ids)}; this model's ids end at {vocab - 1}")
-            contexts.append(ids)
-        return contexts
-
-    def _encode(self, text: str) -> list[int]:
-        if self._tokenizer is None:
+            raise UnsupportedError(ONLY_TOKENS)
+        if self._tokenizer is None and any(isinstance(context, str) for context in plan.contexts):
             from vllm.tokenizers import cached_tokenizer_from_config
 
             self._tokenizer = cached_tokenizer_from_config(self.vllm_config.model_config)
-        if self._tokenizer is None:
-            raise PromptError("the server has no tokenizer; send negative_prompt_ids instead of a text")
-        ids = self._tokenizer.encode(text)
-        if not ids:
-            raise PromptError(f"the negative {text!r} has no tokens; use a longer one")
-        return ids
+        return branch_ids(
+            plan,
+            prompt_ids,
+            request.request_id,
+            vocab=self.vllm_config.model_config.get_vocab_size(),
+            encode=None if self._tokenizer is None else self._tokenizer.encode,
+        )
 
     def _branch(self, request: Request, number: int, ids: list[int]) -> Request:
         """A hidden request: greedy and endless, since its tokens are given to it and its owner ends it."""
@@ -278,9 +263,7 @@ class GuidedScheduler(Scheduler):
                 logger.warning("counterpoint: request %s is refused: %s", request_id, reason)
         self._refused.clear()
 
-    def finish_requests(
-        self, request_ids: str | Iterable[str] | None, finished_status: RequestStatus
-    ) -> list[Request]:
+    def finish_requests(self, request_ids: str | Iterable[str] | None, finished_status: RequestStatus) -> list[Request]:
         names = list(self.requests) if request_ids is None else request_ids
         names = [names] if isinstance(names, str) else list(names)
         for group in self._groups_of(names):
