@@ -9,7 +9,8 @@ import torch
 from counterpoint import formulas
 from counterpoint.engine.drafting import Ahead, Lookup
 from counterpoint.engine.feeding import MAX_CHUNK, feed
-from counterpoint.engine.sequence import Reader, Sequence, as_wide
+from counterpoint.engine.reader import Reader
+from counterpoint.engine.sequence import Sequence, as_wide
 from counterpoint.models.model import Model
 from counterpoint.models.rows import Rows
 from counterpoint.sampling import draw, processed

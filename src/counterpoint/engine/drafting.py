@@ -11,13 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from counterpoint.engine.sequence import Reader
+from counterpoint.engine.reader import Reader
 
 LONGEST, SHORTEST = 4, 2  # tokens at the end of the text that are looked for earlier in it
 MORE = 2  # guesses than were right the last time, by rows that write ahead

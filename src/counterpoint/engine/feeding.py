@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from counterpoint.engine.sequence import Reader
+from counterpoint.engine.reader import Reader
 from counterpoint.models.rows import Feed, Rows
 
 MAX_CHUNK = 2048  # prompt tokens of one row in one forward: bounds the mask, which is their number squared

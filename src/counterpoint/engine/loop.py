@@ -12,9 +12,10 @@ from counterpoint.engine.ahead import new_drafter, write_ahead
 from counterpoint.engine.choose import choose
 from counterpoint.engine.drafting import Ahead, Lookup
 from counterpoint.engine.feeding import feed, portions
-from counterpoint.engine.prefix import PrefixStore, find_source
+from counterpoint.engine.prefix import PrefixStore
+from counterpoint.engine.reader import Reader
 from counterpoint.engine.request import Progress, Request
-from counterpoint.engine.sequence import Reader, Sequence, new_sequence
+from counterpoint.engine.sequence import Sequence, new_sequence
 from counterpoint.engine.skipping import decide, skippable
 from counterpoint.errors import SamplingError, UnsupportedError
 from counterpoint.models.model import Model
@@ -179,7 +180,7 @@ class Engine:
             sequence = self._waiting.popleft()
             earlier = [reader for s in self._running for reader in s.readers]
             for reader in sequence.readers:
-                find_source(reader, earlier, self._store)
+                reader.find_source(earlier, self._store)
                 earlier.append(reader)
             in_use += len(sequence.readers)
             self._running.append(sequence)

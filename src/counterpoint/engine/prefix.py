@@ -1,11 +1,9 @@
-"""Which row already holds the beginning of another one, or did when its request ended, so that it is read once."""
+"""What ended requests had read, so that others which begin alike read less."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
-from counterpoint.engine.sequence import Reader
 from counterpoint.models.rows import Rows, Snapshot
 
 LEAST = 16  # tokens; a shorter shared beginning is read again, which costs less than waiting for it
@@ -65,28 +63,6 @@ class PrefixStore:
     def _touch(self, kept: _Kept) -> None:
         self._kept.remove(kept)
         self._kept.append(kept)
-
-
-def find_source(reader: Reader, earlier: Iterable[Reader], store: PrefixStore | None = None) -> None:
-    """Let `reader` copy from the earlier reader or kept text that shares most with it, if that is worth a copy."""
-    reader.store = store
-    if not reader.rows.can_crop:
-        return
-    best, longest = None, LEAST - 1
-    for other in earlier:
-        if other.rows is not reader.rows or not other.alive:
-            continue
-        # The last token is always read, since its prediction is wanted.
-        shared = shared_length([*other.history, *other.todo], reader.todo[:-1])
-        if shared > longest:
-            best, longest = other, shared
-    if store is not None:
-        snapshot, shared = store.find(reader.rows, reader.todo[:-1])
-        if shared >= longest:
-            reader.snapshot, reader.shared = snapshot, shared
-            return
-    if best is not None:
-        reader.source, reader.shared = best, longest
 
 
 def shared_length(a: list[int], b: list[int]) -> int:

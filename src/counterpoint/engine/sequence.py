@@ -4,98 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from counterpoint.engine.drafting import Ahead, Lookup
+from counterpoint.engine.reader import Reader
 from counterpoint.engine.request import Completion, FinishReason, Progress, Request, TokenLogprob, Usage
 from counterpoint.engine.text import TextStream
 from counterpoint.models.model import Model
-from counterpoint.models.rows import Rows, Snapshot
+from counterpoint.models.rows import Rows
 from counterpoint.sampling import generator
-
-if TYPE_CHECKING:
-    from counterpoint.engine.prefix import PrefixStore
-
-
-@dataclass(slots=True, eq=False)
-class Reader:
-    """One row of a sequence: what it has read and what it reads next.
-
-    Args:
-        rows: the rows of the model that reads it.
-        history: tokens in the row so far.
-        todo: tokens to read before the sequence can choose its next one.
-        source: another reader whose first `shared` tokens are the same; they are copied instead of read.
-        suffixes: ids that are read after `todo` at each step and forgotten again.
-        snapshot: what an ended row had read, whose first `shared` tokens are the same; copied likewise.
-        store: where to keep what was read.
-        guess: tokens that may follow `todo`; read with it.
-    """
-
-    rows: Rows
-    todo: list[int]
-    suffixes: tuple[tuple[int, ...], ...] = ()
-    history: list[int] = field(default_factory=list)
-    row: int | None = None
-    source: Reader | None = None
-    shared: int = 0
-    logits: list[Tensor] = field(default_factory=list)  # (V,) after todo, then after each suffix
-    snapshot: Snapshot | None = None
-    store: PrefixStore | None = None
-    guess: list[int] = field(default_factory=list)
-    ahead: list[Tensor] = field(default_factory=list)  # (V,) after each guessed token
-
-    def begin(self) -> bool:
-        """Take a row; False while the source has not read the shared part yet."""
-        if self.row is not None:
-            return True
-        if self.snapshot is not None:
-            self.row, self.snapshot = self.rows.add_from(self.snapshot, self.shared), None
-            self.history, self.todo = self.todo[: self.shared], self.todo[self.shared :]
-            return True
-        source = self.source
-        if source is not None and source.row is not None and len(source.history) >= self.shared:
-            self.row = self.rows.fork(source.row, self.shared)
-            self.history, self.todo = self.todo[: self.shared], self.todo[self.shared :]
-        elif source is not None and source.alive:
-            return False
-        else:
-            self.row, self.shared = self.rows.add(), 0
-        self.source = None
-        return True
-
-    def shares_forward(self, other: Reader) -> bool:
-        """Whether one forward reads both rows."""
-        return self.rows is other.rows and self.rows.is_joint
-
-    @property
-    def alive(self) -> bool:
-        """Whether the reader holds a row or will."""
-        return self.row is not None or bool(self.todo)
-
-    def take(self, token_id: int) -> bool:
-        """Go on with the chosen token; whether it was guessed, so that what follows it is known already."""
-        if self.ahead and self.guess[0] == token_id:
-            self.history.append(self.guess.pop(0))
-            self.logits = [self.ahead.pop(0)]
-            return True
-        if self.ahead:
-            self.rows.crop(self.row, len(self.history))
-        self.todo, self.logits, self.guess, self.ahead = [*self.todo, token_id], [], [], []
-        return False
-
-    def keep(self) -> None:
-        """Keep what was read for requests to come."""
-        if self.store is not None and self.row is not None:
-            self.store.keep(self.rows, self.row, self.history)
-
-    def free(self) -> None:
-        if self.row is not None:
-            self.rows.free(self.row)
-        self.row, self.todo, self.logits, self.guess, self.ahead = None, [], [], [], []
 
 
 @dataclass(slots=True, eq=False)

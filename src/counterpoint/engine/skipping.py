@@ -9,7 +9,8 @@ from __future__ import annotations
 import torch
 
 from counterpoint import formulas
-from counterpoint.engine.sequence import Reader, Sequence
+from counterpoint.engine.reader import Reader
+from counterpoint.engine.sequence import Sequence
 
 MOST_BEHIND = 256  # tokens that a branch may have to catch up with
 

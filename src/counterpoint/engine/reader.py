@@ -1,0 +1,110 @@
+"""One row of a sequence: what it has read, what it reads next, and the predictions that came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from counterpoint.engine.prefix import LEAST, PrefixStore, shared_length
+from counterpoint.models.rows import Rows, Snapshot
+
+
+@dataclass(slots=True, eq=False)
+class Reader:
+    """One row of a sequence: what it has read and what it reads next.
+
+    Args:
+        rows: the rows of the model that reads it.
+        history: tokens in the row so far.
+        todo: tokens to read before the sequence can choose its next one.
+        source: another reader whose first `shared` tokens are the same; they are copied instead of read.
+        suffixes: ids that are read after `todo` at each step and forgotten again.
+        snapshot: what an ended row had read, whose first `shared` tokens are the same; copied likewise.
+        store: where to keep what was read.
+        guess: tokens that may follow `todo`; read with it.
+    """
+
+    rows: Rows
+    todo: list[int]
+    suffixes: tuple[tuple[int, ...], ...] = ()
+    history: list[int] = field(default_factory=list)
+    row: int | None = None
+    source: Reader | None = None
+    shared: int = 0
+    logits: list[Tensor] = field(default_factory=list)  # (V,) after todo, then after each suffix
+    snapshot: Snapshot | None = None
+    store: PrefixStore | None = None
+    guess: list[int] = field(default_factory=list)
+    ahead: list[Tensor] = field(default_factory=list)  # (V,) after each guessed token
+
+    def find_source(self, earlier: Iterable[Reader], store: PrefixStore | None = None) -> None:
+        """Copy from the earlier reader or kept text that begins most like this one, if that is worth a copy."""
+        self.store = store
+        if not self.rows.can_crop:
+            return
+        best, longest = None, LEAST - 1
+        wanted = self.todo[:-1]  # the last token is always read, since its prediction is wanted
+        for other in earlier:
+            if other.rows is not self.rows or not other.alive:
+                continue
+            shared = shared_length([*other.history, *other.todo], wanted)
+            if shared > longest:
+                best, longest = other, shared
+        if store is not None:
+            snapshot, shared = store.find(self.rows, wanted)
+            if shared >= longest:
+                self.snapshot, self.shared = snapshot, shared
+                return
+        if best is not None:
+            self.source, self.shared = best, longest
+
+    def begin(self) -> bool:
+        """Take a row; False while the source has not read the shared part yet."""
+        if self.row is not None:
+            return True
+        if self.snapshot is not None:
+            self.row, self.snapshot = self.rows.add_from(self.snapshot, self.shared), None
+            self.history, self.todo = self.todo[: self.shared], self.todo[self.shared :]
+            return True
+        source = self.source
+        if source is not None and source.row is not None and len(source.history) >= self.shared:
+            self.row = self.rows.fork(source.row, self.shared)
+            self.history, self.todo = self.todo[: self.shared], self.todo[self.shared :]
+        elif source is not None and source.alive:
+            return False
+        else:
+            self.row, self.shared = self.rows.add(), 0
+        self.source = None
+        return True
+
+    def shares_forward(self, other: Reader) -> bool:
+        """Whether one forward reads both rows."""
+        return self.rows is other.rows and self.rows.is_joint
+
+    @property
+    def alive(self) -> bool:
+        """Whether the reader holds a row or will."""
+        return self.row is not None or bool(self.todo)
+
+    def take(self, token_id: int) -> bool:
+        """Go on with the chosen token; whether it was guessed, so that what follows it is known already."""
+        if self.ahead and self.guess[0] == token_id:
+            self.history.append(self.guess.pop(0))
+            self.logits = [self.ahead.pop(0)]
+            return True
+        if self.ahead:
+            self.rows.crop(self.row, len(self.history))
+        self.todo, self.logits, self.guess, self.ahead = [*self.todo, token_id], [], [], []
+        return False
+
+    def keep(self) -> None:
+        """Keep what was read for requests to come."""
+        if self.store is not None and self.row is not None:
+            self.store.keep(self.rows, self.row, self.history)
+
+    def free(self) -> None:
+        if self.row is not None:
+            self.rows.free(self.row)
+        self.row, self.todo, self.logits, self.guess, self.ahead = None, [], [], [], []
