@@ -160,15 +160,15 @@ def test_running_ahead_gives_the_tokens_of_the_stateless_loop_in_fewer_forwards(
     hf, prompt, negative = ARCHITECTURES[name].model(), ids(18, 10), ids(19, 14)
     twin = cp.Model(copy.deepcopy(hf))
     branches = [cp.Branch(OtherModel(twin, negative), -0.2)]
-    model, counts = cp.Model(hf), []
+    model, counts, seen = cp.Model(hf), [], []
+    hook = twin.hf.register_forward_pre_hook(lambda *_: seen.append(1))
     for ahead in (False, True):
-        seen = []
-        hook = twin.hf.register_forward_pre_hook(lambda *_: seen.append(1))
+        seen.clear()
         done = cp.generate(model, prompt, branches=branches, draft_tokens=3 * ahead, draft_ahead=ahead, **GREEDY)
-        hook.remove()
         want, margins = guided_tokens(hf, prompt, [negative], [-0.2], num_tokens=24)
         assert_same(done.token_ids, want, margins)
         counts.append(len(seen))
+    hook.remove()
     assert done.usage.guessed_tokens > 10
     assert counts[1] < 0.75 * counts[0]
 

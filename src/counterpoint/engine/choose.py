@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from counterpoint import formulas
 from counterpoint.engine.request import Observation, Progress, TokenLogprob
 from counterpoint.engine.sequence import Sequence
+from counterpoint.guide import Guide
 from counterpoint.sampling import draw, processed
 
 
@@ -25,15 +27,19 @@ def choose(sequences: list[Sequence]) -> list[Progress]:
 
 
 def _choose_alike(group: list[Sequence], way: tuple) -> dict[Sequence, Progress]:
+    plain = all(s.request.sampling.greedy and s.request.sampling.plain and _is_unwatched(s) for s in group)
+    best = None
     try:
-        cond, others, guided = _guided(group, *way)
+        if plain and way[2] == "log" and not any(_is_refined(s.request.guide) for s in group):
+            best = _best_logits(group, way[0])
+        if best is None:
+            cond, others, guided = _guided(group, *way)
+            best = guided.argmax(-1).tolist() if plain else None
     except Exception as error:  # of whatever kind: it ends one request and must not end the others
         if len(group) == 1:
             return {group[0]: group[0].fail(error)}
         return {sequence: p for one in group for sequence, p in _choose_alike([one], way).items()}
     progress: dict[Sequence, Progress] = {}
-    plain = all(s.request.sampling.greedy and s.request.sampling.plain and _is_unwatched(s) for s in group)
-    best = guided.argmax(-1).tolist() if plain else []
     for i, sequence in enumerate(group):
         try:
             if plain:
@@ -49,6 +55,27 @@ def _way(sequence: Sequence) -> tuple:
     guide = sequence.request.guide
     applied = guide.active(sequence.step) and bool(sequence.needed or guide.plausibility)
     return (applied, len(sequence.needed), guide.space, guide.adaptive is not None)
+
+
+def _is_refined(guide: Guide) -> bool:
+    return bool(guide.plausibility or guide.gate or guide.adaptive)
+
+
+def _best_logits(group: list[Sequence], applied: bool) -> list[int] | None:
+    """The most probable token of each in log space, where it is seen from logits: normalising adds the same to all.
+
+    None where the best is not finite: an infinite logit has rules of its own, which `formulas.combine_log` knows.
+    """
+    logits = torch.stack([row for sequence in group for row in sequence.predicted()]).float()
+    logits = logits.view(len(group), -1, logits.shape[-1])  # (B, 1 + K, V)
+    cond = scores = logits[:, 0]
+    if applied and logits.shape[1] > 1:
+        weights = torch.stack([sequence.needed_weights for sequence in group])
+        scores = cond.clone()
+        for at in range(1, logits.shape[1]):
+            scores.addcmul_(weights[:, at - 1, None], logits[:, at] - cond)
+    values, best = scores.max(-1)
+    return best.tolist() if all(map(math.isfinite, values.tolist())) else None
 
 
 def _guided(group: list[Sequence], applied: bool, _: int, space: str, adaptive: bool) -> tuple[Tensor, Tensor, Tensor]:

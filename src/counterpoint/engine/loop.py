@@ -193,9 +193,9 @@ class Engine:
         num_rows = sum(len(sequence.readers) for sequence in self._running)
         most = min(self.draft_tokens, MOST_GUESSED // num_rows - 1)
         counts = {s: s.num_guessable(most) for s in self._running if s.drafter is not None}
-        for sequence in counts:
+        for sequence, count in counts.items():
             if isinstance(sequence.drafter, Lookup):
-                sequence.guess(sequence.drafter.guess(counts[sequence]))
+                sequence.guess(sequence.drafter.guess(count))
         return write_ahead({s: n for s, n in counts.items() if n > 0 and isinstance(s.drafter, Ahead)})
 
     def _read(self) -> dict[Sequence, Exception]:
