@@ -32,7 +32,7 @@ class TrainResult:
     finished: bool
 
 
-class _Run:
+class Run:
     """The state of one run: what a checkpoint holds, and how it moves by one step."""
 
     def __init__(self, config: TrainConfig, corpus: Corpus, device: str, compiled: bool) -> None:
@@ -131,14 +131,14 @@ def run(config_path: str | Path, *, out: str | Path, data: str | Path, resume: b
     with progress:
         corpus = open_corpus(config, data, out, say=tell)
         torch.manual_seed(config.seed)
-        state = _Run(config, corpus, device, compiled)
+        state = Run(config, corpus, device, compiled)
         if kept is not None:
             state.restore(kept)
             tell(f"resumed at step {state.step}")
         return _train(state, out, fingerprint, progress, tell, stop_after)
 
 
-def _train(state: _Run, out: Path, fingerprint: str, progress: Progress, tell: Callable[[str], None],
+def _train(state: Run, out: Path, fingerprint: str, progress: Progress, tell: Callable[[str], None],
            stop_after: int | None) -> TrainResult:
     plan = state.config.schedule
     last = min(plan.steps, stop_after if stop_after is not None else plan.steps)
@@ -176,7 +176,7 @@ def _train(state: _Run, out: Path, fingerprint: str, progress: Progress, tell: C
     return TrainResult(out / "model", state.step, state.tokens, state.seconds, validation, done)
 
 
-def _save(state: _Run, out: Path, fingerprint: str, tell: Callable[[str], None], *, must: bool) -> None:
+def _save(state: Run, out: Path, fingerprint: str, tell: Callable[[str], None], *, must: bool) -> None:
     """A checkpoint and the curve. A full disk is told and survived, except where it is the last one (`must`)."""
     try:
         checkpoint.save(out / "checkpoint.pt", state.state(fingerprint))
