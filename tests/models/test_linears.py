@@ -4,22 +4,24 @@ import pytest
 import torch
 from conformance.architectures import ARCHITECTURES
 
-from counterpoint.models import linears
+from counterpoint.models import few_rows, linears
 from counterpoint.models.linears import Linears
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
 @pytest.mark.parametrize("num_rows", [1, 2, 5, 64, 65])
-def test_same_logits_with_either_kernel(name, num_rows, monkeypatch):
+@pytest.mark.parametrize("compiled", [False, True])
+def test_same_logits_with_either_kernel(name, num_rows, compiled, monkeypatch):
     monkeypatch.setattr(linears, "is_slow_blas", lambda: torch.backends.mkldnn.is_available())
     model = ARCHITECTURES[name].model().float()
     ids = torch.arange(2, 2 + num_rows)[:, None]
     with torch.inference_mode():
         want = model(ids).logits
-        with Linears(model).joint(num_rows):
+        with Linears(model, compiled=compiled).joint(num_rows):
             changed = [module for module in model.modules() if "forward" in module.__dict__]
             got = model(ids).logits
-    assert bool(changed) == (2 <= num_rows <= 64 and torch.backends.mkldnn.is_available())
+    usable = torch.backends.mkldnn.is_available() or (compiled and few_rows.is_available())
+    assert bool(changed) == (num_rows <= 64 and usable)
     assert not [module for module in model.modules() if "forward" in module.__dict__]
     assert torch.allclose(got, want, atol=1e-4, rtol=1e-4)
 
@@ -50,3 +52,21 @@ def test_an_error_inside_leaves_nothing_behind(monkeypatch):
     with pytest.raises(KeyError), Linears(model).joint(4):
         raise KeyError
     assert not [module for module in model.modules() if "forward" in module.__dict__]
+
+
+def test_another_layout_in_memory_is_saved_as_it_was(tmp_path):
+    model = ARCHITECTURES["gpt2"].build().eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    Linears(model, compiled=True)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    model.save_pretrained(tmp_path)
+    again = type(model).from_pretrained(tmp_path)
+    assert all(torch.equal(value, before[name]) for name, value in again.state_dict().items())
+
+
+def test_weights_of_another_dtype_than_the_states_are_left_to_torch():
+    model = ARCHITECTURES["llama"].build().eval()
+    states = torch.randn(2, 32, dtype=torch.bfloat16)
+    with torch.autocast("cpu", dtype=torch.bfloat16), Linears(model, compiled=True).joint(2):
+        got = model.model.layers[0].mlp.gate_proj(states)
+    assert got.dtype is torch.bfloat16

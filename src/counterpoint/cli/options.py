@@ -34,14 +34,20 @@ NUMBER = Number()
 
 
 def model_options(function: Callable) -> Callable:
-    """--model, --dtype, --device, --trust-remote-code, --compile."""
+    """--model, --dtype, --device, --trust-remote-code, --weights, --compile."""
     for option in reversed(
         [
             click.option("--model", default="bundled", show_default=True, help="'bundled', a folder, or a hub id."),
             click.option("--dtype", default=None, help="float32, bfloat16 or float16; that of the weights if left out."),
             click.option("--device", default=None, help="cpu, cuda, ...; CUDA where there is one if left out."),
             click.option("--trust-remote-code", is_flag=True, help="Run code that the model brings along."),
-            click.option("--compile", is_flag=True, help="Compile the steps; pays for long or many texts."),
+            click.option("--weights", default=None, help="int8 rounds the weights to 8 bits (CPU); as they are if left out."),
+            click.option(
+                "--compile/--no-compile",
+                default=None,
+                callback=lambda _ctx, _param, value: "auto" if value is None else value,
+                help="Compile all steps, or nothing; what seems to pay if left out.",
+            ),
         ]
     ):
         function = option(function)
@@ -116,6 +122,7 @@ def open_model(options: dict[str, Any]) -> Model:
         device=options["device"],
         trust_remote_code=options["trust_remote_code"],
         compile=options["compile"],
+        weights=options["weights"],
     )
 
 

@@ -1,4 +1,8 @@
-"""Steps as compiled code, for a few fixed shapes, with the weights laid out for the processor beforehand.
+"""Steps as compiled code, for a few fixed shapes.
+
+Products of few rows are calls of our kernel on the model's own weights, and the compiled code lies in the compiler's
+cache on disk, so that a second process has it in a few seconds. For more rows the weights are laid out for the
+processor beforehand: they are held twice then, and such code the compiler does not cache.
 
 A step is compiled for the first R slots of the buffers, 1 or `MOST_COLUMNS` tokens each, and the first N positions, R
 and N powers of two. What fills up the shape is written at the positions that come next in its slot, where nothing has
@@ -7,6 +11,8 @@ been read yet and the next real tokens go.
 
 from __future__ import annotations
 
+import functools
+import types
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,12 +24,15 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 from counterpoint.errors import CompileWarning
 from counterpoint.models.attention import few_queries_in
-from counterpoint.models.linears import is_slow_blas
+from counterpoint.models.linears import Linears, is_slow_blas
 
 LEAST_REACH = 256
 LEAST_ROWS = 1
 MOST_COLUMNS = 8
-MOST_SHAPES = 64
+#: what compiling takes, in seconds for each layer, and what it saves of a step that is not compiled; as measured with
+#: the 124M configuration of GPT-2
+COMPILE_S_A_LAYER = 1.0
+SAVED = 0.25
 
 Masks = Tensor | dict[str, Tensor]
 
@@ -61,12 +70,13 @@ class CompiledSteps:
     """The compiled steps of one model, made when their shape is first seen and kept.
 
     Args:
-        model: an attention model; its weights must not change any more. Their copy for the processor doubles the
-            memory of the weights.
+        model: an attention model; its weights must not change any more.
+        always: compile every shape; else only where it seems to pay, see `pays`.
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
-        self._model = model
+    def __init__(self, model: PreTrainedModel, *, always: bool = True) -> None:
+        self._model, self.always = model, always
+        self._linears: Linears | None = None
         self._steps: dict[tuple[int, int, int], Callable[..., Tensor]] = {}
         self._broken = False
 
@@ -87,6 +97,17 @@ class CompiledSteps:
         """The least number of positions of a step that holds these."""
         return max(LEAST_REACH, 1 << (reach - 1).bit_length())
 
+    def pays(self, num_rows: int, num_columns: int, num_positions: int, *, num_steps: int, step_s: float | None) -> bool:
+        """Whether a step of this shape is to be compiled, or is already.
+
+        Where the choice is free, it is compiled if `num_steps` steps to come, of `step_s` seconds each as they are,
+        would save twice the estimated time of compiling.
+        """
+        if self.always or (num_rows, num_columns, num_positions) in self._steps:
+            return True
+        cost_s = COMPILE_S_A_LAYER * self._model.config.get_text_config().num_hidden_layers
+        return step_s is not None and num_steps * SAVED * step_s > 2 * cost_s
+
     def run(
         self, packed: Tensor, masks: Masks, keys: list[Tensor], values: list[Tensor], *, eager: Callable[[], Tensor]
     ) -> Tensor:
@@ -98,17 +119,19 @@ class CompiledSteps:
             keys, values: of each layer, (R, H, N, D) views of the buffers.
             eager: the same by the model's own forward; called once a shape, to compare.
         """
+        if self._linears is None:
+            self._linears = Linears(self._model, compiled=True)
         rows = torch.arange(packed.shape[1], device=packed.device)[:, None]
         arguments = (packed, rows, masks, keys, values)
         shape = (packed.shape[1], packed.shape[2], keys[0].shape[2])
         if shape in self._steps:
-            with few_queries_in(self._model):
+            with few_queries_in(self._model), self._linears.joint(packed[0].numel()):
                 return self._steps[shape](*arguments)
         want = eager()
         try:
-            step = torch.compile(self._step, dynamic=False, fullgraph=True)
-            with few_queries_in(self._model):
-                got = _compiled(step, arguments)
+            step = self._new_step()
+            with few_queries_in(self._model), self._linears.joint(packed[0].numel()):
+                got = _compiled(step, arguments, frozen=not self._linears.suits(packed[0].numel()))
         except Exception as error:  # any failure means that this model or machine compiles nothing
             return self._give_up(want, f"{type(error).__name__}: {str(error).strip().splitlines()[0][:160]}")
         if not is_close(got, want.view_as(got)):
@@ -121,6 +144,14 @@ class CompiledSteps:
         warnings.warn(f"steps are not compiled: {reason}", CompileWarning, stacklevel=4)
         return logits
 
+    def _new_step(self) -> Callable[..., Tensor]:
+        """`_step` to be compiled for one shape, with nothing to check at each call: `run` chooses by the shape."""
+        step = self._step.__func__
+        # Compiled code is found by its code object: with one of its own, no other shape or model is looked through.
+        own = types.FunctionType(step.__code__.replace(), step.__globals__, step.__name__, None, step.__closure__)
+        options = {"guard_filter_fn": lambda guards: [False] * len(guards)}
+        return functools.partial(torch.compile(own, dynamic=False, fullgraph=True, options=options), self)
+
     def _step(self, packed: Tensor, rows: Tensor, masks: Masks, keys: list[Tensor], values: list[Tensor]) -> Tensor:
         layers = [_StaticLayer(k, v, rows, packed[2]) for k, v in zip(keys, values)]
         return self._model(
@@ -132,14 +163,9 @@ class CompiledSteps:
         ).logits
 
 
-def _compiled(step: Callable[..., Tensor], arguments: tuple) -> Tensor:
+def _compiled(step: Callable[..., Tensor], arguments: tuple, *, frozen: bool) -> Tensor:
     """The first call of a step, which compiles it. What the compiler warns of is not the caller's."""
-    with (
-        warnings.catch_warnings(),
-        _joint_linears(),
-        torch._dynamo.config.patch(recompile_limit=MOST_SHAPES),
-        torch._inductor.config.patch(freezing=True),
-    ):
+    with warnings.catch_warnings(), _joint_linears(), torch._inductor.config.patch(freezing=frozen):
         warnings.simplefilter("ignore")
         return step(*arguments)
 

@@ -1,7 +1,8 @@
-"""Linear layers of a few rows in float32, where the CPU's own BLAS is slow at them.
+"""Linear layers of a few rows on the CPU, where torch's own products read the weights at half of the memory's speed.
 
-On AMD processors MKL reads the weights about once a row for 2 rows and more; oneDNN reads them once for all rows.
-The layers keep their weights: only the kernel is another one, and only while rows are read together.
+For a handful of rows there is a kernel of ours (`few_rows`). For more of them in float32, MKL reads the weights on AMD
+processors about once a row; oneDNN reads them once for all rows. The layers keep their weights: only the kernel is
+another one, and only while rows are read together.
 """
 
 from __future__ import annotations
@@ -16,24 +17,43 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-FEWEST, MOST = 2, 64  # rows between which oneDNN wins
+from counterpoint.models import few_rows
+
+FEWEST_JOINT, MOST = 2, 64  # rows between which oneDNN wins
 
 
 class Linears:
-    """The float32 linear layers of a model, for `joint`."""
+    """The linear layers of a model, for `joint`.
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    Args:
+        model: weights of `Conv1D` layers get the memory layout of `Linear`, (output, input), where `compiled` holds.
+        compiled: use the kernel that the machine's C compiler makes.
+    """
+
+    def __init__(self, model: PreTrainedModel, *, compiled: bool = False) -> None:
         self._forwards: list[tuple[torch.nn.Module, Callable[[Tensor], Tensor]]] = []
-        if is_slow_blas() and model.device.type == "cpu":
-            for module in model.modules():
-                # Exactly these: a subclass computes something else.
-                if type(module) in (torch.nn.Linear, Conv1D) and module.weight.dtype is torch.float32:
-                    self._forwards.append((module, functools.partial(_joint, module)))
+        self._most_compiled = 0
+        if model.device.type != "cpu":
+            return
+        # Exactly these: a subclass computes something else.
+        layers = [module for module in model.modules() if type(module) in (torch.nn.Linear, Conv1D)]
+        layers = [module for module in layers if module.weight.dtype in few_rows.MOST_ROWS]
+        compiled = compiled and bool(layers) and few_rows.is_available()
+        self._most_compiled = min(few_rows.MOST_ROWS[m.weight.dtype] for m in layers) if compiled else 0
+        for module in layers:
+            if compiled and type(module) is Conv1D:
+                _transpose_in_memory(module)
+            if compiled or (is_slow_blas() and module.weight.dtype is torch.float32):
+                self._forwards.append((module, functools.partial(_joint, module, compiled)))
+
+    def suits(self, num_rows: int) -> bool:
+        """Whether the compiled kernel is the quickest for `num_rows`."""
+        return num_rows <= self._most_compiled
 
     @contextlib.contextmanager
     def joint(self, num_rows: int) -> Iterator[None]:
         """While this holds, the layers use the kernel that is quick for `num_rows`."""
-        used = self._forwards if FEWEST <= num_rows <= MOST else []
+        used = self._forwards if num_rows <= MOST else []
         # Set in the instance's own dictionary, which a call prefers to the class; the module's state is untouched.
         used = [(module, forward) for module, forward in used if "forward" not in module.__dict__]
         for module, forward in used:
@@ -57,8 +77,20 @@ def is_slow_blas() -> bool:
     )
 
 
-def _joint(module: torch.nn.Module, states: Tensor) -> Tensor:
-    if not FEWEST <= states.numel() // states.shape[-1] <= MOST:  # the head reads fewer rows than the other layers
-        return type(module).forward(module, states)
+def _transpose_in_memory(layer: Conv1D) -> None:
+    # In the mode that the weight was made in, so that one which can be trained stays so.
+    with torch.inference_mode(layer.weight.is_inference()), torch.no_grad():
+        if not layer.weight.t().is_contiguous():
+            layer.weight.data = layer.weight.data.t().contiguous().t()
+
+
+def _joint(module: torch.nn.Module, compiled: bool, states: Tensor) -> Tensor:
+    num_rows = states.numel() // states.shape[-1]  # the head reads fewer rows than the other layers
     weight = module.weight.t() if type(module) is Conv1D else module.weight
-    return torch.ops.mkldnn._linear_pointwise(states, weight, module.bias, "none", [], "")
+    if states.dtype is not weight.dtype:
+        return type(module).forward(module, states)
+    if compiled and num_rows <= few_rows.MOST_ROWS[states.dtype] and weight.is_contiguous():
+        return few_rows.few_rows(states, weight, None, module.bias)
+    if states.dtype is torch.float32 and FEWEST_JOINT <= num_rows <= MOST and is_slow_blas():
+        return torch.ops.mkldnn._linear_pointwise(states, weight, module.bias, "none", [], "")
+    return type(module).forward(module, states)

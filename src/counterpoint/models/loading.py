@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import warnings
 from pathlib import Path
+from typing import Literal
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from counterpoint.errors import ModelError, UsageError
+from counterpoint.models.int8 import to_int8
 from counterpoint.models.model import Model
 
 BUNDLED = Path(__file__).parent / "bundled"
@@ -25,7 +27,8 @@ def load(
     dtype: str | torch.dtype | None = None,
     device: str | torch.device | None = None,
     trust_remote_code: bool = False,
-    compile: bool = False,
+    compile: bool | Literal["auto"] = "auto",
+    weights: str | None = None,
 ) -> Model:
     """Load a causal model and its tokenizer through transformers.
 
@@ -35,11 +38,15 @@ def load(
             bundled model, whose results are then the same on every machine but for ties.
         device: where to put the model; None is CUDA where there is one, else the CPU.
         trust_remote_code: run code that the model's repository brings along.
-        compile: as in `Model`; pays for long or many texts.
+        compile: as in `Model`.
+        weights: "int8" rounds the weights of the linear layers to 8 bits, see `models.int8`; None leaves them as they are.
 
     Raises:
         ModelError: it is missing, truncated, not a causal model, or some of its weights are not there.
+        UnsupportedError: int8 weights are wanted, and the model or the machine can't have them.
     """
+    if weights not in (None, "int8"):
+        raise ModelError(f"weights is {weights!r}; use 'int8', or None for those of the model")
     shown = str(name)
     if shown == "bundled":
         name, dtype = BUNDLED, dtype or torch.float32
@@ -69,7 +76,10 @@ def load(
             f"the model {shown!r} lacks {len(missing)} of its weights, {missing[0]!r} first; "
             "save it again with save_pretrained"
         )
-    return Model(hf.to(device), tokenizer, name=shown, compile=compile)
+    hf = hf.to(device)
+    if weights == "int8":
+        to_int8(hf)
+    return Model(hf, tokenizer, name=shown, compile=compile)
 
 
 def _check_folder(folder: Path, shown: str) -> None:

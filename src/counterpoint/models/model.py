@@ -6,14 +6,16 @@ import functools
 import hashlib
 import json
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from counterpoint.errors import PromptError, UnsupportedError
+from counterpoint.errors import ModelError, PromptError, UnsupportedError
 from counterpoint.models.adapters import AdapterSwitch, SwitchedRows
 from counterpoint.models.choose import is_ragged
 from counterpoint.models.compiled import CompiledSteps
+from counterpoint.models.linears import Linears
 from counterpoint.models.ragged import RaggedRows
 from counterpoint.models.rows import Rows
 from counterpoint.models.separate import SeparateRows
@@ -29,13 +31,16 @@ class Model:
         hf: the transformers model. It is put into evaluation mode.
         tokenizer: None where prompts are token ids only.
         name: what messages call it.
-        compile: compile the steps of one token a row when they first occur: about 10 seconds each shape and the memory
-            of the weights once more, for text that is written in half the time from then on. The weights must not
-            change any more.
+        compile: "auto" makes products of few rows on the CPU by a kernel that the machine's C compiler builds once, in
+            about a second, and compiles whole steps where the work to come seems long enough to pay for it. True
+            compiles the steps of every shape when it first occurs, which takes 10 seconds or more for each and a few
+            seconds in later processes. False does neither. With either of the first two, weights of GPT-2's kind get
+            another memory layout (same numbers), and the weights must not be exchanged for others any more.
 
     Raises:
         UnsupportedError: the model is an encoder-decoder or has no output embeddings, or it has adapters and is to be
             compiled.
+        ModelError: `compile` is something else.
     """
 
     def __init__(
@@ -44,19 +49,24 @@ class Model:
         tokenizer: PreTrainedTokenizerBase | None = None,
         *,
         name: str = "",
-        compile: bool = False,
+        compile: bool | Literal["auto"] = "auto",
     ) -> None:
+        if compile not in (True, False, "auto"):
+            raise ModelError(f"compile is {compile!r}; use True, False or 'auto'")
         if hf.config.is_encoder_decoder:
             raise UnsupportedError(
                 f"{type(hf).__name__} is an encoder-decoder; guide it through counterpoint.transformers.generate"
             )
-        if compile and getattr(hf, "peft_config", None):
+        adapted = bool(getattr(hf, "peft_config", None))
+        if compile is True and adapted:
             raise UnsupportedError(f"{type(hf).__name__} has adapters, which compiled steps don't see; use compile=False")
         self.hf = hf.eval()
         self.tokenizer = tokenizer
         self.name = name or type(hf).__name__
         self._ragged: bool | None = None
-        self._compiled = CompiledSteps(hf) if compile else None
+        self._has_kernel = compile is not False
+        steps_too = compile is True or (compile == "auto" and hf.device.type == "cpu" and not adapted)
+        self._compiled = CompiledSteps(hf, always=compile is True) if steps_too else None
         self._with_adapter: dict[str | None, Model] = {}
 
     def __repr__(self) -> str:
@@ -64,8 +74,8 @@ class Model:
 
     @property
     def compiles(self) -> bool:
-        """Whether steps are compiled."""
-        return self._compiled is not None and self._compiled.usable
+        """Whether the steps of every shape are compiled."""
+        return self._compiled is not None and self._compiled.always and self._compiled.usable
 
     @property
     def device(self) -> torch.device:
@@ -133,7 +143,9 @@ class Model:
         """Empty rows of this model, ragged where a short trial shows that they are exact, else separate."""
         if self._ragged is None:
             self._ragged = is_ragged(self.hf)
-        return RaggedRows(self.hf, self._compiled) if self._ragged else SeparateRows(self.hf)
+        if not self._ragged:
+            return SeparateRows(self.hf)
+        return RaggedRows(self.hf, self._compiled, Linears(self.hf, compiled=self._has_kernel))
 
 
 class _SwitchedModel(Model):
@@ -142,7 +154,8 @@ class _SwitchedModel(Model):
     def __init__(self, model: Model, adapter: str | None) -> None:
         self._switch = AdapterSwitch(model.hf, adapter)
         name = f"{model.name} without an adapter" if adapter is None else f"{model.name} with the adapter {adapter}"
-        super().__init__(model.hf, model.tokenizer, name=name)
+        super().__init__(model.hf, model.tokenizer, name=name, compile=False)
+        self._has_kernel = model._has_kernel
         self._with_adapter = model._with_adapter
 
     def new_rows(self) -> Rows:

@@ -8,6 +8,7 @@ and can't do this.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 import torch
@@ -88,16 +89,19 @@ class RaggedRows(Rows):
     Args:
         model: a causal model that takes `position_ids` and four-dimensional masks; `counterpoint.models.choose`
             finds out whether one does.
-        compiled: steps of one token a row go through these where their shape suits; None is never.
+        compiled: steps of a few tokens a row go through these where their shape suits; None is never.
+        linears: the kernels of the other steps; None is torch's own.
     """
 
     can_crop = True
     is_joint = True
 
-    def __init__(self, model: PreTrainedModel, compiled: CompiledSteps | None = None) -> None:
+    def __init__(
+        self, model: PreTrainedModel, compiled: CompiledSteps | None = None, linears: Linears | None = None
+    ) -> None:
         self._model, self._compiled = model, compiled
         self._rules = mask_rules(model)
-        self._linears = Linears(model)
+        self._linears = Linears(model) if linears is None else linears
         self._additive = model.config.get_text_config()._attn_implementation == "eager"
         self._place = _Place()
         self._num_slots, self._capacity = 2, BLOCK
@@ -108,6 +112,8 @@ class RaggedRows(Rows):
         self._slot_of: dict[int, int] = {}
         self._length: dict[int, int] = {}
         self._next = 0
+        self._expected = (0, 0)
+        self._step_s: float | None = None  # the last step that suits compiling and was not compiled
 
     @property
     def num_rows(self) -> int:
@@ -154,6 +160,9 @@ class RaggedRows(Rows):
         self._length[row] = length
         return row
 
+    def expect(self, num_steps: int, num_rounds: int) -> None:
+        self._expected = (num_steps, num_rounds)
+
     def crop(self, row: int, length: int) -> None:
         self._length[row] = min(self._length[row], length)
 
@@ -185,8 +194,11 @@ class RaggedRows(Rows):
         width, reach = max(lens), max(s + n for s, n in zip(starts, lens))
         if reach > self._capacity:
             self._resize(self._num_slots, -(-reach // BLOCK) * BLOCK)
+        began = None
         if self._suits_compiled(feeds, slots):
-            return self._compiled_step(feeds, slots[-1] + 1, width)
+            if self._pays_compiled(slots[-1] + 1, width):
+                return self._compiled_step(feeds, slots[-1] + 1, width)
+            began = time.perf_counter()
         ids, positions, write = [], [], []
         for i, start, n in zip(feeds_by_slot, starts, lens):
             ids += [*feeds[i].ids, *[0] * (width - n)]
@@ -204,6 +216,8 @@ class RaggedRows(Rows):
         at_row = [order[i] for i, feed in enumerate(feeds) for _ in feed.columns]
         at_column = [c % len(feed.ids) for feed in feeds for c in feed.columns]
         logits = self._call(packed[0], packed[1], at_row, at_column)
+        if began is not None:
+            self._step_s = time.perf_counter() - began
         for feed in feeds:
             self._length[feed.row] += len(feed.ids) - feed.scratch
         return logits
@@ -219,10 +233,20 @@ class RaggedRows(Rows):
             and slots[-1] < 2 * len(feeds)
         )
 
-    def _compiled_step(self, feeds: Sequence[Feed], num_slots: int, width: int) -> Tensor:
+    def _pays_compiled(self, num_slots: int, width: int) -> bool:
+        shape = self._compiled_shape(num_slots, width)
+        num_steps, num_rounds = self._expected
+        left = shape[2] - max(self._length.values())  # then the next shape begins
+        return self._compiled.pays(*shape, num_steps=min(num_steps, left) * num_rounds, step_s=self._step_s)
+
+    def _compiled_shape(self, num_slots: int, width: int) -> tuple[int, int, int]:
         num_rows, num_columns = self._compiled.num_rows(num_slots), self._compiled.num_columns(width)
+        reach = max(self._length[row] for row in self._slots[:num_rows]) + num_columns
+        return num_rows, num_columns, self._compiled.num_positions(reach)
+
+    def _compiled_step(self, feeds: Sequence[Feed], num_slots: int, width: int) -> Tensor:
+        num_rows, num_columns, num_positions = self._compiled_shape(num_slots, width)
         lengths = [self._length[row] for row in self._slots[:num_rows]]
-        num_positions = self._compiled.num_positions(max(lengths) + num_columns)
         if num_rows > self._num_slots or num_positions > self._capacity:
             self._resize(max(num_rows, self._num_slots), max(num_positions, self._capacity))
         lengths += [0] * (num_rows - len(lengths))

@@ -69,6 +69,11 @@ class Rows(ABC):
             (M, V) logits in the model's dtype: the wanted columns of the first feed, then of the second, and so on.
         """
 
+    def expect(self, num_steps: int, num_rounds: int) -> None:
+        """Be told how much is to come: at most `num_steps` tokens of the texts being written, then of as many others,
+        `num_rounds` times in all. Decides what is worth preparing; never the result."""
+        return
+
     @property
     @abstractmethod
     def num_rows(self) -> int:

@@ -1,0 +1,110 @@
+"""The kernel gives torch's products, at every size, and there is none where it can't be made."""
+
+import pytest
+import torch
+
+from counterpoint.models import few_rows
+
+needs_kernel = pytest.mark.skipif(not few_rows.is_available(), reason="no C compiler")
+
+
+@pytest.fixture
+def nothing_loaded():
+    for cached in (few_rows.is_available, few_rows._kernels):
+        cached.cache_clear()
+    yield
+    for cached in (few_rows.is_available, few_rows._kernels):
+        cached.cache_clear()
+
+
+def product(states, weight, scale, bias):
+    return (states.double() @ weight.double().T) * scale.double() + bias.double()
+
+
+@needs_kernel
+@pytest.mark.parametrize("dtype, weight_dtype", few_rows.NAMES)
+@pytest.mark.parametrize("num_rows, size, num_out", [(1, 64, 8), (2, 100, 9), (3, 1, 3), (7, 33, 1), (9, 768, 130), (2, 8200, 6)])
+def test_equal_to_torch(dtype, weight_dtype, num_rows, size, num_out):
+    torch.manual_seed(0)
+    states, bias = torch.randn(num_rows, size).to(dtype), torch.randn(num_out).to(dtype)
+    weight, scale = (40 * torch.randn(num_out, size)).clamp(-127, 127).round().to(weight_dtype), torch.rand(num_out)
+    got, want = few_rows.few_rows(states, weight, scale, bias), product(states, weight, scale, bias)
+    assert got.dtype is dtype and got.shape == (num_rows, num_out)
+    bound = states.double().abs() @ weight.double().abs().T * scale.double() + bias.double().abs()
+    rounding = torch.finfo(dtype).eps / 2 * want.abs() + 3e-5 * bound
+    assert bool(((got.double() - want).abs() <= rounding).all())
+
+
+@needs_kernel
+@pytest.mark.parametrize("dtype, weight_dtype", few_rows.NAMES)
+def test_whole_numbers_come_out_exactly(dtype, weight_dtype):
+    # Most lanes at the ends of their range, which an overflow would show.
+    states = torch.full((2, 8192), 1.0).to(dtype)
+    weight = torch.full((5, 8192), 127.0).to(weight_dtype)
+    weight[1] = -127
+    got = few_rows.few_rows(states, weight)
+    assert got.tolist() == [[x * 8192 * 127 for x in (1, -1, 1, 1, 1)]] * 2 or dtype is torch.bfloat16
+    assert torch.allclose(got.float(), states.float() @ weight.float().T, rtol=2**-8)
+
+
+@needs_kernel
+@pytest.mark.parametrize("dtype, weight_dtype", few_rows.NAMES)
+def test_numbers_that_are_not_finite_stay_in_their_row(dtype, weight_dtype):
+    states = torch.ones(4, 70).to(dtype)
+    states[1, 3], states[2, 69] = float("nan"), float("inf")
+    got = few_rows.few_rows(states, torch.ones(6, 70).to(weight_dtype))
+    assert bool((got[[0, 3]] == 70).all()) and not bool(got[[1, 2]].isfinite().any())
+
+
+@needs_kernel
+@pytest.mark.parametrize("dtype, weight_dtype", few_rows.NAMES)
+def test_zeros_and_no_rows_and_no_numbers(dtype, weight_dtype):
+    weight, bias = torch.ones(6, 40).to(weight_dtype), torch.arange(6).to(dtype)
+    assert torch.equal(few_rows.few_rows(torch.zeros(2, 40).to(dtype), weight, None, bias), bias.expand(2, 6))
+    assert few_rows.few_rows(torch.zeros(0, 40).to(dtype), weight).shape == (0, 6)
+    assert torch.equal(few_rows.few_rows(torch.zeros(2, 0).to(dtype), weight[:, :0].clone(), None, bias), bias.expand(2, 6))
+
+
+@needs_kernel
+def test_a_weight_that_lies_otherwise_is_refused():
+    with pytest.raises(ValueError, match="not contiguous"):
+        few_rows.few_rows(torch.randn(2, 8), torch.randn(8, 16).t())
+
+
+@needs_kernel
+def test_any_number_of_threads_gives_the_same():
+    states, weight = torch.randn(2, 512), torch.randn(403, 512)
+    before, got = torch.get_num_threads(), []
+    try:
+        for num_threads in (1, 2, 3):
+            torch.set_num_threads(num_threads)
+            got.append(few_rows.few_rows(states, weight))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(got[0], got[1]) and torch.equal(got[0], got[2])
+
+
+def test_without_a_compiler_there_is_no_kernel(nothing_loaded, monkeypatch):
+    monkeypatch.setenv("CC", "no-such-compiler")
+    assert not few_rows.is_available()
+
+
+def test_a_compiler_that_fails_leaves_no_kernel_and_nothing_behind(nothing_loaded, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("CC", "false")
+    assert not few_rows.is_available()
+    assert list((tmp_path / "counterpoint").iterdir()) == []
+
+
+def test_a_folder_that_others_can_write_is_not_used(nothing_loaded, monkeypatch, tmp_path):
+    (tmp_path / "counterpoint").mkdir()
+    (tmp_path / "counterpoint").chmod(0o777)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert not few_rows.is_available()
+
+
+@needs_kernel
+def test_a_kernel_that_gives_something_else_is_not_used(nothing_loaded, monkeypatch):
+    right = few_rows._product
+    monkeypatch.setattr(few_rows, "_product", lambda *arguments: right(*arguments) * 1.1)
+    assert not few_rows.is_available()
