@@ -31,6 +31,7 @@ from counterpoint.transformers.histories import Histories, reads_jointly, rows_f
 from counterpoint.transformers.joint import JointGuidance, JointModel, NeedsStates
 from counterpoint.transformers.loops import keeps_reorderable_cache, misread_padding
 from counterpoint.transformers.negatives import TokenIds, read_negatives, spread
+from counterpoint.transformers.padded import PaddedHistories, reads_padded
 from counterpoint.transformers.processor import GuidanceLogitsProcessor, check_negatives, context_len
 
 LOOPS = {
@@ -56,9 +57,9 @@ def generate(
 ) -> ModelOutput | Tensor:
     """Guided generation, for `model.generate(**inputs, custom_generate=generate, guidance_scale=3.0, ...)`.
 
-    Both branches go through the model in one forward where it allows that. Encoder-decoders, recurrent and
-    vision-language models, a prompt given as embeddings or with a cache or positions of its own, caches on special terms
-    (quantized, offloaded, prefilled in chunks, static on an accelerator), attentions and hidden states as output take
+    Both branches go through the model in one forward where it allows that. Encoder-decoders, vision-language models and
+    those that read padding as text, a prompt given as embeddings or with a cache or positions of its own, caches on special
+    terms (quantized, offloaded, prefilled in chunks, static on an accelerator), attentions and hidden states as output take
     transformers' own loop with a `GuidanceLogitsProcessor` in front: the same tokens, in two forwards a step.
 
     Args (of `model.generate`):
@@ -96,11 +97,12 @@ def generate(
     )
     request.warn_of_no_effect()
     fault = misread_padding(model, model_kwargs.get("attention_mask"))
-    if request.suits_histories() and (reads_jointly(model) or fault is not None):
-        if LOOPS[mode] == "_sample":
-            return _decode(request, Histories(rows_for(model)), processors, stopping_criteria)
+    read = _reader(request, LOOPS[mode], fault is not None) if request.suits_histories() else None
+    if read is not None and LOOPS[mode] == "_sample":
+        return _decode(request, read, processors, stopping_criteria)
+    if read is not None:
         with contextlib.suppress(NeedsStates):
-            return _joint_loop(request, LOOPS[mode], processors, stopping_criteria)
+            return _joint_loop(request, read, LOOPS[mode], processors, stopping_criteria)
     if fault is not None:
         raise UnsupportedError(fault)
     if request.guides is not None:
@@ -265,8 +267,22 @@ def _with_scale(guide: Guide, scale: float | None) -> Guide:
     return dataclasses.replace(guide, scale=scale)
 
 
+def _reader(request: _Request, loop: str, misreads_padding: bool) -> Histories | PaddedHistories | None:
+    """What reads both branches; None where the processor in transformers' own loop is the better way."""
+    model = request.model
+    if reads_jointly(model):
+        return Histories(rows_for(model))
+    keeps_cache = request.config.return_dict_in_generate  # which is in nobody's hands but ours then
+    if loop != "_assisted_decoding" and not keeps_cache and reads_padded(model):
+        return PaddedHistories(model)
+    return Histories(rows_for(model)) if misreads_padding else None
+
+
 def _decode(
-    request: _Request, read: Histories, processors: LogitsProcessorList, stopping_criteria: StoppingCriteriaList
+    request: _Request,
+    read: Histories | PaddedHistories,
+    processors: LogitsProcessorList,
+    stopping_criteria: StoppingCriteriaList,
 ) -> ModelOutput | Tensor:
     """transformers' `_sample`, token for token, with both branches in one forward."""
     config, streamer, input_ids = request.config, request.caller["streamer"], request.input_ids
@@ -337,10 +353,14 @@ def _cache(request: _Request, read: Histories, histories: Sequence[TokenIds], wi
 
 
 def _joint_loop(
-    request: _Request, loop: str, processors: LogitsProcessorList, stopping_criteria: StoppingCriteriaList
+    request: _Request,
+    read: Histories | PaddedHistories,
+    loop: str,
+    processors: LogitsProcessorList,
+    stopping_criteria: StoppingCriteriaList,
 ) -> ModelOutput | Tensor:
     """Run transformers' own loop on both branches in one forward."""
-    read, prompt_len = Histories(rows_for(request.model)), request.input_ids.shape[1]
+    prompt_len = request.input_ids.shape[1]
     model = JointModel(
         request.model,
         read,

@@ -14,6 +14,7 @@ from counterpoint.transformers.caller import is_drafting
 from counterpoint.transformers.guides import RowGuides
 from counterpoint.transformers.histories import Histories
 from counterpoint.transformers.negatives import TokenIds
+from counterpoint.transformers.padded import PaddedHistories
 
 
 class NeedsStates(Exception):
@@ -27,7 +28,7 @@ class JointModel:
     through and stays empty. Everything but the forward is the model's own.
 
     Args:
-        read: empty histories of the model.
+        read: empty histories of the model; not padded ones where drafts are checked.
         prompts: of each row, without padding.
         negatives: of each row.
         prompt_len: tokens of the prompt in the loop's ids, with padding.
@@ -37,7 +38,7 @@ class JointModel:
     def __init__(
         self,
         model: PreTrainedModel,
-        read: Histories,
+        read: Histories | PaddedHistories,
         *,
         prompts: Sequence[TokenIds],
         negatives: Sequence[TokenIds],
@@ -74,7 +75,10 @@ class JointModel:
         needs_negative = any(self._guides.needs_negative(step) for step in steps)
         if needs_negative:
             asked += [negative + new for negative, new in zip(self._negatives, generated)]
-        logits = self._read.last_logits(asked, logits_to_keep).to(input_ids.device)
+        logits = (
+            self._read.logits(asked)[:, None] if logits_to_keep == 1 else self._read.last_logits(asked, logits_to_keep)
+        )
+        logits = logits.to(input_ids.device)
         self._other = logits[len(generated) :].float() if needs_negative else None
         return CausalLMOutputWithPast(logits=logits[: len(generated)], past_key_values=past_key_values)
 

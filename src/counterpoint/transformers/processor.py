@@ -15,12 +15,10 @@ from counterpoint.guide import Guide
 from counterpoint.transformers.caller import Caller, is_drafting, running_generate
 from counterpoint.transformers.encoded import EncodedHistories
 from counterpoint.transformers.guides import RowGuides
-from counterpoint.transformers.histories import Histories, rows_for
+from counterpoint.transformers.histories import Histories, reads_jointly, rows_for
 from counterpoint.transformers.loops import check_padding, keeps_state_inside
 from counterpoint.transformers.negatives import TokenIds, check_vocabulary, read_negatives, spread
-
-# Vision-language models: the offset of positions after a picture. RecurrentGemma: its states.
-STATE_ON_MODULES = frozenset({"rope_deltas", "recurrent_states", "conv1d_state"})
+from counterpoint.transformers.padded import PaddedHistories, reads_padded, state_places
 
 
 class GuidanceLogitsProcessor(LogitsProcessor):
@@ -78,12 +76,13 @@ class GuidanceLogitsProcessor(LogitsProcessor):
                 "pass negative_prompt_ids"
             )
         self._own_prompt_len = prompt_len
+        self._places = state_places(model)
         self.reset()
 
     def reset(self) -> None:
         """Forget everything about the last prompt. Only needed between two runs of a loop of your own."""
         self._prompts: Tensor | None = None
-        self._read: Histories | EncodedHistories | None = None
+        self._read: Histories | PaddedHistories | EncodedHistories | None = None
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Guided log-probabilities in float32. (R, L) ids and (R, V) logits of the conditional branch -> (R, V)."""
@@ -122,14 +121,20 @@ class GuidanceLogitsProcessor(LogitsProcessor):
 
     def _read_negatives(self, negatives: list[TokenIds], generated: list[list[int]]) -> Tensor:
         """Logits of the negative branch. -> (R, V)."""
-        with torch.no_grad(), _own_state(self._model):
+        with torch.no_grad(), _own_state(self._places):
             if self._model.config.is_encoder_decoder:
                 if self._read is None:
                     self._read = EncodedHistories(self._model, list(dict.fromkeys(self._negatives)))
                 return self._read.logits([(negative, tuple(row)) for negative, row in zip(negatives, generated)])
             if self._read is None:
-                self._read = Histories(rows_for(self._model))
+                self._read = self._new_read(len(negatives))
             return self._read.logits([negative + tuple(row) for negative, row in zip(negatives, generated)])
+
+    def _new_read(self, num_rows: int) -> Histories | PaddedHistories:
+        # One row is quicker by itself, and can be rolled back where drafts are.
+        if num_rows > 1 and not reads_jointly(self._model) and reads_padded(self._model):
+            return PaddedHistories(self._model)
+        return Histories(rows_for(self._model))
 
     def _prompt_len(self, input_ids: Tensor) -> int:
         if self._own_prompt_len is not None:
@@ -197,17 +202,15 @@ def context_len(model: PreTrainedModel) -> int | None:
 
 
 @contextmanager
-def _own_state(model: PreTrainedModel) -> Iterator[None]:
-    """Some models keep the state of the conditional branch on their modules; set aside, then restored."""
-    kept: list[tuple[Any, str, Any]] = []
-    for module in model.modules():
-        for name in STATE_ON_MODULES & vars(module).keys():
-            kept.append((module, name, getattr(module, name)))
-            setattr(module, name, None)
+def _own_state(places: list[tuple[Any, str]]) -> Iterator[None]:
+    """The states of the conditional branch, which some models keep on their modules, set aside and then restored."""
+    kept = [getattr(module, name) for module, name in places]
+    for module, name in places:
+        setattr(module, name, None)
     try:
         yield
     finally:
-        for module, name, value in kept:
+        for (module, name), value in zip(places, kept):
             setattr(module, name, value)
 
 

@@ -1,0 +1,118 @@
+"""Logits after token histories that grow together, in one padded batch with the model's own cache.
+
+For models whose rows can't be of different lengths in one forward, and that overlook padding on the left.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+from transformers import Cache, PreTrainedModel
+
+from counterpoint.models.compiled import is_close
+from counterpoint.models.separate import STATE_NAMES
+
+TokenIds = tuple[int, ...]
+
+# Vision-language models: the offset of positions after a picture. RecurrentGemma: its states.
+STATE_ON_MODULES = frozenset({"rope_deltas", "recurrent_states", "conv1d_state"})
+
+# What a trial found, forgotten with the model: `model.generate` has no object of ours to keep it on.
+_TRIALS: WeakKeyDictionary[PreTrainedModel, tuple[object, bool]] = WeakKeyDictionary()
+
+
+class PaddedHistories:
+    """Token histories, a row of the batch for each.
+
+    A call whose histories extend those of the last one by a token, in any order, uses the cache; another starts anew.
+
+    Args:
+        model: a causal model of transformers for which `reads_padded` holds.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self._model = model
+        takes = inspect.signature(model.forward).parameters
+        self._state_name = next(name for name in STATE_NAMES if name in takes)
+        self._takes_positions = "position_ids" in takes
+        self._held: list[TokenIds] = []
+        self._mask = torch.empty(0)
+        self._cache: Any = None
+
+    def logits(self, histories: Sequence[TokenIds]) -> Tensor:
+        """Logits of the token after each history. R histories -> (R, V), in the model's dtype."""
+        wanted = list(dict.fromkeys(histories))  # equal ones are read once, and their logits are equal to the last bit
+        places = {history: place for place, history in enumerate(wanted)}
+        logits = self._read(wanted)
+        return logits if len(wanted) == len(histories) else logits[[places[history] for history in histories]]
+
+    def _read(self, histories: list[TokenIds]) -> Tensor:
+        places = {history: place for place, history in enumerate(self._held)}
+        sources = [places.get(history[:-1]) for history in histories]
+        device = self._model.device
+        if self._cache is None or None in sources:
+            self._cache, width = None, max(map(len, histories))
+            gaps = [width - len(history) for history in histories]
+            ids = torch.tensor([(0,) * gap + history for gap, history in zip(gaps, histories)], device=device)
+            self._mask = torch.tensor([(0,) * gap + (1,) * (width - gap) for gap in gaps], device=device)
+        else:
+            if sources != list(range(len(self._held))):
+                self._cache.reorder_cache(torch.tensor(sources, device=device))
+                self._mask = self._mask[sources]
+            ids = torch.tensor([history[-1:] for history in histories], device=device)
+            self._mask = torch.cat([self._mask, self._mask.new_ones((len(histories), 1))], dim=1)
+        logits = self._call(ids)
+        self._held = histories
+        return logits
+
+    def _call(self, ids: Tensor) -> Tensor:
+        arguments: dict[str, Any] = {self._state_name: self._cache, "use_cache": True}
+        if self._state_name == "past_key_values" or self._cache is None:
+            arguments["attention_mask"] = self._mask
+        if self._takes_positions:
+            arguments["position_ids"] = (self._mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+        head = self._model.get_output_embeddings()
+        hook = head.register_forward_pre_hook(lambda _module, args: (args[0][:, -1:], *args[1:]))  # no (R, L, V) logits
+        try:
+            out = self._model(input_ids=ids, **arguments)
+        finally:
+            hook.remove()
+        self._cache = getattr(out, self._state_name)
+        return out.logits[:, -1]
+
+
+def state_places(model: PreTrainedModel) -> list[tuple[Any, str]]:
+    """Modules, and their attributes that keep a state of the text being read."""
+    return [(module, name) for module in model.modules() for name in STATE_ON_MODULES & vars(module).keys()]
+
+
+def reads_padded(model: PreTrainedModel) -> bool:
+    """Whether `PaddedHistories` are exact on a model; found out once, by a trial of a few tokens."""
+    kind = (model.config.get_text_config()._attn_implementation, model.dtype, model.device)
+    if _TRIALS.get(model, (None, False))[0] != kind:
+        _TRIALS[model] = kind, _trial(model)
+    return _TRIALS[model][1]
+
+
+@torch.no_grad()
+def _trial(model: PreTrainedModel) -> bool:
+    """Texts of two lengths, read, changed places and continued, against the model's own forward of each alone."""
+    if state_places(model):
+        return False  # one state for all texts
+    last = model.config.get_text_config().vocab_size - 1
+    texts = [tuple(min(token_id, last) for token_id in text) for text in ((1, 3, 2, 5), (4, 6))]
+    longer = [texts[1] + (min(7, last),), texts[0] + (min(8, last),)]
+    try:
+        read = PaddedHistories(model)
+        got = torch.cat([read.logits(texts), read.logits(longer)])
+        if not isinstance(read._cache, Cache):
+            return False
+    except Exception:  # any failure of the trial means that this model's forward is of another kind
+        return False
+    want = [model(input_ids=torch.tensor([text], device=model.device)).logits[0, -1] for text in texts + longer]
+    return is_close(got, torch.stack(want))
