@@ -1,10 +1,15 @@
 """Measures speed in pieces and writes docs/performance.md.
 
-    python benchmarks/performance.py measure float32 bfloat16 ...     # results go to benchmarks/results/performance/
+    python benchmarks/performance.py measure bfloat16 float32 ...     # results go to benchmarks/results/performance/
     python benchmarks/performance.py render
 
-Pieces: float32, bfloat16 (one request, 124M configuration of GPT-2, random weights); the same with -compiled;
-batch-float32, batch-bfloat16 (16 requests; also -compiled); draft-bfloat16 (also -compiled); bundled.
+Pieces, all but the last with GPT-2's 124M configuration and random weights:
+
+    bfloat16, float32, int8      one request; int8 is rounded weights and bfloat16 states. Also -compiled, -plain
+    batch-bfloat16, ...          16 requests at once; also -compiled
+    text-bfloat16, ...           drafts on real texts that repeat a passage; also -compiled
+    long-bfloat16, ...           contexts of 256, 1024 and 4096 tokens, 1 to 8 branches
+    bundled                      the bundled model
 """
 
 import json
@@ -18,6 +23,7 @@ from counterpoint.bench import measure
 from counterpoint.bench.machine import describe_machine, read_bandwidth
 from counterpoint.bench.measure import Line
 from counterpoint.bench.table import as_json, as_markdown, as_svg
+from counterpoint.bench.ways import Task
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "performance"
@@ -25,7 +31,7 @@ TEMPLATE = HERE / "performance.md.in"
 PAGE = HERE.parent / "docs" / "performance.md"
 ROUNDS = int(os.environ.get("ROUNDS", "5"))
 
-ISSUE_AIMS = {
+AIMS = {
     "bfloat16": {
         "ours guided / ours unguided": 1.10,
         "ours guided / transformers guided": 0.30,
@@ -39,34 +45,47 @@ ISSUE_AIMS = {
         "limit": 2,
     },
 }
+DTYPES = (*AIMS, "int8")
 PROMPTS = ["The old man walked to the river and", "In the morning she opened the door and", "It was a long"]
-PLAIN_AIMS = {
-    "bfloat16": {"ours guided / transformers guided": 0.6},
-    "float32": {"ours guided / transformers guided": 0.75},
-}
+CONTEXTS, BRANCHES = (256, 1024, 4096), (1, 2, 4, 8)
 
 
 def run(piece: str) -> list[Line]:
-    compile = piece.endswith("-compiled")
-    kind, _, dtype = piece.removesuffix("-compiled").rpartition("-")
+    name, _, how = piece.partition("-compiled") if "-compiled" in piece else piece.partition("-plain")
+    compile = True if piece.endswith("-compiled") else False if piece.endswith("-plain") else "auto"
+    kind, _, dtype = name.rpartition("-")
     if piece == "bundled":
-        import counterpoint as cp
-
-        model = cp.load("bundled")
-        share = measure.decided(model, PROMPTS, negative="Once upon a time", scale=3.0, plausibility=0.1)
-        return measure.one_request(model, measure.random_task(model), rounds=ROUNDS) + share
-    model = measure.gpt2_124m(dtype, compile=compile)
+        return bundled()
+    if how or dtype not in DTYPES or kind not in ("", "batch", "text", "long"):
+        raise SystemExit(f"there is no piece {piece!r}")
+    weights, dtype = ("int8", "bfloat16") if dtype == "int8" else (None, dtype)
+    if kind == "long":
+        model = measure.gpt2_124m(dtype, compile=compile, weights=weights, context_len=max(CONTEXTS) + 256)
+        return measure.long_contexts(model, branches=BRANCHES, context_lens=CONTEXTS)
+    model = measure.gpt2_124m(dtype, compile=compile, weights=weights)
+    rival = measure.gpt2_124m(dtype).hf
     if kind == "":
         task = measure.random_task(model, num_tokens=64)
-        aims = (ISSUE_AIMS if compile else PLAIN_AIMS)[dtype]
-        return measure.one_request(model, task, rounds=ROUNDS, aims=aims) + measure.branch_bytes(model, task)
+        aims = AIMS[dtype]
+        return measure.one_request(model, task, rounds=ROUNDS, aims=aims, rival=rival) + measure.branch_bytes(model, task)
     if kind == "batch":
         task = measure.random_task(model, num_tokens=16)
-        return measure.many_requests(model, [task] * 16, rounds=ROUNDS, aim=0.08)
-    if kind == "draft":
-        task = measure.random_task(model, num_tokens=64)
-        return measure.drafted(model, task, draft_tokens=7, rounds=ROUNDS, aim=0.35 if dtype == "bfloat16" else None)
-    raise SystemExit(f"there is no piece {piece!r}")
+        return measure.many_requests(model, [task] * 16, rounds=ROUNDS, aim=0.08, rival=rival)
+    aim = 0.35 if dtype == "bfloat16" else None
+    return measure.rewritten(model, draft_tokens=7, num_tokens=96, rounds=ROUNDS, aim=aim, rival=rival)
+
+
+def bundled() -> list[Line]:
+    import counterpoint as cp
+
+    model = cp.load("bundled")
+    prompt, negative = (tuple(model.encode(text)) for text in (PROMPTS[0], "Once upon a time"))
+    mild = Task(prompt, (negative,), scale=1.5, num_tokens=96)
+    return [
+        *measure.one_request(model, measure.random_task(model, num_tokens=64), rounds=ROUNDS),
+        *measure.decided(model, PROMPTS, negative="Once upon a time", scale=3.0, plausibility=0.1),
+        *measure.run_ahead(model, mild, draft_tokens=4, rounds=ROUNDS),
+    ]
 
 
 def render() -> None:
@@ -77,10 +96,9 @@ def render() -> None:
     for name, result in found.items():
         lines = [Line(**line) for line in result["lines"]]
         facts = ", ".join(f"{k} {v}" for k, v in result["machine"].items())
-        tables.append(
-            f"### {name}\n\n`python benchmarks/performance.py measure {name}`; {facts}\n\n{as_markdown(lines)}\n"
-        )
-        if name.removesuffix("-compiled") in ("float32", "bfloat16"):
+        table = as_matrix(lines) if name.startswith("long-") else as_markdown(lines)
+        tables.append(f"### {name}\n\n`python benchmarks/performance.py measure {name}`; {facts}\n\n{table}\n")
+        if name in DTYPES:
             bars += [(f"{name}: {x.name}", x.value) for x in lines if x.unit == "ms a token"]
     if bars:
         (PAGE.parent / "performance.svg").write_text(as_svg(bars, unit="ms a token"))
@@ -88,6 +106,18 @@ def render() -> None:
         "<!-- Generated by: python benchmarks/performance.py render. Edit benchmarks/performance.md.in instead. -->\n\n"
     )
     PAGE.write_text(head + TEMPLATE.read_text().replace("@TABLES@", "\n".join(tables)))
+
+
+def as_matrix(lines: list[Line]) -> str:
+    """Contexts down, branches across, from the lines of `measure.long_contexts`."""
+    values = {line.name: f"{line.value:.3g}" for line in lines}
+    out = ["| ms a step (share beside the forward; buffers) | " + " | ".join(f"{b} branches" for b in BRANCHES) + " |"]
+    out.append("|---" * (1 + len(BRANCHES)) + "|")
+    for length in CONTEXTS:
+        names = [f"{number} of {length}" for number in BRANCHES]
+        cells = [f"{values[n + ': a step']} ({values[n + ': beside the forward']} %; {values[n + ': buffers']} MiB)" for n in names]
+        out.append(f"| {length} tokens each | " + " | ".join(cells) + " |")
+    return "\n".join(out)
 
 
 def main(arguments: list[str]) -> None:
@@ -103,6 +133,7 @@ def main(arguments: list[str]) -> None:
             ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=HERE, check=True
         )
         machine = {
+            "compile": "True" if piece.endswith("-compiled") else "False" if piece.endswith("-plain") else "auto",
             **describe_machine(),
             "bandwidth": f"{read_bandwidth() / 1e9:.1f} GB/s",
             "rounds": str(ROUNDS),

@@ -3,8 +3,10 @@
 import json
 
 import pytest
+import torch
 from click.testing import CliRunner
 from conformance.architectures import ARCHITECTURES
+from transformers import GPT2Config, GPT2LMHeadModel
 
 import counterpoint as cp
 from counterpoint.bench import measure
@@ -12,7 +14,8 @@ from counterpoint.bench.machine import read_bandwidth, step_bytes
 from counterpoint.bench.measure import Line
 from counterpoint.bench.paired import Paired, run_paired
 from counterpoint.bench.table import as_json, as_markdown, as_svg
-from counterpoint.bench.ways import Clock, Task, engine_way, transformers_way
+from counterpoint.bench.texts import rewritings
+from counterpoint.bench.ways import Clock, Task, engine_way, transformers_way, untouched
 from counterpoint.cli.bench import command
 
 
@@ -54,12 +57,48 @@ def test_the_bandwidth_is_that_of_a_memory():
 def test_ways_write_and_the_clock_sees_each_step():
     model = cp.Model(ARCHITECTURES["gpt2"].model())
     task, clock = Task((5, 6, 7), ((8, 9),), num_tokens=4), Clock()
-    assert transformers_way(model, task, guided=True)() > 0
+    assert transformers_way(untouched(model.hf), task, guided=True)() > 0
     assert engine_way(model, [task, task], guided=True, clock=clock)() >= sum(clock.steps_s) > 0
     assert len(clock.steps_s) == len(clock.forward_s) == 4
     assert all(0 < forward < step for forward, step in zip(clock.forward_s, clock.steps_s))
     assert 0 < clock.first_s < clock.total_s
-    assert not model.hf._forward_hooks and not model.hf._forward_pre_hooks
+
+
+def test_a_forced_text_is_what_is_written():
+    model = cp.Model(ARCHITECTURES["gpt2"].model())
+    task = Task((5, 6, 7), ((8, 9),), num_tokens=4, text=(9, 9, 3, 4))
+    assert measure._completion(model, task, draft_tokens=3).token_ids == task.text
+
+
+def test_the_rival_is_the_same_model_in_a_memory_of_its_own():
+    hf = ARCHITECTURES["gpt2"].model()
+    rival, ids = untouched(hf), torch.tensor([[5, 6, 7]])
+    with torch.inference_mode():
+        torch.testing.assert_close(rival(ids).logits, hf(ids).logits)
+    assert rival.lm_head.weight.data_ptr() != hf.lm_head.weight.data_ptr()
+
+
+def test_real_texts_repeat_their_passages():
+    by_name = {one.name: one for one in rewritings()}
+    assert len(by_name) == 5
+    for one in by_name.values():
+        prompt, text = one.pieces(num_tokens=96, vocab_size=50257)
+        assert 250 < len(prompt) <= 460 and 64 <= len(text) <= 96
+        again = sum(text[i : i + 3] in {prompt[j : j + 3] for j in range(len(prompt))} for i in range(len(text) - 2))
+        assert (again < 20) == (one.name == "text that goes on")
+    renamed = by_name["code with a renamed variable"]
+    assert "cur_line" in renamed.passage and "cur_line" not in renamed.text
+
+
+def test_drafts_on_real_texts_running_ahead_and_long_contexts_are_measured():
+    model = cp.Model(GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=1, n_head=2, vocab_size=2000, n_positions=1024)))
+    lines = measure.rewritten(model, draft_tokens=5, num_tokens=20, rounds=1, aim=0.35)
+    assert [line.aim for line in lines[2::3]] == [0.35] * 4 + [None] and lines[-1].aim == 0.35
+    ahead = measure.run_ahead(model, Task((5, 6, 7), ((8, 9),), num_tokens=8), draft_tokens=3, rounds=1)
+    assert 0 <= ahead[0].value <= 100 and ahead[1].value > 0
+    long = measure.long_contexts(model, branches=[1, 2], context_lens=[40], num_tokens=4)
+    assert [line.name for line in long[::3]] == ["1 of 40: a step", "2 of 40: a step"]
+    assert long[2].value * 2**20 == 2 * 2 * 257 * 32 * 4  # keys and values of 2 slots
 
 
 def test_drafting_is_measured_with_equal_tokens():

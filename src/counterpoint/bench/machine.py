@@ -40,7 +40,8 @@ def step_bytes(model: Model) -> int:
     head = model.hf.get_output_embeddings().weight
     tables = [m.weight for m in model.hf.modules() if isinstance(m, torch.nn.Embedding) and m.weight is not head]
     rows_only = {id(table) for table in tables}
-    return sum(p.numel() * p.element_size() for p in model.hf.parameters() if id(p) not in rows_only)
+    weights = [*model.hf.parameters(), *model.hf.buffers()]  # those in 8 bits are buffers
+    return sum(w.numel() * w.element_size() for w in weights if id(w) not in rows_only)
 
 
 def peak_rss_bytes() -> int | None:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from counterpoint import formulas
 from counterpoint.bench.machine import peak_rss_bytes, read_bandwidth, reset_peak_rss, step_bytes
 from counterpoint.bench.paired import run_paired
-from counterpoint.bench.ways import Clock, Task, engine_way, transformers_way
-from counterpoint.engine import Engine, Observation, generate
+from counterpoint.bench.texts import rewritings
+from counterpoint.bench.ways import Clock, Task, engine_way, stepped, transformers_way, untouched
+from counterpoint.engine import Completion, Engine, Observation, generate
 from counterpoint.guide import Guide
+from counterpoint.models.int8 import to_int8
 from counterpoint.models.model import Model
 
 SEED = 0
@@ -36,11 +41,21 @@ class Line:
     aim: float | None = None
 
 
-def gpt2_124m(dtype: str, *, compile: bool = False) -> Model:
-    """The 124M configuration of GPT-2 with random weights, seeded."""
+def gpt2_124m(
+    dtype: str,
+    *,
+    compile: bool | Literal["auto"] = "auto",
+    weights: str | None = None,
+    context_len: int = 1024,
+) -> Model:
+    """The 124M configuration of GPT-2 with random weights, seeded. The arguments are those of `load`, and how many
+    positions it has."""
     torch.manual_seed(SEED)
-    config = GPT2Config(bos_token_id=None, eos_token_id=None, pad_token_id=0)
-    return Model(GPT2LMHeadModel(config).to(getattr(torch, dtype)), name="gpt2-124m", compile=compile)
+    config = GPT2Config(n_positions=context_len, bos_token_id=None, eos_token_id=None, pad_token_id=0)
+    hf = GPT2LMHeadModel(config).to(getattr(torch, dtype))
+    if weights == "int8":
+        to_int8(hf)
+    return Model(hf, name="gpt2-124m", compile=compile)
 
 
 def random_task(model: Model, *, num_branches: int = 2, context_len: int = 48, num_tokens: int = 32) -> Task:
@@ -50,12 +65,24 @@ def random_task(model: Model, *, num_branches: int = 2, context_len: int = 48, n
     return Task(tuple(texts[0]), tuple(map(tuple, texts[1:])), num_tokens=num_tokens)
 
 
-def one_request(model: Model, task: Task, *, rounds: int, aims: dict[str, float] | None = None) -> list[Line]:
-    """One request at a time: four ways in pairs, steps, the first token, and the distance to the limit."""
+def one_request(
+    model: Model,
+    task: Task,
+    *,
+    rounds: int,
+    aims: dict[str, float] | None = None,
+    rival: PreTrainedModel | None = None,
+) -> list[Line]:
+    """One request at a time: four ways in pairs, steps, the first token, and the distance to the limit.
+
+    Args:
+        rival: what transformers runs; None is the same model in its own memory layout.
+    """
     aims, plain, clock = aims or {}, Clock(), Clock()
+    rival = rival or untouched(model.hf)
     ways = {
-        "transformers unguided": transformers_way(model, task, guided=False),
-        "transformers guided": transformers_way(model, task, guided=True),
+        "transformers unguided": transformers_way(rival, task, guided=False),
+        "transformers guided": transformers_way(rival, task, guided=True),
         "ours unguided": engine_way(model, [task], guided=False, clock=plain),
         "ours guided": engine_way(model, [task], guided=True, clock=clock),
     }
@@ -67,25 +94,29 @@ def one_request(model: Model, task: Task, *, rounds: int, aims: dict[str, float]
         lines.append(Line(name, paired.ratio("ours guided", base), "", low, high, aims.get(name)))
     step = statistics.median(clock.steps_s[1:])
     limit = step_bytes(model) / read_bandwidth()
-    overhead = (
-        statistics.median((s - f) / s for s, f in zip(clock.steps_s[1:], clock.forward_s[1:]) if f)
-        if any(clock.forward_s[1:])
-        else None
-    )
+    sampled = Clock()
+    engine_way(model, [dataclasses.replace(task, temperature=1.0)], guided=True, clock=sampled)()
     lines += [
         Line("a guided step", step * 1e3, "ms"),
         Line("reading the weights once", limit * 1e3, "ms"),
         Line("a guided step / reading the weights once", step / limit, aim=aims.get("limit")),
         Line("first token, guided", clock.first_s * 1e3, "ms"),
     ]
-    if overhead is not None:
-        lines.append(Line("our share of a guided step, beside the model's forward", overhead * 100, "%", aim=8))
+    share = "our share of a guided step, beside the model's forward"
+    if any(clock.forward_s[1:]):  # rows of a kind that can't be timed from within have none
+        lines += [Line(f"{share}{how}", _share(c), "%", aim=8) for c, how in ((clock, ""), (sampled, ", sampled"))]
     return lines
 
 
-def many_requests(model: Model, tasks: list[Task], *, rounds: int, aim: float | None = None) -> list[Line]:
+def _share(clock: Clock) -> float:
+    return 100 * statistics.median((s - f) / s for s, f in zip(clock.steps_s[1:], clock.forward_s[1:]))
+
+
+def many_requests(
+    model: Model, tasks: list[Task], *, rounds: int, aim: float | None = None, rival: PreTrainedModel | None = None
+) -> list[Line]:
     """All tasks at once by our engine, against transformers' guided `generate` one after the other."""
-    one = transformers_way(model, tasks[0], guided=True)
+    one = transformers_way(rival or untouched(model.hf), tasks[0], guided=True)
     ways = {"one in transformers": one, "all in ours": engine_way(model, tasks, guided=True)}
     paired = run_paired(ways, rounds=rounds)
     ratio = paired.ratio("all in ours", "one in transformers") / len(tasks)
@@ -101,7 +132,7 @@ def many_requests(model: Model, tasks: list[Task], *, rounds: int, aim: float | 
 def drafted(model: Model, task: Task, *, draft_tokens: int, rounds: int, aim: float | None = None) -> list[Line]:
     """A text that repeats what was said before, with guesses and without, against transformers unguided."""
     ways = {
-        "transformers unguided": transformers_way(model, task, guided=False),
+        "transformers unguided": transformers_way(untouched(model.hf), task, guided=False),
         "plain": engine_way(model, [task], guided=True),
         "drafted": engine_way(model, [task], guided=True, draft_tokens=draft_tokens),
     }
@@ -122,6 +153,96 @@ def drafted(model: Model, task: Task, *, draft_tokens: int, rounds: int, aim: fl
             aim,
         ),
     ]
+
+
+def rewritten(
+    model: Model,
+    *,
+    draft_tokens: int,
+    num_tokens: int,
+    rounds: int,
+    aim: float | None = None,
+    rival: PreTrainedModel | None = None,
+) -> list[Line]:
+    """Real texts that repeat a passage, written after it: each token is forced, so that as many guesses come true as do
+    in that text, and the forwards cost what they cost. Transformers writes as many tokens, whatever they are. Time runs
+    from the first token on: the prompt is read alike by all."""
+    rival, lines, ratios = rival or untouched(model.hf), [], []
+    (negative,) = random_task(model).negatives
+    for one in rewritings():
+        prompt, text = one.pieces(num_tokens=num_tokens, vocab_size=model.vocab_size)
+        task = Task(prompt, (negative,), num_tokens=len(text), text=text)
+        ways = {
+            "transformers unguided": transformers_way(rival, task, guided=False, after_first=True),
+            "plain": engine_way(model, [task], guided=True, after_first=True),
+            "drafted": engine_way(model, [task], guided=True, after_first=True, draft_tokens=draft_tokens),
+        }
+        paired = run_paired(ways, rounds=rounds)
+        done = _completion(model, task, draft_tokens=draft_tokens)
+        if done.token_ids != text:
+            raise RuntimeError(f"{one.name}: the text that was written is not the one that was forced")
+        repeats = one.name != "text that goes on"
+        low, high = paired.spread("drafted", "transformers unguided")
+        ratio = paired.ratio("drafted", "transformers unguided")
+        ratios += [ratio] if repeats else []
+        lines += [
+            Line(f"{one.name}: tokens of {len(text)} that were guessed", done.usage.guessed_tokens / len(text) * 100, "%"),
+            Line(f"{one.name}: guided and drafted / guided", paired.ratio("drafted", "plain")),
+            Line(f"{one.name}: guided and drafted / transformers unguided", ratio, "", low, high, aim if repeats else None),
+        ]
+    name = f"the {len(ratios)} texts that repeat: guided and drafted / transformers unguided"
+    return [*lines, Line(name, statistics.mean(ratios), "", min(ratios), max(ratios), aim)]
+
+
+def run_ahead(model: Model, task: Task, *, draft_tokens: int, rounds: int) -> list[Line]:
+    """A negative that a copy of the model reads, so that it costs a forward of its own, with the prompt's branch running
+    ahead and without."""
+    other = Model(untouched(model.hf), model.tokenizer, name="a copy")
+    ahead = {"draft_tokens": draft_tokens, "draft_ahead": True}
+    paired = run_paired(
+        {
+            "plain": engine_way(model, [task], guided=True, other=other),
+            "ahead": engine_way(model, [task], guided=True, other=other, **ahead),
+        },
+        rounds=rounds,
+    )
+    done = _completion(model, task, other=other, **ahead)
+    if done.token_ids != _completion(model, task, other=other).token_ids:
+        raise RuntimeError("running ahead has changed the tokens")
+    low, high = paired.spread("ahead", "plain")
+    name = f"a negative with a forward of its own, scale {task.scale:g}"
+    return [
+        Line(f"{name}: tokens that the prompt's branch guessed", done.usage.guessed_tokens / task.num_tokens * 100, "%"),
+        Line(f"{name}: running ahead / not", paired.ratio("ahead", "plain"), "", low, high),
+    ]
+
+
+def long_contexts(
+    model: Model, *, branches: Sequence[int], context_lens: Sequence[int], num_tokens: int = 8
+) -> list[Line]:
+    """A greedy step, and what the buffers hold, by number of branches and tokens of each.
+
+    All but the last tokens of a context are those of the prompt, so that they are copied, which spares reading them.
+    """
+    lines = []
+    for context_len in context_lens:
+        for num_branches in branches:
+            texts = random_task(model, num_branches=num_branches + 1, context_len=context_len).negatives
+            beginning = texts[0][:-16]
+            contexts = [(*beginning, *text[-16:]) for text in texts]
+            task, clock = Task(contexts[0], tuple(contexts[1:]), num_tokens=num_tokens), Clock()
+            engine = Engine(model)
+            engine.add(task.request(guided=True))
+            most = 0
+            for _ in stepped(engine, model, clock):
+                most = max(most, engine.num_bytes)
+            name = f"{num_branches} of {context_len}"
+            lines += [
+                Line(f"{name}: a step", statistics.median(clock.steps_s[2:]) * 1e3, "ms"),
+                Line(f"{name}: beside the forward", _share(clock), "%"),
+                Line(f"{name}: buffers", most / 2**20, "MiB"),
+            ]
+    return lines
 
 
 def decided(model: Model, prompts: list[str], *, negative: str, scale: float, plausibility: float) -> list[Line]:
@@ -160,7 +281,7 @@ def branch_bytes(model: Model, task: Task) -> list[Line]:
     return lines
 
 
-def _completion(model: Model, task: Task, **options):
+def _completion(model: Model, task: Task, *, other: Model | None = None, **options) -> Completion:
     engine = Engine(model, **options)
-    engine.add(task.request(guided=True))
+    engine.add(task.request(guided=True, other=other))
     return next(progress.completion for progress in engine.run() if progress.completion)

@@ -200,6 +200,11 @@ class Engine:
 
     def _read(self) -> dict[Sequence, Exception]:
         """Feed the rows, those that can be skipped only where they are needed; returns the sequences that failed."""
+        if self._running:
+            num_steps = max(sequence.room - sequence.step for sequence in self._running)
+            num_rounds = -(-(len(self._running) + len(self._waiting)) // len(self._running))
+            for rows in self._rows.values():
+                rows.expect(num_steps, num_rounds)
         failed = self._guess()
         running = [sequence for sequence in self._running if sequence not in failed]
         held = {r: s for s in running for r in skippable(s)} if self.skips else {}
