@@ -8,7 +8,8 @@ from conformance.architectures import ARCHITECTURES, VOCAB
 from engine.oracle import assert_same, guided_tokens
 
 import counterpoint as cp
-from counterpoint.errors import CompileWarning
+from counterpoint.errors import CompileWarning, ModelError
+from counterpoint.models import compiled
 from counterpoint.models.compiled import CompiledSteps
 from counterpoint.models.ragged import RaggedRows
 from counterpoint.models.rows import Feed
@@ -33,6 +34,56 @@ def test_equal_to_the_stateless_loop(model):
         weights, space = [1 - guides[i].scale], guides[i].space
         want, margins = guided_tokens(model.hf, prompts[i], [negatives[i]], weights, space=space, num_tokens=40)
         assert_same(completion.token_ids, want, margins)
+
+
+@torch.inference_mode()
+def test_several_columns_and_guesses_taken_back(model):
+    rows = RaggedRows(model.hf, model._compiled)
+    texts = {rows.add(): ids(6, 1), rows.add(): ids(9, 2)}
+    rows.forward([Feed(h, text, columns=()) for h, text in texts.items()])
+    source = random.Random(0)
+    for widths, kept in [((5, 1), (2, 1)), ((8, 8), (8, 3)), ((2, 7), (1, 7))]:
+        fed = {h: [source.randrange(2, VOCAB) for _ in range(width)] for h, width in zip(texts, widths)}
+        got = rows.forward([Feed(h, new, columns=range(len(new))) for h, new in fed.items()])
+        want = [model.hf(torch.tensor([texts[h] + new])).logits[0, -len(new) :] for h, new in fed.items()]
+        assert torch.allclose(got, torch.cat(want), atol=1e-3)
+        for h, num_kept in zip(texts, kept):
+            texts[h] += fed[h][:num_kept]
+            rows.crop(h, len(texts[h]))
+    assert (2, 8, 256) in model._compiled._steps and model._compiled.usable
+
+
+def test_another_model_of_the_same_shapes_has_steps_of_its_own(model):
+    other = cp.Model(ARCHITECTURES["llama"].build().eval(), compile=True)
+    for one in (other, model):
+        done = cp.generate(one, [ids(5), ids(8)], max_tokens=6, temperature=0, ignore_eos=True)
+        for prompt, completion in zip([ids(5), ids(8)], done):
+            want, margins = guided_tokens(one.hf, prompt, [], [], num_tokens=6)
+            assert_same(completion.token_ids, want, margins)
+        assert (2, 1, 256) in one._compiled._steps
+
+
+@pytest.mark.parametrize("num_steps, step_s, pays", [(60, 0.02, False), (3000, None, False), (2000, 0.02, True)])
+def test_the_automatic_choice_asks_for_twice_the_time_of_compiling(num_steps, step_s, pays):
+    steps = CompiledSteps(ARCHITECTURES["llama"].model(), always=False)  # 2 layers: 4 s, of which 5 ms a step are saved
+    assert steps.pays(2, 1, 256, num_steps=num_steps, step_s=step_s) is pays
+
+
+def test_a_short_run_compiles_nothing_and_a_long_one_does(monkeypatch):
+    def tokens():
+        model = cp.Model(ARCHITECTURES["llama"].model())
+        return model, cp.generate(model, ids(5), max_tokens=12, temperature=0, ignore_eos=True).token_ids
+
+    model, short = tokens()
+    assert not model._compiled._steps and not model.compiles
+    monkeypatch.setattr(compiled, "COMPILE_S_A_LAYER", 0)
+    model, long = tokens()
+    assert list(model._compiled._steps) == [(1, 1, 256)] and long == short
+
+
+def test_what_compile_can_be():
+    with pytest.raises(ModelError, match="compile is 'always'; use True, False or 'auto'"):
+        cp.Model(ARCHITECTURES["llama"].model(), compile="always")
 
 
 @torch.inference_mode()

@@ -15,7 +15,7 @@ import functools
 import types
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor
@@ -124,14 +124,15 @@ class CompiledSteps:
         rows = torch.arange(packed.shape[1], device=packed.device)[:, None]
         arguments = (packed, rows, masks, keys, values)
         shape = (packed.shape[1], packed.shape[2], keys[0].shape[2])
+        has_kernel = self._linears.suits(packed[0].numel())
         if shape in self._steps:
-            with few_queries_in(self._model), self._linears.joint(packed[0].numel()):
+            with self._traced(has_kernel, packed[0].numel()):
                 return self._steps[shape](*arguments)
         want = eager()
         try:
             step = self._new_step()
-            with few_queries_in(self._model), self._linears.joint(packed[0].numel()):
-                got = _compiled(step, arguments, frozen=not self._linears.suits(packed[0].numel()))
+            with self._traced(has_kernel, packed[0].numel()):
+                got = _compiled(step, arguments, frozen=not has_kernel)
         except Exception as error:  # any failure means that this model or machine compiles nothing
             return self._give_up(want, f"{type(error).__name__}: {str(error).strip().splitlines()[0][:160]}")
         if not is_close(got, want.view_as(got)):
@@ -143,6 +144,12 @@ class CompiledSteps:
         self._broken = True
         warnings.warn(f"steps are not compiled: {reason}", CompileWarning, stacklevel=4)
         return logits
+
+    @contextmanager
+    def _traced(self, has_kernel: bool, num_rows: int) -> Iterator[None]:
+        """The model as a step is compiled and run: with our attention, and with our products where they are quickest."""
+        with few_queries_in(self._model), self._linears.joint(num_rows) if has_kernel else nullcontext():
+            yield
 
     def _new_step(self) -> Callable[..., Tensor]:
         """`_step` to be compiled for one shape, with nothing to check at each call: `run` chooses by the shape."""

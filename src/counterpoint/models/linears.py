@@ -39,12 +39,13 @@ class Linears:
         layers = [module for module in model.modules() if type(module) in (torch.nn.Linear, Conv1D)]
         layers = [module for module in layers if module.weight.dtype in few_rows.MOST_ROWS]
         compiled = compiled and bool(layers) and few_rows.is_available()
+        slow_blas = is_slow_blas()
         self._most_compiled = min(few_rows.MOST_ROWS[m.weight.dtype] for m in layers) if compiled else 0
         for module in layers:
             if compiled and type(module) is Conv1D:
                 _transpose_in_memory(module)
-            if compiled or (is_slow_blas() and module.weight.dtype is torch.float32):
-                self._forwards.append((module, functools.partial(_joint, module, compiled)))
+            if compiled or (slow_blas and module.weight.dtype is torch.float32):
+                self._forwards.append((module, functools.partial(_joint, module, compiled, slow_blas)))
 
     def suits(self, num_rows: int) -> bool:
         """Whether the compiled kernel is the quickest for `num_rows`."""
@@ -84,13 +85,13 @@ def _transpose_in_memory(layer: Conv1D) -> None:
             layer.weight.data = layer.weight.data.t().contiguous().t()
 
 
-def _joint(module: torch.nn.Module, compiled: bool, states: Tensor) -> Tensor:
+def _joint(module: torch.nn.Module, compiled: bool, slow_blas: bool, states: Tensor) -> Tensor:
     num_rows = states.numel() // states.shape[-1]  # the head reads fewer rows than the other layers
     weight = module.weight.t() if type(module) is Conv1D else module.weight
     if states.dtype is not weight.dtype:
         return type(module).forward(module, states)
     if compiled and num_rows <= few_rows.MOST_ROWS[states.dtype] and weight.is_contiguous():
         return few_rows.few_rows(states, weight, None, module.bias)
-    if states.dtype is torch.float32 and FEWEST_JOINT <= num_rows <= MOST and is_slow_blas():
+    if states.dtype is torch.float32 and FEWEST_JOINT <= num_rows <= MOST and slow_blas:
         return torch.ops.mkldnn._linear_pointwise(states, weight, module.bias, "none", [], "")
     return type(module).forward(module, states)
