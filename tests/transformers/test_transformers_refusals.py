@@ -37,6 +37,18 @@ ARGUMENTS: dict[str, tuple[dict[str, Any], str]] = {
         {"negative_prompt_ids": ids(2, 3), "negative_prompt_attention_mask": torch.ones((2, 4))},
         r"negative_prompt_attention_mask has shape \(2, 4\) and negative_prompt_ids has \(2, 3\)",
     ),
+    "mask that is a list": (
+        {"negative_prompt_ids": ids(2, 3), "negative_prompt_attention_mask": [[1, 1, 1]] * 2},
+        r"negative_prompt_attention_mask is a list; use a tensor of shape \(2, 3\)",
+    ),
+    "mask on another device": (
+        {"negative_prompt_ids": ids(2, 3), "negative_prompt_attention_mask": torch.ones((2, 3), device="meta")},
+        r"negative_prompt_attention_mask of shape \(2, 3\) is on meta",
+    ),
+    "no scale in the list": (
+        {"guidance_scale": [], "negative_prompt_ids": ids(2, 3)},
+        r"guidance_scale is \[\]; use a number",
+    ),
     "mask alone": (
         {"negative_prompt_attention_mask": torch.ones((2, 4)), "guidance_scale": 1.5},
         "without negative_prompt_ids",
@@ -57,6 +69,10 @@ ARGUMENTS: dict[str, tuple[dict[str, Any], str]] = {
         r"negative_prompt_ids of shape \(1, 5\) is on meta and input_ids of shape \(2, 4\) on cpu",
     ),
     "a guide too many": ({"negative_prompt_ids": ids(1, 5), "guide": [Guide()] * 3}, r"guide is of shape \(3,\)"),
+    "a scale too many": (
+        {"guidance_scale": [1.5, 2.0, 3.0]},
+        r"guidance_scale is of shape \(3,\) and input_ids of 2 prompt",
+    ),
     "two scales": (
         {"guidance_scale": 2.0, "guide": Guide(scale=3.0)},
         "guidance_scale is 2.0 and the guide's scale 3.0",
@@ -117,6 +133,19 @@ def test_two_of_us() -> None:
     processors = LogitsProcessorList([GuidanceLogitsProcessor(model, Guide(scale=2.0))])
     with pytest.raises(ValueError, match="has a GuidanceLogitsProcessor already"):
         model.generate(ids(1, 4), max_new_tokens=4, logits_processor=processors, custom_generate=generate)
+
+
+def test_transformers_guidance_beside_ours() -> None:
+    model = ARCHITECTURES["gpt2"].model()
+    processors = LogitsProcessorList([GuidanceLogitsProcessor(model, Guide(scale=2.0))])
+    with pytest.raises(ValueError, match="guidance_scale is 3.0 beside a GuidanceLogitsProcessor"):
+        model.generate(ids(1, 4), max_new_tokens=4, logits_processor=processors, guidance_scale=3.0)
+
+
+def test_a_processor_of_no_guide() -> None:
+    for guide in (3.0, [3.0], []):
+        with pytest.raises(ValueError, match="; use a Guide, or a list of one for each prompt"):
+            GuidanceLogitsProcessor(ARCHITECTURES["gpt2"].model(), guide)
 
 
 def test_outside_of_model_generate() -> None:

@@ -127,7 +127,8 @@ class _Request:
         self.num_prompts, self.num_rows = caller["batch_size"], len(input_ids)
         self.negatives = self._negatives()
         if guides is not None:
-            self.guide_of_row = spread(len(guides), self.num_rows, self.num_prompts, "guide", (len(guides),))
+            name = "guidance_scale" if isinstance(config.guidance_scale, (list, tuple)) else "guide"
+            self.guide_of_row = spread(len(guides), self.num_rows, self.num_prompts, name, (len(guides),))
 
     def _negatives(self) -> list[TokenIds] | None:
         ids, mask = self.caller["negative_prompt_ids"], self.caller["negative_prompt_attention_mask"]
@@ -252,6 +253,8 @@ def _guides(guide: Guide | Sequence[Guide] | None, config: GenerationConfig, cal
     else:
         raise GuideError(f"guide is {guide!r}; use a Guide, or a list of one for each prompt")
     scales = [None] if scale is None else list(scale) if isinstance(scale, (list, tuple)) else [scale]
+    if not scales:
+        raise GuideError(f"guidance_scale is {scale!r}; use a number, or a list of one for each prompt")
     if len(guides) != len(scales) and 1 not in (len(guides), len(scales)):
         raise GuideError(f"guide has {len(guides)} values and guidance_scale {len(scales)}; use one, or as many")
     count = max(len(guides), len(scales))

@@ -27,7 +27,7 @@ def read_negatives(
         mask: (N, L), nonzero for tokens.
 
     Raises:
-        PromptError: not (N, L), not integers, a mask of another shape, a row without tokens, or padding that can't be
+        PromptError: not (N, L), not integers, a mask of another shape or device, a row without tokens, or padding that can't be
             told from text.
     """
     name = "negative_prompt_ids"
@@ -38,6 +38,15 @@ def read_negatives(
     if 0 in shape:
         raise PromptError(f"{name} of shape {shape} is empty; for an empty negative use the beginning-of-text token")
     if mask is not None:
+        if not isinstance(mask, Tensor):
+            raise PromptError(
+                f"negative_prompt_attention_mask is a {type(mask).__name__}; use a tensor of shape {shape}, as {name} has"
+            )
+        if mask.device != ids.device:
+            raise PromptError(
+                f"negative_prompt_attention_mask of shape {tuple(mask.shape)} is on {mask.device} and {name} of shape "
+                f"{shape} on {ids.device}; move it there"
+            )
         if tuple(mask.shape) != shape:
             raise PromptError(
                 f"negative_prompt_attention_mask has shape {tuple(mask.shape)} and {name} has {shape}; use equal shapes"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor, PreTrainedModel
 
-from counterpoint.errors import PromptError, UnsupportedError
+from counterpoint.errors import GuideError, PromptError, UnsupportedError
 from counterpoint.guide import Guide
 from counterpoint.transformers.caller import Caller, is_drafting, running_generate
 from counterpoint.transformers.encoded import EncodedHistories
@@ -39,7 +39,7 @@ class GuidanceLogitsProcessor(LogitsProcessor):
 
     Raises:
         PromptError: a negative is empty, or of the wrong shape, or longer than the model's context.
-        GuideError: the number of guides is not that of the prompts.
+        GuideError: no guide, or something else in its place.
         UnsupportedError: the model can't be guided.
     """
 
@@ -53,7 +53,9 @@ class GuidanceLogitsProcessor(LogitsProcessor):
         prompt_len: int | None = None,
     ) -> None:
         self._model = model
-        self._guides = [guide] if isinstance(guide, Guide) else list(guide)
+        self._guides = list(guide) if isinstance(guide, (list, tuple)) else [guide]
+        if not self._guides or not all(isinstance(one, Guide) for one in self._guides):
+            raise GuideError(f"guide is {guide!r}; use a Guide, or a list of one for each prompt")
         self._negatives = None
         self._negative_shape: object = None
         if negative_prompt_ids is not None:
@@ -158,6 +160,11 @@ class GuidanceLogitsProcessor(LogitsProcessor):
     def _check(self, caller: Caller) -> None:
         check_padding(self._model, caller["model_kwargs"].get("attention_mask"))
         config = caller["generation_config"]
+        if config.guidance_scale not in (None, 1):
+            raise UnsupportedError(
+                f"guidance_scale is {config.guidance_scale} beside a GuidanceLogitsProcessor, and transformers would guide "
+                "too; leave it out"
+            )
         if config.num_beams > 1 and config.use_cache is not False and keeps_state_inside(self._model):
             raise UnsupportedError(
                 f"{type(self._model).__name__} keeps its state where beams (num_beams is {config.num_beams}) can't "
