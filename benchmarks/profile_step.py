@@ -1,6 +1,6 @@
 """Where the time of a guided step goes, and how fast each product of it reads its weights.
 
-    python benchmarks/profile_step.py bfloat16 [--compile] [--no-compile] [--int8]
+python benchmarks/profile_step.py bfloat16 [--compile] [--no-compile] [--int8]
 """
 
 import functools
@@ -15,7 +15,13 @@ from counterpoint.bench.machine import read_bandwidth
 from counterpoint.bench.ways import engine_way
 from counterpoint.models import few_rows
 
-SHAPES = {"attention in": (2304, 768), "attention out": (768, 768), "wide": (3072, 768), "narrow": (768, 3072), "head": (50257, 768)}
+SHAPES = {
+    "attention in": (2304, 768),
+    "attention out": (768, 768),
+    "wide": (3072, 768),
+    "narrow": (768, 3072),
+    "head": (50257, 768),
+}
 COLD_BYTES = 256 * 2**20  # copies of a weight that no cache holds
 
 

@@ -23,7 +23,9 @@ def product(states, weight, scale, bias):
 
 @needs_kernel
 @pytest.mark.parametrize("dtype, weight_dtype", few_rows.NAMES)
-@pytest.mark.parametrize("num_rows, size, num_out", [(1, 64, 8), (2, 100, 9), (3, 1, 3), (7, 33, 1), (9, 768, 130), (2, 8200, 6)])
+@pytest.mark.parametrize(
+    "num_rows, size, num_out", [(1, 64, 8), (2, 100, 9), (3, 1, 3), (7, 33, 1), (9, 768, 130), (2, 8200, 6)]
+)
 def test_equal_to_torch(dtype, weight_dtype, num_rows, size, num_out):
     torch.manual_seed(0)
     states, bias = torch.randn(num_rows, size).to(dtype), torch.randn(num_out).to(dtype)
@@ -62,7 +64,9 @@ def test_zeros_and_no_rows_and_no_numbers(dtype, weight_dtype):
     weight, bias = torch.ones(6, 40).to(weight_dtype), torch.arange(6).to(dtype)
     assert torch.equal(few_rows.few_rows(torch.zeros(2, 40).to(dtype), weight, None, bias), bias.expand(2, 6))
     assert few_rows.few_rows(torch.zeros(0, 40).to(dtype), weight).shape == (0, 6)
-    assert torch.equal(few_rows.few_rows(torch.zeros(2, 0).to(dtype), weight[:, :0].clone(), None, bias), bias.expand(2, 6))
+    assert torch.equal(
+        few_rows.few_rows(torch.zeros(2, 0).to(dtype), weight[:, :0].clone(), None, bias), bias.expand(2, 6)
+    )
 
 
 @needs_kernel

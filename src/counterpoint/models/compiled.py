@@ -97,7 +97,9 @@ class CompiledSteps:
         """The least number of positions of a step that holds these."""
         return max(LEAST_REACH, 1 << (reach - 1).bit_length())
 
-    def pays(self, num_rows: int, num_columns: int, num_positions: int, *, num_steps: int, step_s: float | None) -> bool:
+    def pays(
+        self, num_rows: int, num_columns: int, num_positions: int, *, num_steps: int, step_s: float | None
+    ) -> bool:
         """Whether a step of this shape is to be compiled, or is already.
 
         Where the choice is free, it is compiled if `num_steps` steps to come, of `step_s` seconds each as they are,

@@ -59,7 +59,9 @@ class Model:
             )
         adapted = bool(getattr(hf, "peft_config", None))
         if compile is True and adapted:
-            raise UnsupportedError(f"{type(hf).__name__} has adapters, which compiled steps don't see; use compile=False")
+            raise UnsupportedError(
+                f"{type(hf).__name__} has adapters, which compiled steps don't see; use compile=False"
+            )
         self.hf = hf.eval()
         self.tokenizer = tokenizer
         self.name = name or type(hf).__name__
