@@ -114,3 +114,15 @@ def test_without_a_bound_a_lone_prompt_is_read_at_once():
     engine.add(prepare(model, [3] * 200, max_tokens=1, **GREEDY))
     engine.step()
     assert seen[-1] == 200
+
+
+@pytest.mark.parametrize("pauses", [True, False])
+def test_rows_are_told_how_much_is_to_come_only_where_a_step_may_take_longer(pauses):
+    model, told = llama(), []
+    engine = Engine(model, pauses=pauses, max_rows=2)
+    for prompt in ([5, 6], [7, 8, 9], [4, 3]):
+        engine.add(prepare(model, prompt, guide=cp.Guide(scale=2.0), max_tokens=3, **GREEDY))
+    engine._rows_of(model).expect = lambda *values: told.append(values)
+    list(engine.run())
+    want = [(steps, rounds) for rounds in (3, 2, 1) for steps in (3, 2, 1)]
+    assert told == (want if pauses else [])

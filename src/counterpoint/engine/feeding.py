@@ -29,7 +29,7 @@ def portions(reading: list[Reader], budget: int | None) -> list[Part]:
     if not reading:
         return []
     left = sum(len(reader.todo) for reader in reading) if budget is None else budget
-    sizes = {reader: 0 for reader in reading}
+    sizes = dict.fromkeys(reading, 0)
     oldest, shortest = reading[0], sorted(reading, key=lambda reader: len(reader.todo))
     for reader, most in [(oldest, -(-left // 2)), *((reader, left) for reader in shortest)]:
         # A row that can't be read in parts is read whole, whatever the budget.

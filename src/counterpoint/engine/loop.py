@@ -41,6 +41,8 @@ class Engine:
         prefix_tokens: most tokens of ended requests to keep, so that others which begin alike read less; 0 is none.
         skips: leave out branches that cost a forward of their own at steps which they can't change. The tokens are the
             same either way.
+        pauses: a step may take seconds to make later ones quicker, by compiling them, where so much work is to come that
+            it pays. False where somebody waits for each token. A model with compile=True compiles either way.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Engine:
         draft_ahead: bool = False,
         prefix_tokens: int = 0,
         skips: bool = True,
+        pauses: bool = True,
     ) -> None:
         idle = 1 if idle_prefill_tokens is None else idle_prefill_tokens
         for name, value in (("max_rows", max_rows), ("prefill_tokens", prefill_tokens), ("idle_prefill_tokens", idle)):
@@ -70,7 +73,7 @@ class Engine:
         self.model, self.max_rows, self.draft_tokens = model, max_rows, draft_tokens
         self.draft_model, self.draft_ahead = draft_model, draft_ahead
         self.prefill_tokens, self.idle_prefill_tokens = prefill_tokens, idle_prefill_tokens
-        self.skips = skips
+        self.skips, self.pauses = skips, pauses
         self._store = PrefixStore(prefix_tokens) if prefix_tokens else None
         self._rows: dict[Model, Rows] = {}
         self._waiting: deque[Sequence] = deque()
@@ -200,7 +203,7 @@ class Engine:
 
     def _read(self) -> dict[Sequence, Exception]:
         """Feed the rows, those that can be skipped only where they are needed; returns the sequences that failed."""
-        if self._running:
+        if self.pauses and self._running:
             num_steps = max(sequence.room - sequence.step for sequence in self._running)
             num_rounds = -(-(len(self._running) + len(self._waiting)) // len(self._running))
             for rows in self._rows.values():
