@@ -186,7 +186,7 @@ def main() -> None:
     parser.add_argument("--dtype", choices=list(DTYPES))
     parser.add_argument("--case", nargs="+", help="parts of names of cases")
     parser.add_argument("--new-tokens", type=int, default=16)
-    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--docs", action="store_true", help="only the table")
     asked = parser.parse_args()
     if asked.docs:
