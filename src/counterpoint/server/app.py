@@ -62,6 +62,7 @@ class Service:
             prefill_tokens=self.limits.prefill_tokens,
             idle_prefill_tokens=self.limits.idle_prefill_tokens,
             prefix_tokens=self.limits.prefix_tokens,
+            pauses=False,
         )
 
     async def answer(
