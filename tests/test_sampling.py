@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from counterpoint.errors import SamplingError
+from counterpoint.errors import NothingLeftError, SamplingError
 from counterpoint.sampling import Sampling, draw, generator, processed
 
 LOGPROBS = torch.tensor([0.4, 0.3, 0.2, 0.1]).log()
@@ -104,3 +104,33 @@ def test_numbers_that_float32_can_not_hold_make_no_nan(extreme):
     assert float(scores.exp().sum()) == pytest.approx(1)
     assert not scores.isnan().any() and scores[3] == -float("inf")
     assert draw(scores, sampling, generator(0)) in (0, 1, 2)
+
+
+def sorted_nucleus(scores, top_p):
+    """The plain way: sort all, count until the sum is reached."""
+    kept, total = set(), 0.0
+    for token_id in sorted(range(len(scores)), key=lambda i: (-float(scores[i]), i)):
+        if kept and total >= top_p:
+            break
+        kept.add(token_id)
+        total += float(scores[token_id].exp())
+    return kept
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.01, 1.0, 8.0])
+@pytest.mark.parametrize("top_p", [1e-30, 0.1, 0.5, 0.95])
+def test_the_nucleus_is_that_of_a_full_sort(spread, top_p):
+    torch.manual_seed(0)
+    scores = torch.log_softmax((spread * torch.randn(3000)).round(decimals=1), -1)  # rounded, so that many are equal
+    got = processed(scores, Sampling(top_p=top_p), prompt_ids=[], output_ids=[])
+    want = sorted_nucleus(scores.double(), top_p)
+    assert abs(len(set(got.isfinite().nonzero().flatten().tolist()) ^ want)) <= 1  # the sum's rounding at the edge
+
+
+def test_nothing_left_is_an_error():
+    for fields in ({}, {"temperature": 0}):
+        with pytest.raises(NothingLeftError, match="no token is left to choose after 2 generated"):
+            processed(
+                LOGPROBS, Sampling(**fields), prompt_ids=[], output_ids=[1, 2],
+                processors=[lambda prompt, output, scores: scores - math.inf],
+            )  # fmt: skip

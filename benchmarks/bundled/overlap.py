@@ -4,10 +4,10 @@ training text, beside the same count for 200 held-out passages of the same lengt
 import random
 import re
 
-import counterpoint as cp
 import numpy as np
 from common import held_out, keep, opened, parser
 
+import counterpoint as cp
 from counterpoint.train.corpus import shingles
 
 RUN_WORDS = 12

@@ -1,7 +1,8 @@
 """Samples of the bundled model for six conditions at scales 1, 1.5 and 3. The seed chooses them, nobody else."""
 
-import counterpoint as cp
 from common import keep, parser
+
+import counterpoint as cp
 
 SCALES = (1.0, 1.5, 3.0)
 NOTHING = cp.contexts.Empty()

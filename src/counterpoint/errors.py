@@ -5,6 +5,7 @@ CounterpointError
 │   ├── GuideError                    a guide, a branch or a weight
 │   ├── PromptError                   a prompt or a context: empty, too long, not text
 │   ├── SamplingError                 temperature, top-p, penalties, limits
+│   │   └── NothingLeftError          the constraints on the output leave no token
 │   ├── ModelError                    a model folder: missing, truncated, not a causal model
 │   └── UnsupportedError              this model or this combination cannot do that
 └── Failure (also RuntimeError)       nobody's mistake; exit status 1, HTTP 500
@@ -31,6 +32,10 @@ class PromptError(UsageError):
 
 class SamplingError(UsageError):
     """A sampling parameter or a limit is out of range."""
+
+
+class NothingLeftError(SamplingError):
+    """The constraints on the output rule out every token."""
 
 
 class ModelError(UsageError):

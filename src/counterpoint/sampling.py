@@ -6,14 +6,14 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from counterpoint.errors import SamplingError
+from counterpoint.errors import NothingLeftError, SamplingError
 
 NEG_INF = float("-inf")
+FEW = 512  # a nucleus is rarely larger, and finding so many is much quicker than sorting all
 LEAST = 1e-30  # what float32 would round to 0 makes NaN of 0 / 0 and -inf * 0
 
 #: (prompt ids, output ids, (V,) log-probabilities) -> (V,) scores: a constraint on the output, such as a grammar.
@@ -115,12 +115,18 @@ def processed(
 
     Raises:
         SamplingError: a token id of `logit_bias` is outside of the vocabulary.
+        NothingLeftError: every token is ruled out.
     """
     scores = logprobs
     if sampling.changes_order:
         scores = _penalised(scores.clone(), sampling, prompt_ids, output_ids)
     for processor in processors:
         scores = processor(prompt_ids, output_ids, scores)
+    if (processors or sampling.logit_bias) and scores.amax() == NEG_INF:
+        raise NothingLeftError(
+            f"no token is left to choose after {len(output_ids)} generated ones: the constraints rule out every token "
+            "that the model allows; loosen them"
+        )
     if sampling.greedy:
         return scores
     # The largest is brought to 0 first, so that no temperature, however low, overflows.
@@ -156,13 +162,22 @@ def _truncated(scores: Tensor, sampling: Sampling) -> Tensor:
         least = scores.topk(sampling.top_k).values[-1]
         scores = torch.log_softmax(scores.masked_fill(scores < least, NEG_INF), -1)
     if sampling.top_p < 1:
-        ordered, order = scores.sort(descending=True, stable=True)
-        before = ordered.exp().cumsum(-1) - ordered.exp()
-        beyond = before >= sampling.top_p
-        beyond[0] = False  # a top-p that float32 rounds to 0 keeps the best token too
-        cut = torch.zeros_like(scores, dtype=torch.bool).scatter_(0, order, beyond)
-        scores = torch.log_softmax(scores.masked_fill(cut, NEG_INF), -1)
+        scores = torch.log_softmax(scores.masked_fill(~_nucleus(scores, sampling.top_p), NEG_INF), -1)
     if sampling.min_p:
         least = scores.amax() + math.log(sampling.min_p)
         scores = scores.masked_fill(scores < least, NEG_INF)
     return torch.log_softmax(scores, -1)
+
+
+def _nucleus(scores: Tensor, top_p: float) -> Tensor:
+    """Which tokens are in the smallest set that reaches `top_p`, the best one always; of equals the first. (V,) of bool."""
+    size = scores.shape[-1]
+    for most in (min(FEW, size), size):
+        ordered = scores.topk(most).values
+        before = ordered.exp().cumsum(-1) - ordered.exp()
+        kept = max(1, int((before < top_p).sum()))
+        if kept < most or most == size:
+            break
+    equal = scores == ordered[kept - 1]
+    above = scores > ordered[kept - 1]
+    return above | (equal & (equal.cumsum(-1) <= kept - above.sum()))

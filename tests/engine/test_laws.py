@@ -1,5 +1,6 @@
 """The laws of guidance on real attention with random weights, against the stateless loop."""
 
+import math
 import random
 import warnings
 
@@ -335,3 +336,22 @@ def test_no_logits_of_a_whole_prompt(llama):
     finally:
         hook.remove()
     assert largest == 2
+
+
+def test_where_guidance_leaves_nothing_of_what_a_constraint_allows_the_prompt_decides(llama):
+    prompt, negative = [5, 6, 7], [8, 9, 10]
+
+    def only_the_last(prompt_ids, output_ids, scores):
+        """The least probable tokens of the prompt's own prediction, which plausibility 1 rules out."""
+        least = unguided(llama, [*prompt_ids, *output_ids]).topk(3, largest=False).indices
+        return torch.full_like(scores, -math.inf).index_copy(0, least, scores[least])
+
+    options = {"max_tokens": 6, "temperature": 0, "ignore_eos": True, "processors": [only_the_last]}
+    done = cp.generate(llama, prompt, negative=negative, guide=cp.Guide(scale=3.0, plausibility=1.0), **options)
+    plain = cp.generate(llama, prompt, **options)
+    assert done.token_ids == plain.token_ids
+
+
+def unguided(model, ids):
+    with torch.inference_mode():
+        return model.hf(torch.tensor([ids])).logits[0, -1].log_softmax(-1)

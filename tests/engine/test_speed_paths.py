@@ -133,7 +133,7 @@ def test_the_store_forgets_the_least_recently_used():
     model = cp.Model(ARCHITECTURES["llama"].model())
     rows, store = model.new_rows(), PrefixStore(100)
     texts = [repeating(i, 40) for i in range(3)]
-    for at, text in enumerate(texts[:2]):
+    for text in texts[:2]:
         row = rows.add()
         rows.forward([Feed(row, text)])
         store.keep(rows, row, text)

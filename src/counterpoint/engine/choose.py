@@ -11,6 +11,7 @@ from torch import Tensor
 from counterpoint import formulas
 from counterpoint.engine.request import Observation, Progress, TokenLogprob
 from counterpoint.engine.sequence import Sequence
+from counterpoint.errors import NothingLeftError
 from counterpoint.guide import Guide
 from counterpoint.sampling import draw, processed
 
@@ -108,13 +109,11 @@ def _is_unwatched(sequence: Sequence) -> bool:
 
 def _one(sequence: Sequence, cond: Tensor, others: Tensor, guided: Tensor, applied: bool) -> Progress:
     request, sampling = sequence.request, sequence.request.sampling
-    scores = processed(
-        guided,
-        sampling,
-        prompt_ids=request.prompt_ids,
-        output_ids=sequence.output_ids,
-        processors=request.processors,
-    )
+    seen = {"prompt_ids": request.prompt_ids, "output_ids": sequence.output_ids, "processors": request.processors}
+    try:
+        scores = processed(guided, sampling, **seen)
+    except NothingLeftError:  # of what a constraint leaves, guidance left nothing: the prompt decides
+        scores = processed(cond, sampling, **seen)
     token_id = draw(scores, sampling, sequence.source)
     if request.observe is not None:
         request.observe(sequence.index, Observation(sequence.step, token_id, cond, others, guided, applied))
