@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 import counterpoint as cp
 from counterpoint.contexts import LastTokens, OtherModel, Suffix
-from counterpoint.engine import Engine, prepare
+from counterpoint.engine import Engine, ahead, prepare
 from counterpoint.errors import SamplingError, UnsupportedError
 
 PLAIN = {"max_tokens": 24, "ignore_eos": True}
@@ -162,9 +162,9 @@ def test_running_ahead_gives_the_tokens_of_the_stateless_loop_in_fewer_forwards(
     branches = [cp.Branch(OtherModel(twin, negative), -0.2)]
     model, counts, seen = cp.Model(hf), [], []
     hook = twin.hf.register_forward_pre_hook(lambda *_: seen.append(1))
-    for ahead in (False, True):
+    for is_ahead in (False, True):
         seen.clear()
-        done = cp.generate(model, prompt, branches=branches, draft_tokens=3 * ahead, draft_ahead=ahead, **GREEDY)
+        done = cp.generate(model, prompt, branches=branches, draft_tokens=3 * is_ahead, draft_ahead=is_ahead, **GREEDY)
         want, margins = guided_tokens(hf, prompt, [negative], [-0.2], num_tokens=24)
         assert_same(done.token_ids, want, margins)
         counts.append(len(seen))
@@ -281,3 +281,19 @@ def test_suffixes_and_recurrent_branches_are_not_drafted():
         options = {**GREEDY, "negative": negative, "guide": cp.Guide(scale=1.5)}
         done = cp.generate(model, ids(1, 9), draft_tokens=4, draft_model=draft, **options)
         assert done == cp.generate(model, ids(1, 9), **options)
+
+
+@pytest.mark.parametrize("way", ["model", "ahead"])
+def test_where_nothing_can_be_guessed_nothing_is(way, monkeypatch):
+    model, other = cp.Model(ARCHITECTURES["llama"].model()), cp.Model(ARCHITECTURES["gpt2"].model())
+    options = {**GREEDY, "branches": [cp.Branch(OtherModel(other), -0.2)]}
+    plain, real = cp.generate(model, ids(1, 9), **options), ahead._next
+
+    def failing(sequence):
+        if len(sequence.drafter.guesses) == 2:
+            raise RuntimeError("no token is left")
+        return real(sequence)
+
+    monkeypatch.setattr(ahead, "_next", failing)
+    drafts = {"draft_model": cp.Model(noisy(model.hf, 0.02))} if way == "model" else {"draft_ahead": True}
+    assert same([plain], [cp.generate(model, ids(1, 9), draft_tokens=4, **drafts, **options)]) > 0

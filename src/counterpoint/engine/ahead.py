@@ -82,7 +82,11 @@ def write_ahead(counts: Mapping[Sequence, int]) -> dict[Sequence, Exception]:
             drafter = sequence.drafter
             drafter.look()
             if len(drafter.guesses) < count:
-                drafter.write(_next(sequence))
+                try:
+                    drafter.write(_next(sequence))
+                except Exception:  # where no token is left to guess, the sequence itself has to say what follows
+                    del left[sequence]
+                    continue
             # The rows of a draft model need not read their last guess; the sequence's own must.
             if len(drafter.guesses) == count and (not drafter.is_own or not drafter.readers[0].todo):
                 del left[sequence]
