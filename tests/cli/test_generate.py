@@ -176,3 +176,13 @@ def test_info(run):
     status, out, _ = run("info", "--json")
     facts = json.loads(out)
     assert status == 0 and facts["torch"] == torch.__version__ and facts["parameters"] > 10**6
+
+
+def test_drafts_change_no_token(run):
+    asked = ["generate", "one two one two one two one", "--negative", "x", "--max-tokens", "16", "--temperature", "0", "--json"]
+    plain = json.loads(run(*asked)[1])
+    for drafts in (["--draft-tokens", "4"], ["--draft-tokens", "4", "--draft-model", "bundled"]):
+        status, out, err = run(*asked, *drafts)
+        assert status == 0 and json.loads(out)["token_ids"] == plain["token_ids"], err
+    status, _, err = run(*asked, "--draft-model", "bundled")
+    assert status == 2 and "draft_tokens is 0" in err

@@ -11,6 +11,8 @@ import click
 from counterpoint.cli.contexts import check_contexts, context_options, read_contexts
 from counterpoint.cli.options import (
     SAMPLING_NAMES,
+    draft_options,
+    drafting,
     guide_from,
     guide_options,
     model_options,
@@ -28,6 +30,7 @@ from counterpoint.errors import UsageError
 @context_options
 @sampling_options
 @model_options
+@draft_options
 @click.option("-n", "num_samples", type=int, default=1, help="Samples of the prompt.")
 @click.option("--logprobs", type=int, default=None, help="Report log-probabilities and this many best tokens.")
 @click.option("--prompt-file", default=None, help="Read the prompt from a file.")
@@ -64,7 +67,7 @@ def _run_one(text: str, options: dict[str, Any], *, as_json: bool, as_stream: bo
     from counterpoint.engine import describe, generate, stream
 
     arguments = {name: options[name] for name in SAMPLING_NAMES} | {"logprobs": options["logprobs"]}
-    arguments |= {"negative": negative, "branches": branches, "guide": guide}
+    arguments |= {"negative": negative, "branches": branches, "guide": guide, **drafting(options)}
     shown = None
     if options["show_branches"]:
         shown = show(model, prompt, negative=negative, branches=branches, guide=guide)

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from counterpoint.cli.options import SAMPLING_NAMES, guide_from, open_model, read_text
+from counterpoint.cli.options import SAMPLING_NAMES, drafting, guide_from, open_model, read_text
 from counterpoint.errors import CounterpointError, PromptError, UsageError
 from counterpoint.guide import Branch, Guide
 
@@ -29,7 +29,7 @@ def run_many(path: str, options: dict[str, Any]) -> int:
 
     from counterpoint.engine import Engine, describe, prepare
 
-    engine, waiting, done, num_broken = Engine(model), {}, {}, 0
+    engine, waiting, done, num_broken = Engine(model, **drafting(options)), {}, {}, 0
     for number, line in lines:
         try:
             record = _record(line)

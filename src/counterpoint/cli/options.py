@@ -126,6 +126,20 @@ def open_model(options: dict[str, Any]) -> Model:
     )
 
 
+def draft_options(function: Callable) -> Callable:
+    """Tokens that are guessed, so that a text takes fewer steps; the tokens are the same."""
+    model = click.option("--draft-model", default=None, help="A smaller model that guesses; the text itself if left out.")
+    tokens = click.option("--draft-tokens", type=int, default=0, help="Tokens to guess at each step; 0 is none.")
+    return tokens(model(function))
+
+
+def drafting(options: dict[str, Any]) -> dict[str, Any]:
+    """The engine's arguments of `draft_options`."""
+    name = options["draft_model"]
+    smaller = None if name is None else open_model(options | {"model": name, "weights": None})
+    return {"draft_tokens": options["draft_tokens"], "draft_model": smaller}
+
+
 def read_text(value: str | None, path: str | None, *, name: str) -> str | None:
     """A context from the command line: a text, `-` for standard input, or a file.
 
