@@ -15,7 +15,7 @@ import counterpoint as cp
 CASES = [
     ("Genre: children's.\n\n", "Genre: horror.\n\n"),
     ("Genre: horror.\n\nThe door", "Genre: children's.\n\nThe door"),
-    ("Sentiment: positive. Movie review.\n\nThe film", "Sentiment: negative. Movie review.\n\nThe film"),
+    ("Sentiment: positive. Product remark.\n\n", "Sentiment: negative. Product remark.\n\n"),
 ]
 
 

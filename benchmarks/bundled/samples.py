@@ -7,12 +7,12 @@ import counterpoint as cp
 SCALES = (1.0, 1.5, 3.0)
 NOTHING = cp.contexts.Empty()
 CONDITIONS = (
-    ("Sentiment: positive. Movie review.\n\n", "Sentiment: negative. Movie review.\n\n"),
+    ("Sentiment: positive. Product remark.\n\n", "Sentiment: negative. Product remark.\n\n"),
+    ("Sentiment: negative. Product remark.\n\n", "Sentiment: positive. Product remark.\n\n"),
     ("Sentiment: negative. Movie review.\n\n", "Sentiment: positive. Movie review.\n\n"),
     ("Genre: mystery.\n\n", NOTHING),
     ("Genre: children's.\n\n", NOTHING),
     ("Genre: science fiction.\n\n", NOTHING),
-    ("Tone: enthusiastic. Message: Do you like music? Reply:", "Tone: professional. Message: Do you like music? Reply:"),
 )
 
 
