@@ -68,7 +68,9 @@ def run(piece: str) -> list[Line]:
     if kind == "":
         task = measure.random_task(model, num_tokens=64)
         aims = {} if weights else AIMS[dtype]  # rounded weights predict otherwise, so they reach no aim
-        return measure.one_request(model, task, rounds=ROUNDS, aims=aims, rival=rival) + measure.branch_bytes(model, task)
+        return measure.one_request(model, task, rounds=ROUNDS, aims=aims, rival=rival) + measure.branch_bytes(
+            model, task
+        )
     if kind == "batch":
         task = measure.random_task(model, num_tokens=16)
         return measure.many_requests(model, [task] * 16, rounds=ROUNDS, aim=None if weights else 0.08, rival=rival)
@@ -129,7 +131,10 @@ def as_matrix(lines: list[Line]) -> str:
     out.append("|---" * (1 + len(BRANCHES)) + "|")
     for length in CONTEXTS:
         names = [f"{number} of {length}" for number in BRANCHES]
-        cells = [f"{values[n + ': a step']} ({values[n + ': beside the forward']} %; {values[n + ': buffers']} MiB)" for n in names]
+        cells = [
+            f"{values[n + ': a step']} ({values[n + ': beside the forward']} %; {values[n + ': buffers']} MiB)"
+            for n in names
+        ]
         out.append(f"| {length} tokens each | " + " | ".join(cells) + " |")
     return "\n".join(out)
 

@@ -47,7 +47,9 @@ def main() -> None:
             table.add_row(_one_line(a.text), _one_line(b.text))
         console.print(table)
     console.print(f"{time.perf_counter() - started:.1f} s, model included. Now your own:")
-    console.print('  .venv/bin/counterpoint generate "PROMPT" --negative "NEGATIVE" --scale 3 --space prob', markup=False)
+    console.print(
+        '  .venv/bin/counterpoint generate "PROMPT" --negative "NEGATIVE" --scale 3 --space prob', markup=False
+    )
 
 
 def _one_line(text: str) -> str:

@@ -113,12 +113,16 @@ def drawn_cases(rng: random.Random, number: int) -> list[Case]:
             "stop": rng.choice([None, None, 12]),
             "adaptive": rng.choice([None, None, "jsd"]),
         }
-        draw = {"temperature": 0.0} if rng.random() < 0.6 else {
-            "temperature": rng.choice([0.5, 1.0, 1.4]),
-            "top_k": rng.choice([0, 0, 20]),
-            "top_p": rng.choice([1.0, 1.0, 0.9]),
-            "seed": rng.randrange(2**31),
-        }
+        draw = (
+            {"temperature": 0.0}
+            if rng.random() < 0.6
+            else {
+                "temperature": rng.choice([0.5, 1.0, 1.4]),
+                "top_k": rng.choice([0, 0, 20]),
+                "top_p": rng.choice([1.0, 1.0, 0.9]),
+                "seed": rng.randrange(2**31),
+            }
+        )
         cases.append(
             Case(
                 name=f"r{index}",
@@ -176,9 +180,7 @@ def drive(running: Any, cases: list[Case]) -> dict[str, Any]:
     while todo or alive:
         while todo and todo[0].arrival <= step:
             case = todo.pop(0)
-            branches = [
-                {"prompt_ids": ids, "weight": w} for ids, w in zip(case.contexts, case.weights, strict=True)
-            ]
+            branches = [{"prompt_ids": ids, "weight": w} for ids, w in zip(case.contexts, case.weights, strict=True)]
             args = {"guidance": {**case.fields, "branches": branches}} if branches else None
             assert (read(args) is not None) == bool(branches)
             params = SamplingParams(

@@ -19,7 +19,11 @@ HEAVY = {"torch", "transformers", "vllm", "fastapi", "uvicorn", "lm_eval", "skle
 
 
 def files():
-    return [path for path in sorted(SOURCE.rglob("*.py")) if path.parent != SOURCE or path.stem not in ("__init__", "__main__")]
+    return [
+        path
+        for path in sorted(SOURCE.rglob("*.py"))
+        if path.parent != SOURCE or path.stem not in ("__init__", "__main__")
+    ]
 
 
 def room_of(path):

@@ -48,7 +48,11 @@ def test_active_between_start_and_stop():
 
 @pytest.mark.parametrize(
     "guide",
-    [Guide(), Guide(scale=3), Guide(scale=1.5, space="prob", plausibility=0.1, gate=0.5, start=1, stop=9, adaptive="jsd")],
+    [
+        Guide(),
+        Guide(scale=3),
+        Guide(scale=1.5, space="prob", plausibility=0.1, gate=0.5, start=1, stop=9, adaptive="jsd"),
+    ],
 )
 def test_text_form_and_back(guide):
     assert Guide.parse(str(guide)) == guide

@@ -35,9 +35,17 @@ def passages(config, corpus) -> dict[str, list[tuple[np.ndarray, str]]]:
     reviews = held_out(config, corpus, "sentiment")
     random.Random(0).shuffle(reviews)
     found["reviews"] = [(record, corpus.text(record)) for record in reviews[:REVIEWS]]
-    return {kind: [(np.array(corpus.tokenizer.encode(text, add_special_tokens=False).ids), text,
-                    header(corpus.conditions[r], config.source[corpus.source[r]], always, random.Random(0)))
-                   for r, text in some] for kind, some in found.items()}
+    return {
+        kind: [
+            (
+                np.array(corpus.tokenizer.encode(text, add_special_tokens=False).ids),
+                text,
+                header(corpus.conditions[r], config.source[corpus.source[r]], always, random.Random(0)),
+            )
+            for r, text in some
+        ]
+        for kind, some in found.items()
+    }
 
 
 @torch.no_grad()
@@ -46,11 +54,11 @@ def model_bits(model, ids: np.ndarray, lead: list[int]) -> float:
     bits, start = 0.0, 0
     while start < len(ids):
         context = max(0, start - STRIDE)
-        piece = ids[context:context + WINDOW]
+        piece = ids[context : context + WINDOW]
         rows = torch.tensor([[model.bos_id, *lead, *piece]])
         logprobs = model.hf(rows[:, :-1]).logits[0].float().log_softmax(-1)
-        picked = logprobs[torch.arange(rows.shape[1] - 1), rows[0, 1:]][len(lead):]
-        new = picked[start - context:]
+        picked = logprobs[torch.arange(rows.shape[1] - 1), rows[0, 1:]][len(lead) :]
+        new = picked[start - context :]
         bits -= float(new.sum()) / math.log(2)
         start = context + len(piece)
     return bits
@@ -66,12 +74,20 @@ def main() -> None:
     for kind, some in texts.items():
         size = sum(len(text.encode()) for _, text, _ in some)
         plain = sum(model_bits(model, ids, []) for ids, _, _ in some)
-        led = sum(model_bits(model, ids, model.encode(lead, special_tokens=False) if lead else []) for ids, _, lead in some)
+        led = sum(
+            model_bits(model, ids, model.encode(lead, special_tokens=False) if lead else []) for ids, _, lead in some
+        )
         gram_bits = sum(-np.log2(grams.probabilities(ids)).sum() for ids, _, _ in some)
         packed = len(lzma.compress("\n\n".join(text for _, text, _ in some).encode(), preset=9))
-        result[kind] = {"texts": len(some), "bytes": size, "tokens": sum(len(ids) for ids, _, _ in some),
-                        "model": plain / size, "model with header": led / size,
-                        "5-gram Kneser-Ney": float(gram_bits) / size, "xz -9": packed * 8 / size}
+        result[kind] = {
+            "texts": len(some),
+            "bytes": size,
+            "tokens": sum(len(ids) for ids, _, _ in some),
+            "model": plain / size,
+            "model with header": led / size,
+            "5-gram Kneser-Ney": float(gram_bits) / size,
+            "xz -9": packed * 8 / size,
+        }
     keep("bits", args, {"training_tokens_of_the_5_gram": int(sum(len(t) for t in training)), "bits_per_byte": result})
 
 

@@ -23,7 +23,9 @@ SENTIMENTS = ("positive", "negative")
 def parser(description: str) -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=description)
     made.add_argument("--data", type=Path, required=True, help="the folder of *.jsonl.xz that the model was trained on")
-    made.add_argument("--run", type=Path, required=True, help="a folder for the tokenised corpus; the training's own --out saves time")
+    made.add_argument(
+        "--run", type=Path, required=True, help="a folder for the tokenised corpus; the training's own --out saves time"
+    )
     made.add_argument("--config", type=Path, default=ROOT / "configs" / "bundled.toml")
     made.add_argument("--model", default="bundled")
     made.add_argument("--seed", type=int, default=0)
@@ -55,9 +57,13 @@ def genre_of(conditions: dict) -> str | None:
 
 def keep(name: str, args: argparse.Namespace, result: dict) -> None:
     """Write one measurement to benchmarks/results/bundled/NAME.json, with what it was made by."""
-    made_by = {"command": f"python benchmarks/bundled/{name}.py --data CORPUS --run RUN --seed {args.seed}",
-               "python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__,
-               "machine": f"{_processor()}, {torch.get_num_threads()} threads"}
+    made_by = {
+        "command": f"python benchmarks/bundled/{name}.py --data CORPUS --run RUN --seed {args.seed}",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "machine": f"{_processor()}, {torch.get_num_threads()} threads",
+    }
     RESULTS.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"made_by": made_by} | result, indent=1, ensure_ascii=False) + "\n"
     (RESULTS / f"{name}.json").write_text(text, encoding="utf-8")

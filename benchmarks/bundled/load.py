@@ -19,9 +19,19 @@ print(json.dumps([imported - start, time.perf_counter() - imported]))
 
 def main() -> None:
     args = parser(__doc__).parse_args()
-    times = [json.loads(subprocess.run([sys.executable, "-c", CODE, args.model], capture_output=True, text=True,
-                                       check=True).stdout.splitlines()[-1]) for _ in range(5)]
-    keep("load", args, {"import_s": statistics.median(t[0] for t in times), "load_s": statistics.median(t[1] for t in times)})
+    times = [
+        json.loads(
+            subprocess.run(
+                [sys.executable, "-c", CODE, args.model], capture_output=True, text=True, check=True
+            ).stdout.splitlines()[-1]
+        )
+        for _ in range(5)
+    ]
+    keep(
+        "load",
+        args,
+        {"import_s": statistics.median(t[0] for t in times), "load_s": statistics.median(t[1] for t in times)},
+    )
 
 
 if __name__ == "__main__":

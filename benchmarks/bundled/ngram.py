@@ -49,16 +49,16 @@ class KneserNey:
             total = _look_up(kept.contexts, kept.totals, context)
             kinds = _look_up(kept.contexts, kept.kinds, context)
             known = total > 0
-            lower = p[size - 1:]
+            lower = p[size - 1 :]
             mixed = (np.maximum(seen - kept.discount, 0) + kept.discount * kinds * lower) / np.maximum(total, 1)
-            p[size - 1:] = np.where(known, mixed, lower)
+            p[size - 1 :] = np.where(known, mixed, lower)
         return p
 
 
 def _grams(ids: np.ndarray, size: int) -> np.ndarray:
     packed = np.zeros(len(ids) - size + 1, dtype=np.uint64)
     for offset in range(size):
-        packed = packed << np.uint64(BITS) | ids[offset:len(ids) - size + 1 + offset]
+        packed = packed << np.uint64(BITS) | ids[offset : len(ids) - size + 1 + offset]
     return packed
 
 

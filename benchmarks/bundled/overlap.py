@@ -11,8 +11,16 @@ import counterpoint as cp
 from counterpoint.train.corpus import shingles
 
 RUN_WORDS = 12
-PROMPTS = ("", "Genre: mystery.\n\n", "Genre: children's.\n\n", "Genre: science fiction.\n\n", "Genre: horror.\n\n",
-           "Sentiment: positive. Movie review.\n\n", "Sentiment: negative. Movie review.\n\n", "Author: P. G. Wodehouse.\n\n")
+PROMPTS = (
+    "",
+    "Genre: mystery.\n\n",
+    "Genre: children's.\n\n",
+    "Genre: science fiction.\n\n",
+    "Genre: horror.\n\n",
+    "Sentiment: positive. Movie review.\n\n",
+    "Sentiment: negative. Movie review.\n\n",
+    "Author: P. G. Wodehouse.\n\n",
+)
 
 
 def sentences(text: str) -> list[str]:
@@ -22,9 +30,13 @@ def sentences(text: str) -> list[str]:
 def count(texts: list[str], stands: set[int]) -> dict[str, int]:
     runs = [shingles(t, words=RUN_WORDS) for t in texts if len(t.split()) >= RUN_WORDS]
     long = [s for t in texts for s in sentences(t)]
-    return {"texts": len(texts), "runs": sum(map(len, runs)), "runs_in_training": sum(int(r) in stands for k in runs for r in k),
-            "sentences": len(long),
-            "sentences_in_training": sum(all(int(r) in stands for r in shingles(s, words=RUN_WORDS)) for s in long)}
+    return {
+        "texts": len(texts),
+        "runs": sum(map(len, runs)),
+        "runs_in_training": sum(int(r) in stands for k in runs for r in k),
+        "sentences": len(long),
+        "sentences_in_training": sum(all(int(r) in stands for r in shingles(s, words=RUN_WORDS)) for s in long),
+    }
 
 
 def main() -> None:
@@ -34,12 +46,17 @@ def main() -> None:
     args = made.parse_args()
     config, corpus, model = opened(args)
     kinds = {}
-    for name, guided in (("unguided", {}), ("guided, scale 3", {"negative": cp.contexts.Empty(), "guide": cp.Guide(scale=3.0)})):
+    for name, guided in (
+        ("unguided", {}),
+        ("guided, scale 3", {"negative": cp.contexts.Empty(), "guide": cp.Guide(scale=3.0)}),
+    ):
         prompts = [PROMPTS[i % len(PROMPTS)] or [model.bos_id] for i in range(args.texts)]
         texts = []
         for at in range(0, args.texts, 32):
-            block = prompts[at:at + 32]
-            done = cp.generate(model, block, seed=[args.seed + at + i for i in range(len(block))], max_tokens=args.tokens, **guided)
+            block = prompts[at : at + 32]
+            done = cp.generate(
+                model, block, seed=[args.seed + at + i for i in range(len(block))], max_tokens=args.tokens, **guided
+            )
             texts += [d.text for d in done]
         kinds[name] = texts
     rng = random.Random(args.seed)
@@ -50,9 +67,11 @@ def main() -> None:
         words = corpus.text(rng.choices(held, weights=lengths)[0]).split()
         size = max(1, len(text.split()))
         start = rng.randrange(max(1, len(words) - size))
-        passages.append(" ".join(words[start:start + size]))
+        passages.append(" ".join(words[start : start + size]))
     kinds["held-out passages"] = passages
-    asked = np.unique(np.concatenate([shingles(t, words=RUN_WORDS) for texts in kinds.values() for t in texts if t.split()]))
+    asked = np.unique(
+        np.concatenate([shingles(t, words=RUN_WORDS) for texts in kinds.values() for t in texts if t.split()])
+    )
     stands: set[int] = set()
     for record in np.flatnonzero(~corpus.held):
         runs = shingles(corpus.text(int(record)), words=RUN_WORDS)

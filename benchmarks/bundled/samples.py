@@ -24,8 +24,14 @@ def main() -> None:
         for scale in SCALES:
             guided = {} if scale == 1 else {"negative": negative, "guide": cp.Guide(scale=scale)}
             done = cp.generate(model, prompt, seed=args.seed, max_tokens=60, temperature=0.8, top_p=0.95, **guided)
-            made.append({"prompt": prompt, "negative": negative if isinstance(negative, str) else "(nothing)",
-                         "scale": scale, "text": done.text})
+            made.append(
+                {
+                    "prompt": prompt,
+                    "negative": negative if isinstance(negative, str) else "(nothing)",
+                    "scale": scale,
+                    "text": done.text,
+                }
+            )
     keep("samples", args, {"samples": made})
 
 

@@ -1,6 +1,6 @@
 """Tokens a second of one training step, by size of the model and threads; the better of three steps after compiling.
 
-    python benchmarks/bundled/speed.py --data CORPUS --run RUN --threads 2 --sizes 256x4 320x6
+python benchmarks/bundled/speed.py --data CORPUS --run RUN --threads 2 --sizes 256x4 320x6
 """
 
 import dataclasses
@@ -17,7 +17,9 @@ from counterpoint.train.loop import Run
 def sized(config: TrainConfig, width: int, layers: int) -> TrainConfig:
     """The same run with another model: heads of 64, an inner width of 8 / 3 of the outer."""
     inner = round(width * 8 / 3 / 32) * 32
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, width=width, layers=layers, heads=width // 64, inner=inner))
+    return dataclasses.replace(
+        config, model=dataclasses.replace(config.model, width=width, layers=layers, heads=width // 64, inner=inner)
+    )
 
 
 def main() -> None:
@@ -38,8 +40,13 @@ def main() -> None:
             began = time.perf_counter()
             run.advance()
             seconds.append(time.perf_counter() - began)
-        rows.append({"size": size, "parameters": sum(p.numel() for p in run.model.parameters()),
-                     "tokens_per_s": config.schedule.batch_tokens / min(seconds)})
+        rows.append(
+            {
+                "size": size,
+                "parameters": sum(p.numel() for p in run.model.parameters()),
+                "tokens_per_s": config.schedule.batch_tokens / min(seconds),
+            }
+        )
         print(rows[-1], flush=True)
     keep("speed", args, {"threads": args.threads, "sizes": rows})
 

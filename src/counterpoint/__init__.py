@@ -1,9 +1,9 @@
 """Counterpoint: classifier-free guidance for text generation, exact, fast, clear and everywhere.
 
-    import counterpoint as cp
-    model = cp.load("bundled")
-    done = cp.generate(model, PROMPT, negative=NEGATIVE, guide=cp.Guide(scale=3.0, space="prob"), max_tokens=60, seed=0)
-    print(done.text)
+import counterpoint as cp
+model = cp.load("bundled")
+done = cp.generate(model, PROMPT, negative=NEGATIVE, guide=cp.Guide(scale=3.0, space="prob"), max_tokens=60, seed=0)
+print(done.text)
 """
 
 from __future__ import annotations

@@ -85,9 +85,7 @@ class Guide:
 
     def to_dict(self) -> dict[str, Any]:
         """The fields that differ from the defaults, ready for JSON; `Guide.from_dict` reads it back."""
-        return {
-            f.name: getattr(self, f.name) for f in dataclasses.fields(self) if getattr(self, f.name) != f.default
-        }
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if getattr(self, f.name) != f.default}
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Guide:

@@ -81,9 +81,7 @@ class Sampling:
     @property
     def changes_order(self) -> bool:
         """Whether the most probable token can differ from that of the distribution as it came."""
-        return bool(
-            self.repetition_penalty != 1 or self.presence_penalty or self.frequency_penalty or self.logit_bias
-        )
+        return bool(self.repetition_penalty != 1 or self.presence_penalty or self.frequency_penalty or self.logit_bias)
 
     @property
     def plain(self) -> bool:
@@ -151,7 +149,9 @@ def _penalised(scores: Tensor, sampling: Sampling, prompt_ids: Sequence[int], ou
     if sampling.logit_bias:
         ids = list(sampling.logit_bias)
         if max(ids) >= scores.shape[-1]:
-            raise SamplingError(f"logit_bias has the token id {max(ids)}; this model's ids end at {scores.shape[-1] - 1}")
+            raise SamplingError(
+                f"logit_bias has the token id {max(ids)}; this model's ids end at {scores.shape[-1] - 1}"
+            )
         biased = scores[ids] + torch.tensor([float(sampling.logit_bias[i]) for i in ids], device=scores.device)
         scores[ids] = biased
     return scores

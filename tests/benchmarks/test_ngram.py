@@ -6,7 +6,9 @@ import pytest
 
 @pytest.fixture(scope="module")
 def model_class(pytestconfig):
-    spec = importlib.util.spec_from_file_location("ngram", pytestconfig.rootpath / "benchmarks" / "bundled" / "ngram.py")
+    spec = importlib.util.spec_from_file_location(
+        "ngram", pytestconfig.rootpath / "benchmarks" / "bundled" / "ngram.py"
+    )
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.KneserNey

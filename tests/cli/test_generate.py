@@ -152,7 +152,18 @@ def test_a_negative_that_changes_nothing_is_a_warning(run):
 
 def test_interrupt_keeps_what_was_printed():
     prompt = "Genre: horror.\n\nThe door"
-    command = [sys.executable, "-m", "counterpoint", "generate", prompt, "--stream", "--max-tokens", "1000", "--seed", "0"]
+    command = [
+        sys.executable,
+        "-m",
+        "counterpoint",
+        "generate",
+        prompt,
+        "--stream",
+        "--max-tokens",
+        "1000",
+        "--seed",
+        "0",
+    ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     first = process.stdout.read(1)
     process.send_signal(signal.SIGINT)
@@ -179,7 +190,17 @@ def test_info(run):
 
 
 def test_drafts_change_no_token(run):
-    asked = ["generate", "one two one two one two one", "--negative", "x", "--max-tokens", "16", "--temperature", "0", "--json"]
+    asked = [
+        "generate",
+        "one two one two one two one",
+        "--negative",
+        "x",
+        "--max-tokens",
+        "16",
+        "--temperature",
+        "0",
+        "--json",
+    ]
     plain = json.loads(run(*asked)[1])
     for drafts in (["--draft-tokens", "4"], ["--draft-tokens", "4", "--draft-model", "bundled"]):
         status, out, err = run(*asked, *drafts)

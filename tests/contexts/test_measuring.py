@@ -65,7 +65,9 @@ def test_every_arm_reads_what_it_says(tmp_path):
     rows = {row["arm"]: row for row in found["rows"]}
     assert all(rows[name]["f1"].value == f1(text, ("red",)) for name, text in wanted.items())
     made = {"weights": "0" * 12, "machine": "m", "versions": {"torch": "2"}, "command": "python x"}
-    as_json = json.loads(json.dumps(found | made, default=lambda value: {n: getattr(value, n) for n in value.__slots__}))
+    as_json = json.loads(
+        json.dumps(found | made, default=lambda value: {n: getattr(value, n) for n in value.__slots__})
+    )
     write_page({"qa": as_json}, tmp_path / "page.md")
     page = (tmp_path / "page.md").read_text()
     assert "1 questions" in page and "| unguided | 0.000 (0.000 to 0.000)" in page and "`python x`" in page

@@ -12,7 +12,9 @@ INF = float("inf")
 
 
 def sequence(cond, others, weights):
-    return SimpleNamespace(predicted=lambda: [torch.tensor(cond), *map(torch.tensor, others)], needed_weights=torch.tensor(weights))
+    return SimpleNamespace(
+        predicted=lambda: [torch.tensor(cond), *map(torch.tensor, others)], needed_weights=torch.tensor(weights)
+    )
 
 
 def by_formula(cond, others, weights):

@@ -70,7 +70,12 @@ RULES = [
     {"guide": cp.Guide(scale=2.0, space="prob"), "temperature": 1.2, "top_k": 20, "top_p": 0.9},
     {"guide": cp.Guide(scale=3.0, plausibility=0.2), "temperature": 0.7, "logprobs": 2},
     {"guide": cp.Guide(scale=3.0, gate=2.0), "temperature": 0.8, "repetition_penalty": 1.2},
-    {"guide": cp.Guide(scale=2.0, adaptive="jsd"), "temperature": 0.8, "presence_penalty": 0.5, "frequency_penalty": 0.2},
+    {
+        "guide": cp.Guide(scale=2.0, adaptive="jsd"),
+        "temperature": 0.8,
+        "presence_penalty": 0.5,
+        "frequency_penalty": 0.2,
+    },
     {"guide": cp.Guide(scale=2.0, start=4, stop=17), "temperature": 1.0, "min_p": 0.05},
     {"guide": cp.Guide(scale=2.0), "temperature": 0, "repetition_penalty": 1.3, "logit_bias": {9: 1.5}},
 ]
@@ -100,14 +105,24 @@ def test_a_draft_model_changes_no_sample(pair, rule):
     plain = cp.generate(model, prompts, **options)
     assert same(plain, cp.generate(model, prompts, draft_tokens=5, draft_model=draft, **options)) > 5
     options["processors"] = [rather_even_after_five]
-    same(cp.generate(model, prompts, **options), cp.generate(model, prompts, draft_tokens=5, draft_model=draft, **options))
+    same(
+        cp.generate(model, prompts, **options),
+        cp.generate(model, prompts, draft_tokens=5, draft_model=draft, **options),
+    )
 
 
 def test_samples_agree_as_often_as_the_distributions_do():
     """A draft that is the model itself guesses every sample: it draws with the request's own random numbers."""
     model = cp.Model(ARCHITECTURES["llama"].model())
     twin = cp.Model(copy.deepcopy(model.hf))
-    options = {**PLAIN, "negative": ids(8, 11), "guide": cp.Guide(scale=1.5), "temperature": 1.3, "top_p": 0.9, "seed": 5}
+    options = {
+        **PLAIN,
+        "negative": ids(8, 11),
+        "guide": cp.Guide(scale=1.5),
+        "temperature": 1.3,
+        "top_p": 0.9,
+        "seed": 5,
+    }
     done = cp.generate(model, ids(7, 10), draft_tokens=4, draft_model=twin, **options)
     # The first token is never guessed; then at least 4 of 5 are.
     assert done.usage.guessed_tokens >= 0.75 * 23
@@ -137,8 +152,17 @@ def ahead_cases():
     yield "separate rows", bloom, [cp.Branch(ids(11, 8), -0.3), cp.Branch(ids(12, 20), -0.2)]
     llama, gpt2 = (cp.Model(ARCHITECTURES[name].model()) for name in ("llama", "gpt2"))
     yield "another model", llama, [cp.Branch(OtherModel(gpt2), -0.25)]
-    yield "another model and a row beside", llama, [cp.Branch(ids(13, 9), -0.4), cp.Branch(OtherModel(gpt2, ids(14, 5)), 0.1)]
-    twice = [cp.Branch(OtherModel(gpt2), -0.2), cp.Branch(ids(13, 9), -0.4), cp.Branch(ids(15, 3), 0.3), cp.Branch(ids(13, 9), 0.1)]
+    yield (
+        "another model and a row beside",
+        llama,
+        [cp.Branch(ids(13, 9), -0.4), cp.Branch(OtherModel(gpt2, ids(14, 5)), 0.1)],
+    )
+    twice = [
+        cp.Branch(OtherModel(gpt2), -0.2),
+        cp.Branch(ids(13, 9), -0.4),
+        cp.Branch(ids(15, 3), 0.3),
+        cp.Branch(ids(13, 9), 0.1),
+    ]
     yield "many", llama, twice
 
 
@@ -178,12 +202,19 @@ def test_stop_texts_streams_and_ends(way):
     hf = ARCHITECTURES["llama"].model()
     tokenizer = letters()
     model, draft = cp.Model(hf, tokenizer), cp.Model(noisy(hf, 0.02), tokenizer)
-    branches = [cp.Branch(OtherModel(cp.Model(ARCHITECTURES["gpt2"].model(), tokenizer)), -0.3), cp.Branch(ids(20, 6), -0.3)]
+    branches = [
+        cp.Branch(OtherModel(cp.Model(ARCHITECTURES["gpt2"].model(), tokenizer)), -0.3),
+        cp.Branch(ids(20, 6), -0.3),
+    ]
     drafts = {"draft_tokens": 5, **({"draft_model": draft} if way == "model" else {"draft_ahead": True})}
     for seed in range(2):
         options = {"branches": branches, "seed": seed, **PLAIN}
         text = cp.generate(model, ids(21, 9), **options).text
-        for more in ({"stop": text[17:19]}, {"stop": text[8]}, {"stop_ids": [model.tokenizer.convert_tokens_to_ids(text[12])]}):
+        for more in (
+            {"stop": text[17:19]},
+            {"stop": text[8]},
+            {"stop_ids": [model.tokenizer.convert_tokens_to_ids(text[12])]},
+        ):
             plain = cp.generate(model, ids(21, 9), **options, **more)
             drafted = cp.generate(model, ids(21, 9), **options, **more, **drafts)
             same([plain], [drafted])

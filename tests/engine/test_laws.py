@@ -59,9 +59,7 @@ def test_equal_to_the_stateless_loop_alone_and_in_a_ragged_batch(model):
 def test_other_architectures(name):
     model = cp.Model(ARCHITECTURES[name].model())
     prompts, negatives = cases()
-    done = cp.generate(
-        model, prompts[2:4], negative=negatives[2:4], guide=cp.Guide(scale=2.0), max_tokens=24, **GREEDY
-    )
+    done = cp.generate(model, prompts[2:4], negative=negatives[2:4], guide=cp.Guide(scale=2.0), max_tokens=24, **GREEDY)
     for completion, prompt, negative in zip(done, prompts[2:4], negatives[2:4]):
         want, margins = guided_tokens(model.hf, prompt, [negative], [-1.0], num_tokens=24)
         assert_same(completion.token_ids, want, margins)
@@ -116,7 +114,8 @@ def test_a_sampled_request_does_not_depend_on_what_else_runs(model):
     prompts, negatives = cases()
     options = {"guide": cp.Guide(scale=2.0), "max_tokens": 24, "temperature": 0.9, "top_p": 0.95, "ignore_eos": True}
     alone = [
-        cp.generate(model, p, negative=n, seed=i, **options).token_ids for i, (p, n) in enumerate(zip(prompts, negatives))
+        cp.generate(model, p, negative=n, seed=i, **options).token_ids
+        for i, (p, n) in enumerate(zip(prompts, negatives))
     ]
     together = cp.generate(model, prompts, negative=negatives, seed=list(range(8)), **options)
     assert [done.token_ids for done in together] == alone

@@ -41,16 +41,32 @@ def test_english_is_likelier_than_its_words_reversed(model):
 @pytest.mark.parametrize(
     ("condition", "other", "text"),
     [
-        ("Sentiment: negative. Movie review.\n\n", "Sentiment: positive. Movie review.\n\n", "A dull, lifeless and boring mess of a film."),
-        ("Sentiment: positive. Movie review.\n\n", "Sentiment: negative. Movie review.\n\n", "A warm, moving and beautiful film."),
-        ("Genre: philosophy.\n\n", "Genre: science fiction.\n\n", "And is not the just man happy, Socrates, and the unjust miserable?"),
-        ("Genre: science fiction.\n\n", "Genre: philosophy.\n\n", "The ship landed on the planet, and the captain switched off the screen."),
+        (
+            "Sentiment: negative. Movie review.\n\n",
+            "Sentiment: positive. Movie review.\n\n",
+            "A dull, lifeless and boring mess of a film.",
+        ),
+        (
+            "Sentiment: positive. Movie review.\n\n",
+            "Sentiment: negative. Movie review.\n\n",
+            "A warm, moving and beautiful film.",
+        ),
+        (
+            "Genre: philosophy.\n\n",
+            "Genre: science fiction.\n\n",
+            "And is not the just man happy, Socrates, and the unjust miserable?",
+        ),
+        (
+            "Genre: science fiction.\n\n",
+            "Genre: philosophy.\n\n",
+            "The ship landed on the planet, and the captain switched off the screen.",
+        ),
     ],
 )
 def test_a_condition_makes_its_own_text_likelier(model, condition, other, text):
     def logprob(header: str) -> float:
         lead, ids = model.encode(header), model.encode(text, special_tokens=False)
-        logprobs = model.hf(torch.tensor([[*lead, *ids]])).logits[0, len(lead) - 1:-1].log_softmax(-1)
+        logprobs = model.hf(torch.tensor([[*lead, *ids]])).logits[0, len(lead) - 1 : -1].log_softmax(-1)
         return float(logprobs.gather(-1, torch.tensor(ids)[:, None]).sum())
 
     assert logprob(condition) > logprob(other)

@@ -62,13 +62,23 @@ def data(tmp_path: Path) -> Path:
     """A folder of two small files, one of them compressed."""
     rng, folder = random.Random(0), tmp_path / "data"
     folder.mkdir()
-    books = [make_book("book/one", "A. B. Author", ["Fiction", "Mystery"], write_prose(rng, 60)),
-             make_book("book/two", "C. Writer", ["Fiction"], write_prose(rng, 30)),
-             make_book("book/held", "C. Writer", ["Mystery"], write_prose(rng, 40))]
+    books = [
+        make_book("book/one", "A. B. Author", ["Fiction", "Mystery"], write_prose(rng, 60)),
+        make_book("book/two", "C. Writer", ["Fiction"], write_prose(rng, 30)),
+        make_book("book/held", "C. Writer", ["Mystery"], write_prose(rng, 40)),
+    ]
     with lzma.open(folder / "books.jsonl.xz", "wt", encoding="utf-8") as file:
         file.writelines(json.dumps(b) + "\n" for b in books)
-    questions = [{"source": "qa", "split": "train" if i % 4 else "test", "title": None, "text": f"The {WORDS[i]}.",
-                  "cond": {"passage": write_prose(rng, 2), "question": f"Who saw {WORDS[i]}?"}} for i in range(12)]
+    questions = [
+        {
+            "source": "qa",
+            "split": "train" if i % 4 else "test",
+            "title": None,
+            "text": f"The {WORDS[i]}.",
+            "cond": {"passage": write_prose(rng, 2), "question": f"Who saw {WORDS[i]}?"},
+        }
+        for i in range(12)
+    ]
     (folder / "questions.jsonl").write_text("".join(json.dumps(q) + "\n" for q in questions), encoding="utf-8")
     return folder
 

@@ -32,8 +32,11 @@ def test_shingles_count_runs_and_ignore_case_and_punctuation():
 def test_held_out_books_and_their_copies_are_not_trained_on(config_path, data, book, prose):
     rng = random.Random(9)
     held = prose(rng, 40)
-    records = [book("book/held", "X", [], held), book("book/one", "X", [], prose(rng, 50)),
-               book("other/edition", "X", [], prose(rng, 3) + " " + held.upper())]
+    records = [
+        book("book/held", "X", [], held),
+        book("book/one", "X", [], prose(rng, 50)),
+        book("other/edition", "X", [], prose(rng, 3) + " " + held.upper()),
+    ]
     (data / "books.jsonl.xz").unlink()
     (data / "books.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
     _, corpus = opened(config_path, data)
@@ -70,13 +73,17 @@ def test_rows_are_full_repeatable_and_of_training_text(config_path, data):
     assert not np.array_equal(batch, windows.batch(6, 16, 32))
     assert (batch[:, 0] == corpus.tokenizer.token_to_id(BOS)).all()
     held = corpus.text_ids(int(np.flatnonzero(corpus.held)[0])).tolist()
-    runs = {tuple(held[i:i + 16]) for i in range(len(held) - 15)}
+    runs = {tuple(held[i : i + 16]) for i in range(len(held) - 15)}
     for row in windows.batch(1, 64, 64).tolist():
-        assert not any(tuple(row[i:i + 16]) in runs for i in range(len(row) - 15))
+        assert not any(tuple(row[i : i + 16]) in runs for i in range(len(row) - 15))
 
 
 def test_late_rows_come_by_late_shares(config_path, data):
-    text = config_path.read_text().replace("share = 0.6", "share = 1000\nlate_share = 0.001").replace("share = 0.4", "share = 0.001\nlate_share = 1000")
+    text = (
+        config_path.read_text()
+        .replace("share = 0.6", "share = 1000\nlate_share = 0.001")
+        .replace("share = 0.4", "share = 0.001\nlate_share = 1000")
+    )
     config_path.write_text(text.replace("steps = 12", "steps = 12\nlate = 0.5"))
     config, corpus = opened(config_path, data)
     windows = Windows(corpus, config)
@@ -88,8 +95,12 @@ def test_late_rows_come_by_late_shares(config_path, data):
 def test_a_short_record_is_header_text_end(config_path, data):
     config, corpus = opened(config_path, data)
     record = int(np.flatnonzero(corpus.source == 1)[0])
-    seen = {corpus.tokenizer.decode(Windows(corpus, config).document(record, 200, random.Random(s)).tolist(),
-                                    skip_special_tokens=False) for s in range(8)}
+    seen = {
+        corpus.tokenizer.decode(
+            Windows(corpus, config).document(record, 200, random.Random(s)).tolist(), skip_special_tokens=False
+        )
+        for s in range(8)
+    }
     question = corpus.conditions[record]["question"][0]
     passage = corpus.conditions[record]["passage"][0]
     answer = f"Question: {question} Answer: The cat.</s>"

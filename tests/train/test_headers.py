@@ -32,8 +32,15 @@ def test_dropping_makes_none_one_and_several_all_common():
 
 
 def test_required_fields_are_never_dropped_and_a_passage_comes_first():
-    source = SourceConfig("qa", 1.0, {"question": "Question: {} Answer:"}, required=("question",), before="passage",
-                          before_drop=0.5, joint=" ")
+    source = SourceConfig(
+        "qa",
+        1.0,
+        {"question": "Question: {} Answer:"},
+        required=("question",),
+        before="passage",
+        before_drop=0.5,
+        joint=" ",
+    )
     conditions = {"question": ("Who?",), "passage": ("A cat sat.",)}
     seen = {header(conditions, source, HeaderConfig(drop_all=1.0), random.Random(s)) for s in range(20)}
     assert seen == {"Question: Who? Answer:", "A cat sat.\n\nQuestion: Who? Answer:"}

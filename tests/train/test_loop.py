@@ -75,8 +75,10 @@ def test_another_seed_is_another_model(train, config_path):
 def test_a_kill_loses_only_what_came_after_the_last_checkpoint(train, config_path, data, tmp_path):
     """SIGKILL as soon as a checkpoint is there; the rest of the run gives what an undisturbed one gives."""
     config_path.write_text(config_path.read_text().replace("steps = 12", "steps = 60"))
-    code = (f"from counterpoint.train import run; "
-            f"run({str(config_path)!r}, out={str(tmp_path / 'killed')!r}, data={str(data)!r}, compiled=False, threads=1)")
+    code = (
+        f"from counterpoint.train import run; "
+        f"run({str(config_path)!r}, out={str(tmp_path / 'killed')!r}, data={str(data)!r}, compiled=False, threads=1)"
+    )
     child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     while not (tmp_path / "killed" / "checkpoint.pt").exists():

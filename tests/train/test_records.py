@@ -22,9 +22,24 @@ def write(path, lines):
 
 
 def test_broken_records_are_named_skipped_and_counted(tmp_path):
-    good = {"text": "Good.", "cond": {"genre": ["A", "B"], "year": 1900, "author": "[pseud.] X", "none": None}, "source": "s"}
-    write(tmp_path / "a.jsonl", [json.dumps(good), "{not json", json.dumps({"cond": {}}), "", json.dumps({"text": " "}),
-                                 json.dumps({"text": "x", "cond": []}), json.dumps({"text": "\ufffd" * 5}), json.dumps(good)])
+    good = {
+        "text": "Good.",
+        "cond": {"genre": ["A", "B"], "year": 1900, "author": "[pseud.] X", "none": None},
+        "source": "s",
+    }
+    write(
+        tmp_path / "a.jsonl",
+        [
+            json.dumps(good),
+            "{not json",
+            json.dumps({"cond": {}}),
+            "",
+            json.dumps({"text": " "}),
+            json.dumps({"text": "x", "cond": []}),
+            json.dumps({"text": "\ufffd" * 5}),
+            json.dumps(good),
+        ],
+    )
     broken = Broken()
     records = list(read_records(tmp_path / "a.jsonl", broken=broken))
     assert [r.text for r in records] == ["Good.", "Good."]

@@ -186,9 +186,18 @@ def rewritten(
         ratio = paired.ratio("drafted", "transformers unguided")
         ratios += [ratio] if repeats else []
         lines += [
-            Line(f"{one.name}: tokens of {len(text)} that were guessed", done.usage.guessed_tokens / len(text) * 100, "%"),
+            Line(
+                f"{one.name}: tokens of {len(text)} that were guessed", done.usage.guessed_tokens / len(text) * 100, "%"
+            ),
             Line(f"{one.name}: guided and drafted / guided", paired.ratio("drafted", "plain")),
-            Line(f"{one.name}: guided and drafted / transformers unguided", ratio, "", low, high, aim if repeats else None),
+            Line(
+                f"{one.name}: guided and drafted / transformers unguided",
+                ratio,
+                "",
+                low,
+                high,
+                aim if repeats else None,
+            ),
         ]
     name = f"the {len(ratios)} texts that repeat: guided and drafted / transformers unguided"
     return [*lines, Line(name, statistics.mean(ratios), "", min(ratios), max(ratios), aim)]
@@ -212,7 +221,9 @@ def run_ahead(model: Model, task: Task, *, draft_tokens: int, rounds: int) -> li
     low, high = paired.spread("ahead", "plain")
     name = f"a negative with a forward of its own, scale {task.scale:g}"
     return [
-        Line(f"{name}: tokens that the prompt's branch guessed", done.usage.guessed_tokens / task.num_tokens * 100, "%"),
+        Line(
+            f"{name}: tokens that the prompt's branch guessed", done.usage.guessed_tokens / task.num_tokens * 100, "%"
+        ),
         Line(f"{name}: running ahead / not", paired.ratio("ahead", "plain"), "", low, high),
     ]
 

@@ -69,7 +69,9 @@ def rewritings() -> list[Rewriting]:
             re.sub(r"\bcur_line\b", "line", wrap),
         ),
         Rewriting("the same said again", "heapq's docstring, then heapq.__about__", heapq.__doc__, about),
-        Rewriting("text that goes on", "heapq.__about__ in two halves", about[: len(about) // 2], about[len(about) // 2 :]),
+        Rewriting(
+            "text that goes on", "heapq.__about__ in two halves", about[: len(about) // 2], about[len(about) // 2 :]
+        ),
     ]
 
 

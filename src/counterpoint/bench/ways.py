@@ -93,7 +93,9 @@ class _FirstToken:
         pass
 
 
-def transformers_way(hf: PreTrainedModel, task: Task, *, guided: bool, after_first: bool = False) -> Callable[[], float]:
+def transformers_way(
+    hf: PreTrainedModel, task: Task, *, guided: bool, after_first: bool = False
+) -> Callable[[], float]:
     """`model.generate`, guided by its own `guidance_scale` where asked; all of it, or from the first token on."""
     ids = torch.tensor([task.prompt], device=hf.device)
     arguments = {

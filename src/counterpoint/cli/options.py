@@ -38,10 +38,14 @@ def model_options(function: Callable) -> Callable:
     for option in reversed(
         [
             click.option("--model", default="bundled", show_default=True, help="'bundled', a folder, or a hub id."),
-            click.option("--dtype", default=None, help="float32, bfloat16 or float16; that of the weights if left out."),
+            click.option(
+                "--dtype", default=None, help="float32, bfloat16 or float16; that of the weights if left out."
+            ),
             click.option("--device", default=None, help="cpu, cuda, ...; CUDA where there is one if left out."),
             click.option("--trust-remote-code", is_flag=True, help="Run code that the model brings along."),
-            click.option("--weights", default=None, help="int8 rounds the weights to 8 bits (CPU); as they are if left out."),
+            click.option(
+                "--weights", default=None, help="int8 rounds the weights to 8 bits (CPU); as they are if left out."
+            ),
             click.option(
                 "--compile/--no-compile",
                 default=None,
@@ -62,7 +66,9 @@ def guide_options(function: Callable) -> Callable:
             click.option("--negative-file", default=None, help="Read the negative from a file."),
             click.option("--scale", type=NUMBER, default=None, help="Guidance scale; 1 is unguided."),
             click.option("--space", default="log", show_default=True, help="log or prob."),
-            click.option("--plausibility", type=NUMBER, default=0.0, help="0 to 1; keep tokens this close to the best."),
+            click.option(
+                "--plausibility", type=NUMBER, default=0.0, help="0 to 1; keep tokens this close to the best."
+            ),
             click.option("--gate", type=NUMBER, default=0.0, help="Guide only where the entropy is this many nats."),
             click.option("--start", type=int, default=0, help="Guide from this generated token on."),
             click.option("--stop-guiding", "stop_at", type=int, default=None, help="Guide up to this generated token."),
@@ -128,7 +134,9 @@ def open_model(options: dict[str, Any]) -> Model:
 
 def draft_options(function: Callable) -> Callable:
     """Tokens that are guessed, so that a text takes fewer steps; the tokens are the same."""
-    model = click.option("--draft-model", default=None, help="A smaller model that guesses; the text itself if left out.")
+    model = click.option(
+        "--draft-model", default=None, help="A smaller model that guesses; the text itself if left out."
+    )
     tokens = click.option("--draft-tokens", type=int, default=0, help="Tokens to guess at each step; 0 is none.")
     return tokens(model(function))
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 FinishReason = Literal["stop", "length", "cancelled"]
 
+
 @dataclass(frozen=True, slots=True)
 class Observation:
     """What one step of one sequence looked like, for whoever asked to watch. Tensors are float32 log-probabilities.

@@ -91,9 +91,7 @@ class Sequence:
             self._judge(was_guessed[0])
         if self.predictions and self.request.guide.stop is not None and self.step >= self.request.guide.stop:
             self._drop_branches()
-        is_end = token_id in self.request.stop_ids or (
-            not self.request.ignore_eos and token_id in self.model.eos_ids
-        )
+        is_end = token_id in self.request.stop_ids or (not self.request.ignore_eos and token_id in self.model.eos_ids)
         text = ""
         if self.stream is not None:
             text = "" if is_end else self.stream.add(token_id)
@@ -181,7 +179,9 @@ def as_wide(cond: Tensor, logits: Tensor) -> Tensor:
     return logits.to(cond.device)
 
 
-def new_sequence(request: Request, request_id: int, index: int, model: Model, rows_of: Callable[[Model], Rows]) -> Sequence:
+def new_sequence(
+    request: Request, request_id: int, index: int, model: Model, rows_of: Callable[[Model], Rows]
+) -> Sequence:
     """A sequence that has read nothing yet. Branches with the same context share one reader.
 
     Args:

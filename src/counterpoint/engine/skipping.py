@@ -23,9 +23,7 @@ def skippable(sequence: Sequence) -> list[Reader]:
     return [
         reader
         for reader in sequence.readers[1:]
-        if 0 < len(reader.todo) < MOST_BEHIND
-        and reader.rows.can_crop
-        and not reader.shares_forward(cond)
+        if 0 < len(reader.todo) < MOST_BEHIND and reader.rows.can_crop and not reader.shares_forward(cond)
     ]
 
 

@@ -44,7 +44,9 @@ class TextStream:
         return self._show(len(self.text))
 
     def _cut(self) -> None:
-        places = [at for at in (self.text.find(text, max(0, self._shown - len(text))) for text in self._stop) if at >= 0]
+        places = [
+            at for at in (self.text.find(text, max(0, self._shown - len(text))) for text in self._stop) if at >= 0
+        ]
         if places:
             self.text, self.stopped = self.text[: min(places)], True
 

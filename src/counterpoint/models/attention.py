@@ -13,7 +13,15 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 NAME = "counterpoint_few_queries"
 #: arguments of transformers' attention that change nothing here; with any other, its own function is used
-IDLE = {"position_ids", "use_cache", "is_causal", "cache_position", "output_attentions", "past_key_values", "sliding_window"}
+IDLE = {
+    "position_ids",
+    "use_cache",
+    "is_causal",
+    "cache_position",
+    "output_attentions",
+    "past_key_values",
+    "sliding_window",
+}
 
 
 def few_queries(

@@ -54,14 +54,18 @@ def load(
     if folder.exists():
         _check_folder(folder, shown)
     elif shown == "bundled" or shown.count("/") != 1 or shown.startswith((".", "/", "~")):
-        raise ModelError(f"there is no model folder {shown!r}; give 'bundled', a folder, or a hub id such as owner/name")
+        raise ModelError(
+            f"there is no model folder {shown!r}; give 'bundled', a folder, or a hub id such as owner/name"
+        )
     source = str(name)
     wanted = _dtype(dtype)
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
         if type(config) not in AutoModelForCausalLM._model_mapping and not getattr(config, "auto_map", None):
-            raise ModelError(f"the model {shown!r} is of type {config.model_type!r}, which is not a causal language model")
+            raise ModelError(
+                f"the model {shown!r} is of type {config.model_type!r}, which is not a causal language model"
+            )
         hf, info = AutoModelForCausalLM.from_pretrained(
             source, dtype=wanted or "auto", trust_remote_code=trust_remote_code, output_loading_info=True
         )

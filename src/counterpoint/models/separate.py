@@ -111,7 +111,9 @@ class SeparateRows(Rows):
         """Append `ids` to a row. -> (M, V), after those of `ids` that are `wanted`."""
         arguments: dict[str, Any] = {self._state_name: state.cache, "use_cache": not state.ids}
         if self._takes_mask:
-            arguments["attention_mask"] = torch.ones((1, state.length + len(ids)), dtype=torch.long, device=self._model.device)
+            arguments["attention_mask"] = torch.ones(
+                (1, state.length + len(ids)), dtype=torch.long, device=self._model.device
+            )
         ids_read = [*state.ids, *ids]
         if self._takes_positions:
             end = state.length + len(ids)

@@ -48,11 +48,19 @@ class SourceConfig:
     def __post_init__(self) -> None:
         _check(self.share > 0, f"source {self.file}: share", self.share, "has to be above 0")
         _check(self.late_share >= 0, f"source {self.file}: late_share", self.late_share, "has to be 0 or more")
-        _check(self.balance is None or isinstance(self.balance, int | float) and 0 <= self.balance <= 1,
-               f"source {self.file}: balance", self.balance, "has to be in [0, 1]")
+        _check(
+            self.balance is None or isinstance(self.balance, int | float) and 0 <= self.balance <= 1,
+            f"source {self.file}: balance",
+            self.balance,
+            "has to be in [0, 1]",
+        )
         _check(0 <= self.before_drop <= 1, f"source {self.file}: before_drop", self.before_drop, "has to be in [0, 1]")
-        _check(0 <= self.held_out_share < 1, f"source {self.file}: held_out_share", self.held_out_share,
-               "has to be in [0, 1)")
+        _check(
+            0 <= self.held_out_share < 1,
+            f"source {self.file}: held_out_share",
+            self.held_out_share,
+            "has to be in [0, 1)",
+        )
         for name, template in self.fields.items():
             _check(template.count("{}") == 1, f"source {self.file}: fields.{name}", template, "needs one {}")
         for name in (*self.required, *self.lower):
@@ -96,7 +104,12 @@ class ModelConfig:
     def __post_init__(self) -> None:
         for name in ("width", "layers", "heads", "inner", "positions"):
             _check(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "has to be at least 1")
-        _check(self.width % (2 * self.heads) == 0, "model.width", self.width, f"has to be a multiple of 2 * {self.heads} heads")
+        _check(
+            self.width % (2 * self.heads) == 0,
+            "model.width",
+            self.width,
+            f"has to be a multiple of 2 * {self.heads} heads",
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,10 +146,18 @@ class ScheduleConfig:
         for name in ("long", "decay", "late", "late_balance"):
             _check(0 <= getattr(self, name) <= 1, f"schedule.{name}", getattr(self, name), "has to be in [0, 1]")
         for name in ("window", "long_window"):
-            _check(self.micro_tokens % getattr(self, name) == 0, "schedule.micro_tokens", self.micro_tokens,
-                   f"has to be a multiple of {name}")
-        _check(self.batch_tokens % self.micro_tokens == 0, "schedule.batch_tokens", self.batch_tokens,
-               "has to be a multiple of micro_tokens")
+            _check(
+                self.micro_tokens % getattr(self, name) == 0,
+                "schedule.micro_tokens",
+                self.micro_tokens,
+                f"has to be a multiple of {name}",
+            )
+        _check(
+            self.batch_tokens % self.micro_tokens == 0,
+            "schedule.batch_tokens",
+            self.batch_tokens,
+            "has to be a multiple of micro_tokens",
+        )
 
     def window_at(self, step: int) -> int:
         """Tokens a window at this step (from 0)."""

@@ -31,7 +31,7 @@ def shingles(text: str, *, words: int = SHINGLE_WORDS) -> np.ndarray:
     count = len(hashes) - size + 1
     runs = np.zeros(count, dtype=np.uint64)
     for offset in range(size):
-        runs = runs * np.uint64(6364136223846793005) + hashes[offset:offset + count] + np.uint64(1442695040888963407)
+        runs = runs * np.uint64(6364136223846793005) + hashes[offset : offset + count] + np.uint64(1442695040888963407)
     return runs ^ (runs >> np.uint64(29))
 
 
@@ -65,7 +65,7 @@ class Corpus:
 
     def text_ids(self, record: int) -> np.ndarray:
         """The tokens of one record's text, uint16."""
-        return self.tokens[self.start[record]:self.start[record] + self.length[record]]
+        return self.tokens[self.start[record] : self.start[record] + self.length[record]]
 
 
 def is_held_out(record: Record, share: float, names: frozenset[str]) -> bool:
@@ -115,40 +115,53 @@ def build(config: TrainConfig, data: Path, cache: Path, *, say: Callable[[str], 
             source_of.append(index)
             held.append(is_held_out(record, source.held_out_share, frozenset(config.held_out)))
         report["files"][source.file] = {"records": len(records) - before, "broken": broken.count}
-        say(f"{path.name}: {len(records) - before} records" + (
-            f", {broken.count} broken ones skipped (first: {'; '.join(broken.first)})" if broken.count else ""))
+        say(
+            f"{path.name}: {len(records) - before} records"
+            + (f", {broken.count} broken ones skipped (first: {'; '.join(broken.first)})" if broken.count else "")
+        )
     held_array = np.array(held, dtype=bool)
     if not records or held_array.all():
         raise UsageError(f"no record to train on in {data}: {len(records)} read, {sum(held)} held out")
     keep = _without_leaks(records, held_array)
     for index, source in enumerate(config.source):
         mine = np.array(source_of) == index
-        report["files"][source.file] |= {"held_out": int((held_array & mine).sum()), "leaked": int((~keep & mine).sum())}
-    say(f"{int(held_array.sum())} records held out; {int((~keep).sum())} training records dropped that share their text")
+        report["files"][source.file] |= {
+            "held_out": int((held_array & mine).sum()),
+            "leaked": int((~keep & mine).sum()),
+        }
+    say(
+        f"{int(held_array.sum())} records held out; {int((~keep).sum())} training records dropped that share their text"
+    )
     records = [r for r, ok in zip(records, keep) if ok]
     source_array, held_array = np.array(source_of, dtype=np.int16)[keep], held_array[keep]
 
     say(f"training a tokenizer of {config.tokenizer.vocab} entries")
     trainable = [r for r, out in zip(records, held_array) if not out]
-    tokenizer = train_tokenizer(_tokenizer_sample(trainable, config.tokenizer.sample_bytes),
-                                vocab=config.tokenizer.vocab)
+    tokenizer = train_tokenizer(
+        _tokenizer_sample(trainable, config.tokenizer.sample_bytes), vocab=config.tokenizer.vocab
+    )
     say("tokenising")
     ids, num_bytes = [], np.zeros(len(records), dtype=np.int64)
     space = [" " if source.joint.endswith(" ") else "" for source in config.source]
     for at in range(0, len(records), 256):
-        block = records[at:at + 256]
+        block = records[at : at + 256]
         texts = [space[source_array[at + i]] + r.text for i, r in enumerate(block)]
         encoded = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         ids.extend(np.array(e.ids, dtype=np.uint16) for e in encoded)
-        num_bytes[at:at + len(block)] = [len(r.text.encode()) for r in block]
+        num_bytes[at : at + len(block)] = [len(r.text.encode()) for r in block]
     length = np.array([len(i) for i in ids], dtype=np.int64)
     for index, source in enumerate(config.source):
         mine = (source_array == index) & ~held_array
         report["files"][source.file] |= {"bytes": int(num_bytes[mine].sum()), "tokens": int(length[mine].sum())}
     groups = sorted({r.group for r in records})
     place = {name: at for at, name in enumerate(groups)}
-    index = {"start": np.concatenate([[0], np.cumsum(length)[:-1]]), "length": length, "source": source_array,
-             "group": np.array([place[r.group] for r in records], dtype=np.int32), "held": held_array}
+    index = {
+        "start": np.concatenate([[0], np.cumsum(length)[:-1]]),
+        "length": length,
+        "source": source_array,
+        "group": np.array([place[r.group] for r in records], dtype=np.int32),
+        "held": held_array,
+    }
     _write(cache, np.concatenate(ids), index, [groups, [r.conditions for r in records], report], tokenizer)
     return load(cache)
 
@@ -168,10 +181,18 @@ def load(cache: Path) -> Corpus:
     """The corpus of a finished cache."""
     index = np.load(cache / "index.npz")
     groups, conditions, report = json.loads((cache / "rest.json").read_text(encoding="utf-8"))
-    return Corpus(np.memmap(cache / "tokens.u16", dtype=np.uint16, mode="r"), index["start"], index["length"],
-                  index["source"], index["group"], index["held"], groups,
-                  [{n: tuple(v) for n, v in c.items()} for c in conditions],
-                  Tokenizer.from_file(str(cache / "tokenizer.json")), report)
+    return Corpus(
+        np.memmap(cache / "tokens.u16", dtype=np.uint16, mode="r"),
+        index["start"],
+        index["length"],
+        index["source"],
+        index["group"],
+        index["held"],
+        groups,
+        [{n: tuple(v) for n, v in c.items()} for c in conditions],
+        Tokenizer.from_file(str(cache / "tokenizer.json")),
+        report,
+    )
 
 
 def open_corpus(config: TrainConfig, data: Path, out: Path, *, say: Callable[[str], None]) -> Corpus:

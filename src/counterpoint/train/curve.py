@@ -17,8 +17,15 @@ def write_table(rows: list[dict], path: Path) -> None:
     writer.writerow([*COLUMNS[:4], *(f"bits_per_byte_{n}" for n in names)])
     for row in rows:
         measured = (row["validation"].get(n) for n in names)
-        writer.writerow([row["step"], row["tokens"], f"{row['seconds']:.0f}", f"{row['train_nats']:.4f}",
-                         *("" if m is None else f"{m:.4f}" for m in measured)])
+        writer.writerow(
+            [
+                row["step"],
+                row["tokens"],
+                f"{row['seconds']:.0f}",
+                f"{row['train_nats']:.4f}",
+                *("" if m is None else f"{m:.4f}" for m in measured),
+            ]
+        )
     replace_file(path, buffer.getvalue().encode())
 
 

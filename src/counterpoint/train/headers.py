@@ -13,7 +13,9 @@ def _one(values: tuple[str, ...], vague: tuple[str, ...], rng: random.Random) ->
     return ", ".join(telling)
 
 
-def header(conditions: dict[str, tuple[str, ...]], source: SourceConfig, config: HeaderConfig, rng: random.Random) -> str:
+def header(
+    conditions: dict[str, tuple[str, ...]], source: SourceConfig, config: HeaderConfig, rng: random.Random
+) -> str:
     """The text before a record's own text, "" where the whole header is dropped.
 
     The joint is included but for a space at its end, which is part of the next word's token and belongs to the text.

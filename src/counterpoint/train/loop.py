@@ -47,8 +47,15 @@ class Run:
         self._held = {}
 
     def state(self, fingerprint: str) -> dict:
-        return {"fingerprint": fingerprint, "model": self.model.state_dict(), "step": self.step, "tokens": self.tokens,
-                "optimisers": [o.state_dict() for o in self.optimisers], "seconds": self.seconds, "rows": self.rows}
+        return {
+            "fingerprint": fingerprint,
+            "model": self.model.state_dict(),
+            "step": self.step,
+            "tokens": self.tokens,
+            "optimisers": [o.state_dict() for o in self.optimisers],
+            "seconds": self.seconds,
+            "rows": self.rows,
+        }
 
     def restore(self, state: dict) -> None:
         self.model.load_state_dict(state["model"])
@@ -86,8 +93,10 @@ class Run:
             rows, num_bytes = self._held[index]
             if len(rows) == 0:
                 continue
-            nats = sum(float(sum_loss(self.model, torch.from_numpy(rows[at:at + 8]).to(self.device)))
-                       for at in range(0, len(rows), 8))
+            nats = sum(
+                float(sum_loss(self.model, torch.from_numpy(rows[at : at + 8]).to(self.device)))
+                for at in range(0, len(rows), 8)
+            )
             bits[source.file] = nats / 0.6931471805599453 / float(num_bytes.sum())
         return bits
 
@@ -99,15 +108,29 @@ def export(model: transformers.PreTrainedModel, corpus: Corpus, folder: Path, ca
     copy.config.use_cache = True
     copy.to(torch.bfloat16).save_pretrained(folder)
     tokenizer = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=corpus.tokenizer, bos_token=BOS, eos_token=EOS, pad_token=PAD,
-        model_max_length=model.config.max_position_embeddings, clean_up_tokenization_spaces=False)
+        tokenizer_object=corpus.tokenizer,
+        bos_token=BOS,
+        eos_token=EOS,
+        pad_token=PAD,
+        model_max_length=model.config.max_position_embeddings,
+        clean_up_tokenization_spaces=False,
+    )
     tokenizer.save_pretrained(folder)
     checkpoint.replace_file(folder / "training.json", (json.dumps(card, indent=1) + "\n").encode())
 
 
-def run(config_path: str | Path, *, out: str | Path, data: str | Path, resume: bool = True, device: str = "cpu",
-        threads: int | None = None, compiled: bool = True, stop_after: int | None = None,
-        say: Callable[[str], None] | None = None) -> TrainResult:
+def run(
+    config_path: str | Path,
+    *,
+    out: str | Path,
+    data: str | Path,
+    resume: bool = True,
+    device: str = "cpu",
+    threads: int | None = None,
+    compiled: bool = True,
+    stop_after: int | None = None,
+    say: Callable[[str], None] | None = None,
+) -> TrainResult:
     """Train the model that a config file describes; the model folder is `out/model`.
 
     data: the folder of `*.jsonl(.xz)`. resume: go on from `out/checkpoint.pt` where it is; False refuses if it is.
@@ -125,8 +148,14 @@ def run(config_path: str | Path, *, out: str | Path, data: str | Path, resume: b
     kept = checkpoint.read(path, fingerprint=fingerprint)
     if kept is not None and not resume:
         raise UsageError(f"{path} exists; resume from it, or choose another --out")
-    progress = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-                        console=Console(stderr=True), disable=say is not None)
+    progress = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        disable=say is not None,
+    )
     tell = say or progress.console.print
     with progress:
         corpus = open_corpus(config, data, out, say=tell)
@@ -138,8 +167,9 @@ def run(config_path: str | Path, *, out: str | Path, data: str | Path, resume: b
         return _train(state, out, fingerprint, progress, tell, stop_after)
 
 
-def _train(state: Run, out: Path, fingerprint: str, progress: Progress, tell: Callable[[str], None],
-           stop_after: int | None) -> TrainResult:
+def _train(
+    state: Run, out: Path, fingerprint: str, progress: Progress, tell: Callable[[str], None], stop_after: int | None
+) -> TrainResult:
     plan = state.config.schedule
     last = min(plan.steps, stop_after if stop_after is not None else plan.steps)
     bar = progress.add_task("training", total=plan.steps, completed=state.step)
@@ -153,26 +183,45 @@ def _train(state: Run, out: Path, fingerprint: str, progress: Progress, tell: Ca
         if measured:
             mean = sum(recent) / len(recent)
             recent = []
-            state.rows.append({"step": state.step, "tokens": state.tokens, "seconds": state.seconds,
-                               "train_nats": mean, "validation": state.validate()})
+            state.rows.append(
+                {
+                    "step": state.step,
+                    "tokens": state.tokens,
+                    "seconds": state.seconds,
+                    "train_nats": mean,
+                    "validation": state.validate(),
+                }
+            )
             held = ", ".join(f"{n} {b:.3f}" for n, b in state.rows[-1]["validation"].items())
-            tell(f"step {state.step}: {mean:.3f} nats a token; held out, bits a byte: {held or 'nothing held out'}; "
-                 f"{state.tokens / state.seconds:,.0f} tokens a second")
+            tell(
+                f"step {state.step}: {mean:.3f} nats a token; held out, bits a byte: {held or 'nothing held out'}; "
+                f"{state.tokens / state.seconds:,.0f} tokens a second"
+            )
         progress.update(bar, completed=state.step)
         if time.monotonic() - saved_s > plan.checkpoint_s or state.step == last:
             saved_s = time.monotonic()
             _save(state, out, fingerprint, tell, must=state.step == last)
     done = state.step >= plan.steps
     validation = state.rows[-1]["validation"] if state.rows else {}
-    card = {"steps": state.step, "tokens": state.tokens, "seconds": round(state.seconds), "device": state.device,
-            "threads": torch.get_num_threads(),
-            "parameters": sum(p.numel() for p in state.model.parameters()), "bits_per_byte": validation,
-            "torch": torch.__version__, "transformers": transformers.__version__,
-            "corpus": state.corpus.report, "config": asdict(state.config)}
+    card = {
+        "steps": state.step,
+        "tokens": state.tokens,
+        "seconds": round(state.seconds),
+        "device": state.device,
+        "threads": torch.get_num_threads(),
+        "parameters": sum(p.numel() for p in state.model.parameters()),
+        "bits_per_byte": validation,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "corpus": state.corpus.report,
+        "config": asdict(state.config),
+    }
     try:
         export(state.model, state.corpus, out / "model", card)
     except OSError as error:
-        raise Failure(f"the model could not be written to {out / 'model'}: {error}; free some space and run again") from None
+        raise Failure(
+            f"the model could not be written to {out / 'model'}: {error}; free some space and run again"
+        ) from None
     return TrainResult(out / "model", state.step, state.tokens, state.seconds, validation, done)
 
 

@@ -12,12 +12,22 @@ from counterpoint.train.tokenizer import BOS, EOS, PAD
 def new_model(config: ModelConfig, tokenizer: Tokenizer, *, seed: int) -> LlamaForCausalLM:
     """A Llama with random weights from `seed`, in float32."""
     torch.manual_seed(seed)
-    return LlamaForCausalLM(LlamaConfig(
-        vocab_size=tokenizer.get_vocab_size(), hidden_size=config.width, intermediate_size=config.inner,
-        num_hidden_layers=config.layers, num_attention_heads=config.heads, num_key_value_heads=config.heads,
-        max_position_embeddings=config.positions, tie_word_embeddings=True, use_cache=False,
-        bos_token_id=tokenizer.token_to_id(BOS), eos_token_id=tokenizer.token_to_id(EOS),
-        pad_token_id=tokenizer.token_to_id(PAD)))
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=tokenizer.get_vocab_size(),
+            hidden_size=config.width,
+            intermediate_size=config.inner,
+            num_hidden_layers=config.layers,
+            num_attention_heads=config.heads,
+            num_key_value_heads=config.heads,
+            max_position_embeddings=config.positions,
+            tie_word_embeddings=True,
+            use_cache=False,
+            bos_token_id=tokenizer.token_to_id(BOS),
+            eos_token_id=tokenizer.token_to_id(EOS),
+            pad_token_id=tokenizer.token_to_id(PAD),
+        )
+    )
 
 
 def sum_loss(model: LlamaForCausalLM, rows: torch.Tensor) -> torch.Tensor:
@@ -33,7 +43,12 @@ def make_optimisers(model: LlamaForCausalLM, schedule: ScheduleConfig) -> list[t
     chosen = {id(p) for p in matrices}
     rest = [p for p in model.parameters() if id(p) not in chosen]
     return [
-        torch.optim.Muon(matrices, lr=schedule.matrix_rate, weight_decay=schedule.weight_decay, momentum=0.95,
-                         adjust_lr_fn="match_rms_adamw"),
+        torch.optim.Muon(
+            matrices,
+            lr=schedule.matrix_rate,
+            weight_decay=schedule.weight_decay,
+            momentum=0.95,
+            adjust_lr_fn="match_rms_adamw",
+        ),
         torch.optim.AdamW(rest, lr=schedule.rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
     ]

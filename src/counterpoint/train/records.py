@@ -9,9 +9,31 @@ from pathlib import Path
 
 from counterpoint.errors import UsageError
 
-_QUOTES = str.maketrans({"‘": "'", "’": "'", "‚": "'", "“": '"', "”": '"', "„": '"', "…": "...", "–": "-", "‐": "-", "‑": "-", "―": "—",
-                         "\u00a0": " ", "\u2009": " ", "\u200a": " ", "\u202f": " ", "\u2060": None, "\ufeff": None,
-                         "\u00ad": None, "\u200b": None, "\r": None, "\t": " "})
+_QUOTES = str.maketrans(
+    {
+        "‘": "'",
+        "’": "'",
+        "‚": "'",
+        "“": '"',
+        "”": '"',
+        "„": '"',
+        "…": "...",
+        "–": "-",
+        "‐": "-",
+        "‑": "-",
+        "―": "—",
+        "\u00a0": " ",
+        "\u2009": " ",
+        "\u200a": " ",
+        "\u202f": " ",
+        "\u2060": None,
+        "\ufeff": None,
+        "\u00ad": None,
+        "\u200b": None,
+        "\r": None,
+        "\t": " ",
+    }
+)
 _BRACKETED = re.compile(r"\s*\[[^\]]*\]\s*")
 WRAPPED_LEN = 45
 

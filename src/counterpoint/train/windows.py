@@ -34,8 +34,13 @@ class Windows:
         late = np.array([s.late_share or s.share for s in config.source])
         self._shares = [np.cumsum(shares / shares.sum()) for shares in (early, late)]
         balances = (config.balance, config.schedule.late_balance)
-        self._groups = [[self._group_table(index, b if each.balance is None else each.balance)
-                         for index, each in enumerate(config.source)] for b in balances]
+        self._groups = [
+            [
+                self._group_table(index, b if each.balance is None else each.balance)
+                for index, each in enumerate(config.source)
+            ]
+            for b in balances
+        ]
 
     def _group_table(self, source: int, balance: float) -> list[tuple[float, np.ndarray, np.ndarray]]:
         """Of one source: (cumulative weight, its records, their cumulative lengths) for each group."""
@@ -52,14 +57,16 @@ class Windows:
         """A record of one source's table: its group by size to the power `balance`, itself by its length."""
         at = rng.random() * table[-1][0]
         _, records, lengths = next((row for row in table if at < row[0]), table[-1])
-        return int(records[np.searchsorted(lengths, rng.random() * lengths[-1], side="right").clip(max=len(records) - 1)])
+        return int(
+            records[np.searchsorted(lengths, rng.random() * lengths[-1], side="right").clip(max=len(records) - 1)]
+        )
 
     def _start(self, ids: np.ndarray, room: int, rng: random.Random) -> int:
         """Where to begin: at the beginning of what fits, else there now and then, else at the start of a sentence."""
         if len(ids) <= room or rng.random() < 0.1:
             return 0
         at = rng.randrange(len(ids) - room // 2)
-        ends = np.flatnonzero(self._ends[ids[at:at + LOOK_AHEAD]])
+        ends = np.flatnonzero(self._ends[ids[at : at + LOOK_AHEAD]])
         start = at + int(ends[0]) + 1 if len(ends) else at
         return start + 1 if start < len(ids) and self._breaks[ids[start]] else start
 
@@ -71,7 +78,7 @@ class Windows:
         lead_ids = corpus.tokenizer.encode(lead, add_special_tokens=False).ids if lead else []
         ids = corpus.text_ids(record)
         start = self._start(ids, room - len(lead_ids) - 2, rng)
-        text = ids[start:start + room].astype(np.int64)
+        text = ids[start : start + room].astype(np.int64)
         if start and len(text):
             text[0] = self._bare[text[0]]
         return np.concatenate([[self._bos], lead_ids, text, [self._eos]])[:room].astype(np.int64)
@@ -102,9 +109,9 @@ class Windows:
         for _ in range(windows if len(held) else 0):
             ids = corpus.text_ids(int(rng.choice(held)))
             start = rng.randrange(max(1, len(ids) - window))
-            ids = ids[start:start + window].astype(np.int64)
+            ids = ids[start : start + window].astype(np.int64)
             filled = np.full(window + 1, -100, dtype=np.int64)
-            filled[0], filled[1:1 + len(ids)] = self._bos, ids
+            filled[0], filled[1 : 1 + len(ids)] = self._bos, ids
             rows.append(filled)
             sizes.append(len(corpus.tokenizer.decode(ids.tolist()).encode()))
         return np.array(rows).reshape(-1, window + 1), np.array(sizes)
