@@ -4,7 +4,7 @@ import torch
 import counterpoint as cp
 from counterpoint.models.loading import BUNDLED
 
-CONDITIONS = ("Genre: mystery.\n\n", "Sentiment: negative. Movie review.\n\n", "Topic: noun.animal. Define: cat.\n\n")
+CONDITIONS = ("Genre: mystery.\n\n", "Sentiment: negative. Product remark.\n\n", "Topic: noun.animal. Define: cat.\n\n")
 
 
 @pytest.fixture(scope="module")
@@ -42,14 +42,14 @@ def test_english_is_likelier_than_its_words_reversed(model):
     ("condition", "other", "text"),
     [
         (
-            "Sentiment: negative. Movie review.\n\n",
-            "Sentiment: positive. Movie review.\n\n",
-            "A dull, lifeless and boring mess of a film.",
+            "Sentiment: negative. Product remark.\n\n",
+            "Sentiment: positive. Product remark.\n\n",
+            "Too bulky, short battery life, hard to use.",
         ),
         (
-            "Sentiment: positive. Movie review.\n\n",
-            "Sentiment: negative. Movie review.\n\n",
-            "A warm, moving and beautiful film.",
+            "Sentiment: positive. Product remark.\n\n",
+            "Sentiment: negative. Product remark.\n\n",
+            "Easy to use, great pictures.",
         ),
         (
             "Genre: philosophy.\n\n",
