@@ -28,3 +28,15 @@ def assert_same(got, want, margins, tie=1e-4):
         if a != b:
             assert margins[step] < tie, f"step {step}: {a} instead of {b}, whose margin is {margins[step]}"
             return
+
+
+def run_to_the_end(engine):
+    """Step until nothing is left: the tokens of the requests that ended well, and the errors of the others."""
+    done, failed = {}, {}
+    while not engine.is_idle:
+        for progress in engine.step():
+            if progress.error is not None:
+                failed[progress.request_id] = progress.error
+            elif progress.completion is not None:
+                done[progress.request_id] = progress.completion.token_ids
+    return done, failed

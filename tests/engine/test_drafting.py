@@ -7,7 +7,7 @@ import string
 import pytest
 import torch
 from conformance.architectures import ARCHITECTURES, VOCAB
-from engine.oracle import assert_same, guided_tokens
+from engine.oracle import assert_same, guided_tokens, run_to_the_end
 from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
@@ -263,15 +263,10 @@ def test_a_draft_model_that_fails_ends_the_request_it_fails_for():
             raise MemoryError("too much")
 
     draft.hf.get_input_embeddings().register_forward_pre_hook(refuse)
-    engine, done, failed = Engine(model, draft_tokens=3, draft_model=draft), {}, {}
+    engine = Engine(model, draft_tokens=3, draft_model=draft)
     for prompt in ([5, 6, 7], [5, 77], [8, 9]):
         engine.add(prepare(model, prompt, **{**GREEDY, "logit_bias": {77: -float("inf")}}))
-    while not engine.is_idle:
-        for progress in engine.step():
-            if progress.error is not None:
-                failed[progress.request_id] = progress.error
-            elif progress.completion is not None:
-                done[progress.request_id] = progress.completion.token_ids
+    done, failed = run_to_the_end(engine)
     assert isinstance(failed[1], MemoryError) and list(failed) == [1]
     if 77 not in want[0] + want[1]:
         assert [done[0], done[2]] == want

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from conformance.architectures import ARCHITECTURES
+from engine.oracle import run_to_the_end
 
 import counterpoint as cp
 from counterpoint.engine import Engine, prepare
@@ -13,17 +14,6 @@ GREEDY = {"temperature": 0, "ignore_eos": True}
 @pytest.fixture(params=["llama", "mamba"])
 def model(request):
     return cp.Model(ARCHITECTURES[request.param].model())
-
-
-def run(engine):
-    done, failed = {}, {}
-    while not engine.is_idle:
-        for progress in engine.step():
-            if progress.error is not None:
-                failed[progress.request_id] = progress.error
-            elif progress.completion is not None:
-                done[progress.request_id] = progress.completion.token_ids
-    return done, failed
 
 
 def alone(model, prompt):
@@ -40,7 +30,7 @@ def test_a_processor_that_fails_ends_its_own_request(model):
     engine = Engine(model)
     for prompt, processors in (([5, 6, 7], ()), ([5, 6], (broken,)), ([8, 9], ())):
         engine.add(prepare(model, prompt, guide=cp.Guide(scale=2.0), max_tokens=8, processors=processors, **GREEDY))
-    done, failed = run(engine)
+    done, failed = run_to_the_end(engine)
     assert [done[0], done[2]] == want
     assert isinstance(failed[1], OSError) and list(failed) == [1]
     assert engine.num_rows == 0
@@ -59,7 +49,7 @@ def test_a_forward_that_fails_ends_the_request_it_fails_for(model):
         engine = Engine(model)
         for prompt in ([5, 6, 7], [5, poison], [8, 9]):
             engine.add(prepare(model, prompt, guide=cp.Guide(scale=2.0), max_tokens=8, **GREEDY))
-        done, failed = run(engine)
+        done, failed = run_to_the_end(engine)
     finally:
         hook.remove()
     assert [done[0], done[2]] == want
