@@ -118,6 +118,14 @@ def test_never_nan_and_forbidden_stays_forbidden():
                 assert got.exp().sum(-1).tolist() == pytest.approx([1.0] * 4, abs=1e-5)
 
 
+@pytest.mark.parametrize("space", ["log", "prob"])
+def test_a_branch_that_is_nan_is_not_passed_over(space):
+    cond, others = formulas.log_probs(torch.randn(2, 9)), formulas.log_probs(torch.randn(2, 2, 9))
+    others[0, 1] = torch.nan
+    got = formulas.guided(cond, others, torch.full((2, 2), -0.5), space=space)
+    assert got[0].isnan().all() and not got[1].isnan().any()
+
+
 def test_a_row_does_not_depend_on_the_others():
     cond, others = formulas.log_probs(torch.randn(5, 40)), formulas.log_probs(torch.randn(5, 2, 40))
     weights = torch.randn(5, 2)

@@ -34,11 +34,10 @@ def combine_log(cond: Tensor, others: Tensor, weights: Tensor) -> Tensor:
 
     Source: Sanchez et al. 2023, arXiv 2306.17806, equation 7.
     """
-    weight = weights.unsqueeze(-1)  # (B, K, 1)
-    push = weight * (others - cond.unsqueeze(1))  # (B, K, V)
-    # 0 * inf, -w * -inf, and -inf - -inf are the only ways to leave the finite numbers.
-    says_nothing = (weight == 0) | (torch.isneginf(others) & (weight < 0)) | torch.isneginf(cond).unsqueeze(1)
-    return cond + push.masked_fill(says_nothing, 0.0).sum(1)
+    push = weights.unsqueeze(-1) * (others - cond.unsqueeze(1))  # (B, K, V)
+    # 0 * inf and -inf - -inf are NaN, -w * -inf is inf: these say nothing. But a branch that is NaN shall be seen.
+    broken = 0 * others.amax(-1).sum(-1, keepdim=True)  # (B, 1), NaN or 0
+    return cond + push.nan_to_num_(nan=0.0, posinf=0.0, neginf=NEG_INF).sum(1) + broken
 
 
 def combine_prob(cond: Tensor, others: Tensor, weights: Tensor) -> Tensor:
@@ -127,7 +126,7 @@ def guided(
     result = (combine_log if space == "log" else combine_prob)(cond, others, weights)
     if plausibility is not None:
         result = result.masked_fill(implausible(cond, plausibility), NEG_INF)
-    result = torch.where(torch.isneginf(result).all(-1, keepdim=True), cond, result)
+    result = torch.where(result.amax(-1, keepdim=True) == NEG_INF, cond, result)
     result = torch.log_softmax(result, dim=-1)
     if gate is not None:
         result = torch.where((entropy(cond) < gate).unsqueeze(-1), cond, result)
