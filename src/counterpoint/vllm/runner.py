@@ -110,21 +110,21 @@ def guided_logits(logits: Tensor, groups: list[Rows]) -> Tensor:
     if result is logits:
         result = logits.clone()
     for (space, adaptive, plausible, gated, num_branches), batch in alike.items():
-        own = [rows.own for rows in batch]
-        others = [row for rows in batch for row in rows.branches]
 
-        def column(values: list) -> Tensor:
-            return torch.tensor(values, dtype=torch.float32, device=logits.device)
+        def column(values: list, dtype: torch.dtype = torch.float32) -> Tensor:
+            return torch.tensor(values, dtype=dtype, device=logits.device)
 
-        cond = formulas.log_probs(logits[own])
+        own = column([rows.own for rows in batch], torch.int64)
+        others = column([row for rows in batch for row in rows.branches], torch.int64)
+        cond = formulas.log_probs(logits.index_select(0, own))
         guided = formulas.guided(
             cond,
-            formulas.log_probs(logits[others]).view(len(batch), num_branches, logits.shape[-1]),
+            formulas.log_probs(logits.index_select(0, others)).view(len(batch), num_branches, logits.shape[-1]),
             column([rows.plan.weights for rows in batch]).view(len(batch), num_branches),
             space=space,
             plausibility=column([rows.plan.guide.plausibility for rows in batch]) if plausible else None,
             gate=column([rows.plan.guide.gate for rows in batch]) if gated else None,
             adaptive=adaptive is not None,
         )
-        result[own] = torch.where(torch.isneginf(guided), cond + RULED_OUT, guided)
+        result.index_copy_(0, own, torch.where(torch.isneginf(guided), cond + RULED_OUT, guided))
     return result
