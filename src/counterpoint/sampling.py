@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from counterpoint.errors import NothingLeftError, SamplingError
+from counterpoint.errors import Failure, NothingLeftError, SamplingError
 
 NEG_INF = float("-inf")
-FEW = 512  # a nucleus is rarely larger, and finding so many is much quicker than sorting all
 LEAST = 1e-30  # what float32 would round to 0 makes NaN of 0 / 0 and -inf * 0
+BLOCK = 64  # tokens that are one choice at first: 786 blocks of 50,257 tokens
+STEP = 2.0**-53  # torch's uniform random numbers in float64 are its multiples, from 0 to below 1
 
 #: (prompt ids, output ids, (V,) log-probabilities) -> (V,) scores: a constraint on the output, such as a grammar.
 Processor = Callable[[Sequence[int], Sequence[int], Tensor], Tensor]
@@ -84,9 +85,14 @@ class Sampling:
         return bool(self.repetition_penalty != 1 or self.presence_penalty or self.frequency_penalty or self.logit_bias)
 
     @property
+    def truncates(self) -> bool:
+        """Whether tokens are left out for being unlikely."""
+        return bool(self.top_k or self.top_p < 1 or self.min_p)
+
+    @property
     def plain(self) -> bool:
         """Whether nothing is done to the distribution before the choice but dividing by the temperature."""
-        return not self.changes_order and not self.top_k and self.top_p == 1 and not self.min_p
+        return not self.changes_order and not self.truncates
 
 
 def generator(seed: int | None, device: torch.device | str = "cpu") -> torch.Generator:
@@ -104,7 +110,7 @@ def processed(
     output_ids: Sequence[int],
     processors: Sequence[Processor] = (),
 ) -> Tensor:
-    """The distribution that is drawn from, as log-probabilities. (V,) -> (V,); under greedy choice not normalised.
+    """Scores whose softmax is the distribution that is drawn from. (V,) -> (V,); not normalised.
 
     Args:
         logprobs: (V,) guided log-probabilities.
@@ -127,16 +133,77 @@ def processed(
         )
     if sampling.greedy:
         return scores
+    scores = tempered(scores[None], [sampling.temperature])[0]
+    return truncated(scores, sampling)
+
+
+def tempered(scores: Tensor, temperatures: Sequence[float]) -> Tensor:
+    """Each row divided by its temperature, which is above 0; only differences within a row count. (N, V) -> (N, V)."""
+    if all(temperature == 1 for temperature in temperatures):
+        return scores
+    divisors = scores.new_tensor([min(max(temperature, LEAST), 1 / LEAST) for temperature in temperatures])
     # The largest is brought to 0 first, so that no temperature, however low, overflows.
-    scores = torch.log_softmax((scores - scores.amax()) / max(sampling.temperature, LEAST), -1)
-    return scores if sampling.plain else _truncated(scores, sampling)
+    return (scores - scores.amax(-1, keepdim=True)) / divisors.unsqueeze(-1)
+
+
+def truncated(scores: Tensor, sampling: Sampling) -> Tensor:
+    """What top-k, top-p and min-p leave; the other tokens are at -inf. (V,) -> (V,)."""
+    if sampling.top_k and sampling.top_k < scores.shape[-1]:
+        least = scores.topk(sampling.top_k).values[-1]
+        scores = scores.masked_fill(scores < least, NEG_INF)
+    if sampling.top_p < 1:
+        scores = torch.log_softmax(scores, -1)
+        scores = scores.masked_fill(~_nucleus(scores, sampling.top_p), NEG_INF)
+    if sampling.min_p:
+        least = scores.amax() + math.log(sampling.min_p)
+        scores = scores.masked_fill(scores < least, NEG_INF)
+    return scores
 
 
 def draw(scores: Tensor, sampling: Sampling, source: torch.Generator) -> int:
-    """One token id from what `processed` returned. (V,) -> id. Uses `source` once unless greedy."""
-    if sampling.greedy:
-        return int(scores.argmax())
-    return int(torch.multinomial(scores.exp(), 1, generator=source))
+    """One token id from what `processed` returned. (V,) -> id. As `draw_rows`; greedy is the first of the best."""
+    return int(scores.argmax()) if sampling.greedy else draw_rows(scores[None], [source])[0]
+
+
+def draw_rows(scores: Tensor, sources: Sequence[torch.Generator]) -> list[int]:
+    """One token id for each row, i with probability `p_i` of `p = softmax(scores)`. (N, V) -> N ids.
+
+    Two races of exponential random numbers e. The ids are dealt out to `n = ceil(V / BLOCK)` blocks, i to `i mod n`:
+
+        b = argmax  P_b / e_b     over the blocks, P_b being the sum of their p_i
+        i = argmax  p_i / e'_k    over the tokens of block b, k = i div n being their places
+
+    `e_i / p_i` is exponential with rate p_i, and of several such the least is the i-th with probability
+    `p_i / sum p`. So block b comes with probability P_b, and its token i with `p_i / P_b`.
+
+    One race over all tokens does the same, but takes a random number for each: 1 ms of 50,257. Two take `n + BLOCK`
+    from each source, whatever p and the result are: the i-th token of a seed always has the same ones. Given the same
+    ones, distributions that are near mostly give the same token, which guesses rely on. Ids are dealt out rather than
+    cut into runs, since common tokens have neighbouring ids: where a block has one likely token, only the first race
+    can tell two such distributions apart.
+
+    A token of probability 0 is never drawn: every e is between 1e-16 and 38, so its quotient is 0 and another's is not.
+
+    Raises:
+        Failure: a row holds NaN or a positive infinity; no source has been used then.
+    """
+    num_blocks = -(-scores.shape[-1] // BLOCK)
+    probs = torch.nn.functional.pad(torch.softmax(scores, -1), (0, num_blocks * BLOCK - scores.shape[-1]))
+    probs = probs.view(len(scores), BLOCK, num_blocks)
+    masses = probs.sum(1, dtype=torch.float64)  # in float32 a sum would be rounded more than what it is of
+    if masses[:, 0].isnan().any():
+        raise Failure("the scores of the next token hold NaN or infinity; load the model with dtype float32")
+    waits = _exponentials(num_blocks + BLOCK, sources, scores.device)
+    block = (masses / waits[:, :num_blocks]).argmax(-1)
+    place = (probs[torch.arange(len(probs)), :, block] / waits[:, num_blocks:]).argmax(-1)
+    return (place * num_blocks + block).tolist()
+
+
+def _exponentials(count: int, sources: Sequence[torch.Generator], device: torch.device) -> Tensor:
+    """So many exponential random numbers from each source, in float64. (N, count)."""
+    # In float32 the least would be 6e-8: far too coarse for a race of many tokens that are less likely than that.
+    uniform = [torch.rand(count, dtype=torch.float64, generator=source, device=device) for source in sources]
+    return torch.stack(uniform).clamp_(min=STEP / 2).log_().neg_()
 
 
 def _penalised(scores: Tensor, sampling: Sampling, prompt_ids: Sequence[int], output_ids: Sequence[int]) -> Tensor:
@@ -157,27 +224,15 @@ def _penalised(scores: Tensor, sampling: Sampling, prompt_ids: Sequence[int], ou
     return scores
 
 
-def _truncated(scores: Tensor, sampling: Sampling) -> Tensor:
-    if sampling.top_k and sampling.top_k < scores.shape[-1]:
-        least = scores.topk(sampling.top_k).values[-1]
-        scores = torch.log_softmax(scores.masked_fill(scores < least, NEG_INF), -1)
-    if sampling.top_p < 1:
-        scores = torch.log_softmax(scores.masked_fill(~_nucleus(scores, sampling.top_p), NEG_INF), -1)
-    if sampling.min_p:
-        least = scores.amax() + math.log(sampling.min_p)
-        scores = scores.masked_fill(scores < least, NEG_INF)
-    return torch.log_softmax(scores, -1)
-
-
 def _nucleus(scores: Tensor, top_p: float) -> Tensor:
     """Which tokens are in the smallest set that reaches `top_p`, the best one always; of equals the first. (V,) of bool."""
-    size = scores.shape[-1]
-    for most in (min(FEW, size), size):
-        ordered = scores.topk(most).values
-        before = ordered.exp().cumsum(-1) - ordered.exp()
-        kept = max(1, int((before < top_p).sum()))
-        if kept < most or most == size:
-            break
-    equal = scores == ordered[kept - 1]
-    above = scores > ordered[kept - 1]
+    # Whatever is less likely sums to half of what may be left out at most, so only the others need to be sorted.
+    likely = scores[scores >= math.log((1 - top_p) / (2 * scores.shape[-1]))]
+    ordered = likely.sort(descending=True).values
+    before = ordered.exp().cumsum(-1) - ordered.exp()
+    kept = max(1, int((before < top_p).sum()))
+    least = ordered[kept - 1]
+    if kept == len(ordered) or ordered[kept] < least:
+        return scores >= least
+    above, equal = scores > least, scores == least
     return above | (equal & (equal.cumsum(-1) <= kept - above.sum()))

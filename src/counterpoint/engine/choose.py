@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -12,13 +14,24 @@ from counterpoint import formulas
 from counterpoint.engine.request import Observation, Progress, TokenLogprob
 from counterpoint.engine.sequence import Sequence
 from counterpoint.errors import NothingLeftError
-from counterpoint.guide import Guide
-from counterpoint.sampling import draw, processed
+from counterpoint.sampling import draw, draw_rows, processed, tempered, truncated
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """What sequences have in common whose tokens are chosen together."""
+
+    applied: bool  # guidance changes the distribution
+    num_branches: int
+    space: str
+    is_adaptive: bool
+    choice: Literal["best", "draw", "each"]  # "each": one by one, since more than the token is asked for
+    from_logits: bool  # log-probabilities would give the same choice
 
 
 def choose(sequences: list[Sequence]) -> list[Progress]:
     """Choose the next token of every sequence and append it. Sequences whose guides work alike go together."""
-    alike: dict[tuple, list[Sequence]] = defaultdict(list)
+    alike: dict[_Way, list[Sequence]] = defaultdict(list)
     for sequence in sequences:
         alike[_way(sequence)].append(sequence)
     progress: dict[Sequence, Progress] = {}
@@ -27,15 +40,12 @@ def choose(sequences: list[Sequence]) -> list[Progress]:
     return [progress[sequence] for sequence in sequences]
 
 
-def _choose_alike(group: list[Sequence], way: tuple) -> dict[Sequence, Progress]:
-    plain = all(s.request.sampling.greedy and s.request.sampling.plain and _is_unwatched(s) for s in group)
-    best = None
+def _choose_alike(group: list[Sequence], way: _Way) -> dict[Sequence, Progress]:
     try:
-        if plain and way[2] == "log" and not any(_is_refined(s.request.guide) for s in group):
-            best = _best_logits(group, way[0])
-        if best is None:
-            cond, others, guided = _guided(group, *way)
-            best = guided.argmax(-1).tolist() if plain else None
+        scores = _from_logits(group, way.applied) if way.from_logits else None
+        if scores is None:
+            cond, others, scores = _guided(group, way)
+        token_ids = None if way.choice == "each" else _tokens(group, scores, way.choice)
     except Exception as error:  # of whatever kind: it ends one request and must not end the others
         if len(group) == 1:
             return {group[0]: group[0].fail(error)}
@@ -43,27 +53,32 @@ def _choose_alike(group: list[Sequence], way: tuple) -> dict[Sequence, Progress]
     progress: dict[Sequence, Progress] = {}
     for i, sequence in enumerate(group):
         try:
-            if plain:
-                progress[sequence] = sequence.accept(best[i], None)
+            if token_ids is not None:
+                progress[sequence] = sequence.accept(token_ids[i], None)
             else:
-                progress[sequence] = _one(sequence, cond[i], others[i], guided[i], way[0])
+                progress[sequence] = _one(sequence, cond[i], others[i], scores[i], way.applied)
         except Exception as error:  # a processor, an observer or the tokenizer
             progress[sequence] = sequence.fail(error)
     return progress
 
 
-def _way(sequence: Sequence) -> tuple:
-    guide = sequence.request.guide
-    applied = guide.active(sequence.step) and bool(sequence.needed or guide.plausibility)
-    return (applied, len(sequence.needed), guide.space, guide.adaptive is not None)
+def _way(sequence: Sequence) -> _Way:
+    request, guide, sampling = sequence.request, sequence.request.guide, sequence.request.sampling
+    is_watched = request.logprobs is not None or request.observe is not None or request.processors
+    each = is_watched or sampling.changes_order
+    is_refined = guide.plausibility or guide.gate or guide.adaptive
+    return _Way(
+        applied=guide.active(sequence.step) and bool(sequence.needed or guide.plausibility),
+        num_branches=len(sequence.needed),
+        space=guide.space,
+        is_adaptive=guide.adaptive is not None,
+        choice="each" if each else "best" if sampling.greedy else "draw",
+        from_logits=not each and guide.space == "log" and not is_refined,
+    )
 
 
-def _is_refined(guide: Guide) -> bool:
-    return bool(guide.plausibility or guide.gate or guide.adaptive)
-
-
-def _best_logits(group: list[Sequence], applied: bool) -> list[int] | None:
-    """The most probable token of each in log space, where it is seen from logits: normalising adds the same to all.
+def _from_logits(group: list[Sequence], applied: bool) -> Tensor | None:
+    """Scores in log space, (B, V), whose softmax is the guided distribution: normalising adds the same to all tokens.
 
     None where the best is not finite: an infinite logit has rules of its own, which `formulas.combine_log` knows.
     """
@@ -75,36 +90,41 @@ def _best_logits(group: list[Sequence], applied: bool) -> list[int] | None:
         scores = cond.clone()
         for at in range(1, logits.shape[1]):
             scores.addcmul_(weights[:, at - 1, None], logits[:, at] - cond)
-    values, best = scores.max(-1)
-    return best.tolist() if all(map(math.isfinite, values.tolist())) else None
+    return scores if all(map(math.isfinite, scores.amax(-1).tolist())) else None
 
 
-def _guided(group: list[Sequence], applied: bool, _: int, space: str, adaptive: bool) -> tuple[Tensor, Tensor, Tensor]:
+def _tokens(group: list[Sequence], scores: Tensor, choice: str) -> list[int]:
+    """A token for each row of scores (B, V), the same as one by one."""
+    if choice == "best":
+        return scores.argmax(-1).tolist()
+    samplings = [sequence.request.sampling for sequence in group]
+    scores = tempered(scores, [sampling.temperature for sampling in samplings])
+    if any(sampling.truncates for sampling in samplings):
+        scores = torch.stack([truncated(row, sampling) for row, sampling in zip(scores, samplings)])
+    return draw_rows(scores, [sequence.source for sequence in group])
+
+
+def _guided(group: list[Sequence], way: _Way) -> tuple[Tensor, Tensor, Tensor]:
     logits = torch.stack([row for sequence in group for row in sequence.predicted()])
     logprobs = formulas.log_probs(logits).view(len(group), -1, logits.shape[-1])  # (B, 1 + K, V)
     cond, others = logprobs[:, 0], logprobs[:, 1:]
-    if not applied:
+    if not way.applied:
         return cond, others, cond
     guides = [sequence.request.guide for sequence in group]
     guided = formulas.guided(
         cond,
         others,
         torch.stack([sequence.needed_weights for sequence in group]),
-        space=space,
+        space=way.space,
         plausibility=_column([g.plausibility for g in guides], cond),
         gate=_column([g.gate for g in guides], cond),
-        adaptive=adaptive,
+        adaptive=way.is_adaptive,
     )
     return cond, others, guided
 
 
 def _column(values: list[float], like: Tensor) -> Tensor | None:
     return torch.tensor(values, device=like.device) if any(values) else None
-
-
-def _is_unwatched(sequence: Sequence) -> bool:
-    request = sequence.request
-    return request.logprobs is None and request.observe is None and not request.processors
 
 
 def _one(sequence: Sequence, cond: Tensor, others: Tensor, guided: Tensor, applied: bool) -> Progress:
