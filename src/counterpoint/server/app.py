@@ -26,12 +26,13 @@ from counterpoint.models.model import Model
 from counterpoint.server import openapi
 from counterpoint.server.answers import Answer, ChatAnswer, CompletionAnswer
 from counterpoint.server.errors import ApiError, from_validation
+from counterpoint.server.jobs import Job
 from counterpoint.server.limits import Limits
 from counterpoint.server.metrics import Metrics
 from counterpoint.server.reading import Work, read_chat, read_completion
 from counterpoint.server.schema import Asked, ChatBody, CompletionBody
 from counterpoint.server.transport import EventStream, read_body, unless_gone
-from counterpoint.server.worker import Job, Worker
+from counterpoint.server.worker import Worker
 from counterpoint.trace.labels import labeller
 
 PAGE = Path(__file__).parent / "page"
@@ -81,7 +82,7 @@ class Service:
         self.check_model(body.model)
         loop = asyncio.get_running_loop()
         work = await loop.run_in_executor(self.reading, read, self.model, body, self.limits, self.models)
-        job = self.worker.submit(work)
+        job = self.worker.submit(work, is_stream=bool(body.stream))
         with_usage = bool(body.stream_options and body.stream_options.include_usage)
         made = shape(work, model_name=self.model_name, label=self.label, with_usage=with_usage)
         headers = {"x-request-id": made.id}
@@ -123,16 +124,18 @@ class Service:
 
 
 async def _whole(job: Job, made: Answer) -> dict[str, Any]:
-    async for number, progress in job.events():
-        made.take(number, progress)
+    async for events in job.news():
+        for number, progress in events:
+            made.take(number, progress)
     return made.whole()
 
 
 async def _events(job: Job, made: Answer) -> AsyncIterator[bytes]:
     try:
-        async for number, progress in job.events():
-            for choice in made.take(number, progress):
-                yield made.chunk([choice])
+        async for events in job.news():
+            choices = [choice for number, progress in events for choice in made.take(number, progress)]
+            if choices:
+                yield b"".join(made.chunk([choice]) for choice in choices)
     except ApiError as error:
         yield openapi.error_event(error)
         return

@@ -1,4 +1,4 @@
-"""The thread that owns the engine, and the jobs that the event loop hands to it."""
+"""The thread that owns the engine."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ import logging
 import math
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 
 from counterpoint.engine import Engine, Progress
 from counterpoint.errors import UsageError
 from counterpoint.server.errors import ApiError, from_usage
+from counterpoint.server.jobs import Event, Job, Outbox
 from counterpoint.server.limits import Limits
 from counterpoint.server.metrics import Metrics
 from counterpoint.server.reading import Work
 
 log = logging.getLogger("counterpoint.server")
 
-Event = tuple[int, Progress]  # number of the prompt, and what happened to one of its samples
 FAILED = "the server failed at this request; the others go on"
 
 
@@ -33,38 +33,13 @@ class Owner:
     left: int
 
 
-class Job:
-    """One HTTP request in the engine. Belongs to the event loop; the worker's thread only reads `work`."""
+@dataclass(slots=True)
+class Owner:
+    """Whose an engine's request is: the job, the number of the prompt in it, samples that have not ended."""
 
-    def __init__(self, work: Work, leave: Callable[[Job], None]) -> None:
-        self.work = work
-        self.began = time.monotonic()
-        self.num_open = work.total
-        self.timer: asyncio.TimerHandle | None = None
-        self.has_token = False
-        self._leave = leave
-        self._events: asyncio.Queue[Event | ApiError] = asyncio.Queue()
-
-    def post(self, event: Event | ApiError) -> None:
-        self._events.put_nowait(event)
-
-    async def events(self) -> AsyncIterator[Event]:
-        """What happens, until every sample is finished.
-
-        Raises:
-            ApiError: the job ended otherwise.
-        """
-        left = self.work.total
-        while left:
-            event = await self._events.get()
-            if isinstance(event, ApiError):
-                raise event
-            left -= event[1].completion is not None
-            yield event
-
-    def close(self) -> None:
-        """Nobody waits for it any more; its rows are freed before the next step. May be called again."""
-        self._leave(self)
+    job: Job
+    number: int
+    left: int
 
 
 class Worker:
@@ -113,8 +88,11 @@ class Worker:
         """Rows in use."""
         return self._num_rows
 
-    def submit(self, work: Work) -> Job:
+    def submit(self, work: Work, *, is_stream: bool) -> Job:
         """Queue a request.
+
+        Args:
+            is_stream: somebody waits for each token; otherwise events may be held back for the end of a sample.
 
         Raises:
             ApiError: the queue is full (429), or the server is ending (503).
@@ -129,7 +107,7 @@ class Worker:
                 code="queue_full",
                 retry_after_s=self._patience_s(),
             )
-        job = Job(work, self._left)
+        job = Job(work, self._left, is_stream=is_stream)
         self._jobs.add(job)
         self._num_open += work.total
         job.timer = self._loop.call_later(self._limits.deadline_s, self._expire, job)
@@ -181,61 +159,57 @@ class Worker:
             self._mean_s += 0.1 * (took - self._mean_s)
             self._metrics.request_s.observe(took)
 
-    def _deliver(self, events: Iterable[tuple[Job, Event | ApiError]]) -> None:
-        for job, event in events:
+    def _deliver(self, due: Iterable[tuple[Job, list[Event] | ApiError]]) -> None:
+        for job, news in due:
             if job not in self._jobs:
                 continue
-            job.post(event)
-            if isinstance(event, ApiError):
-                self._metrics.failures.inc(event.status >= 500)
+            job.post(news)
+            if isinstance(news, ApiError):
+                self._metrics.failures.inc(news.status >= 500)
                 self._left(job)
                 continue
-            progress = event[1]
-            self._metrics.completion_tokens.inc(progress.token_id is not None)
-            if not job.has_token:
-                job.has_token = True
-                self._metrics.first_token_s.observe(time.monotonic() - job.began)
-            if progress.completion is not None:
-                self._num_open -= 1
-                job.num_open -= 1
-                if not job.num_open:
-                    self._left(job)
+            ended = sum(progress.completion is not None for _, progress in news)
+            self._num_open -= ended
+            job.num_open -= ended
+            if not job.num_open:
+                self._left(job)
 
     # In the thread.
 
     def _run(self) -> None:
-        engine, owners = self._new_engine(), {}
+        engine, owners, outbox = self._new_engine(), {}, Outbox()
         while True:
-            events: list[tuple[Job, Event | ApiError]] = []
             try:
-                if not self._obey(engine, owners, events):
+                if not self._obey(engine, owners, outbox):
                     return
                 began = time.perf_counter()
                 progress = engine.step()
                 self._metrics.step_s.observe(time.perf_counter() - began)
+                self._metrics.completion_tokens.inc(sum(p.token_id is not None for p in progress))
                 for p in progress:
-                    self._tell(p, engine, owners, events)
+                    self._tell(p, engine, owners, outbox)
             except Exception:
                 # The engine isolates what fails; this is a mistake of ours, and its rows can't be trusted any more.
                 log.exception("the engine failed and is made anew")
-                error = ApiError(500, FAILED, kind="server_error")
-                events += [(job, error) for job in {owner.job for owner in owners.values()}]
+                for job in {owner.job for owner in owners.values()}:
+                    outbox.fail(job, ApiError(500, FAILED, kind="server_error"))
                 engine, owners = self._new_engine(), {}
             self._num_running, self._num_rows = engine.num_running, engine.num_rows
-            if events:
-                self._loop.call_soon_threadsafe(self._deliver, events)
+            if due := outbox.take():
+                self._loop.call_soon_threadsafe(self._deliver, due)
 
-    def _obey(self, engine: Engine, owners: dict[int, Owner], events: list) -> bool:
+    def _obey(self, engine: Engine, owners: dict[int, Owner], outbox: Outbox) -> bool:
         """Do what was commanded, waiting for it while there is nothing else to do; False at the end."""
         while True:
             try:
-                command, job = self._commands.get(block=engine.is_idle and not events)
+                command, job = self._commands.get(block=engine.is_idle and not outbox.has_due)
             except Empty:
                 return True
             if command == "stop":
                 return False
             if command == "cancel":
                 self._drop(job, engine, owners)
+                outbox.forget(job)
                 self._num_running, self._num_rows = engine.num_running, engine.num_rows
                 continue
             try:
@@ -243,23 +217,27 @@ class Worker:
                     owners[engine.add(request)] = Owner(job, number, request.num_samples)
             except UsageError as error:
                 self._drop(job, engine, owners)
-                events.append((job, from_usage(error)))
+                outbox.fail(job, from_usage(error))
 
     def _drop(self, job: Job, engine: Engine, owners: dict[int, Owner]) -> None:
         for request_id in [i for i, owner in owners.items() if owner.job is job]:
             engine.cancel(request_id)
             del owners[request_id]
 
-    def _tell(self, progress: Progress, engine: Engine, owners: dict[int, Owner], events: list) -> None:
+    def _tell(self, progress: Progress, engine: Engine, owners: dict[int, Owner], outbox: Outbox) -> None:
         if progress.request_id not in owners:
             return
         owner = owners[progress.request_id]
+        job = owner.job
         if progress.error is not None:
             log.error("a request failed", exc_info=progress.error)
-            self._drop(owner.job, engine, owners)
-            events.append((owner.job, ApiError(500, FAILED, kind="server_error")))
+            self._drop(job, engine, owners)
+            outbox.fail(job, ApiError(500, FAILED, kind="server_error"))
             return
-        events.append((owner.job, (owner.number, progress)))
+        if not job.has_token:
+            job.has_token = True
+            self._metrics.first_token_s.observe(time.monotonic() - job.began)
+        outbox.put(job, (owner.number, progress))
         owner.left -= progress.completion is not None
         if not owner.left:
             del owners[progress.request_id]
