@@ -13,7 +13,7 @@ from torch.profiler import profile
 from counterpoint.bench import measure
 from counterpoint.bench.machine import read_bandwidth
 from counterpoint.bench.ways import engine_way
-from counterpoint.models import few_rows
+from counterpoint.models.kernels import few_rows
 
 SHAPES = {
     "attention in": (2304, 768),

@@ -3,17 +3,17 @@
 import pytest
 import torch
 
-from counterpoint.models import few_rows
+from counterpoint.models.kernels import build, few_rows
 
-needs_kernel = pytest.mark.skipif(not few_rows.is_available(), reason="no C compiler")
+needs_kernel = pytest.mark.skipif(not build.has_compiler(), reason="no C compiler")
 
 
 @pytest.fixture
 def nothing_loaded():
-    for cached in (few_rows.is_available, few_rows._kernels):
+    for cached in (few_rows.is_available, few_rows._kernels, build.library):
         cached.cache_clear()
     yield
-    for cached in (few_rows.is_available, few_rows._kernels):
+    for cached in (few_rows.is_available, few_rows._kernels, build.library):
         cached.cache_clear()
 
 
@@ -76,6 +76,12 @@ def test_a_weight_that_lies_otherwise_is_refused():
 
 
 @needs_kernel
+def test_a_weight_of_another_size_is_refused():
+    with pytest.raises(ValueError, match=r"8 numbers can't be multiplied by a weight \(16, 9\)"):
+        few_rows.few_rows(torch.randn(2, 8), torch.randn(16, 9))
+
+
+@needs_kernel
 def test_any_number_of_threads_gives_the_same():
     states, weight = torch.randn(2, 512), torch.randn(403, 512)
     before, got = torch.get_num_threads(), []
@@ -86,6 +92,11 @@ def test_any_number_of_threads_gives_the_same():
     finally:
         torch.set_num_threads(before)
     assert torch.equal(got[0], got[1]) and torch.equal(got[0], got[2])
+
+
+@needs_kernel
+def test_where_there_is_a_compiler_there_is_a_kernel():
+    assert few_rows.is_available()
 
 
 def test_without_a_compiler_there_is_no_kernel(nothing_loaded, monkeypatch):

@@ -1,4 +1,8 @@
-"""Attention of a few queries, written so that a compiler makes one pass over the keys and one over the values of it."""
+"""Attention of a few queries a row, where torch's own reads the keys and values far below the memory's speed.
+
+On the CPU there is a kernel of ours. Where there is none, a step that is compiled gets a formula that a compiler makes
+one pass over the keys and one over the values of.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,10 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-NAME = "counterpoint_few_queries"
+from counterpoint.models.kernels import few_queries
+
+MOST_QUERIES = 8  # of a row and head, at which the kernel is faster than torch
+KERNEL, FORMULA = "counterpoint_kernel", "counterpoint_formula"
 #: arguments of transformers' attention that change nothing here; with any other, its own function is used
 IDLE = {
     "position_ids",
@@ -24,7 +31,56 @@ IDLE = {
 }
 
 
-def few_queries(
+class FewQueries:
+    """The attention of a model, for steps of few tokens a row.
+
+    Args:
+        compiled: use the kernel that the machine's C compiler makes.
+    """
+
+    def __init__(self, model: PreTrainedModel, *, compiled: bool = False) -> None:
+        self._config = model.config.get_text_config()
+        suits = compiled and model.device.type == "cpu" and model.dtype in few_queries.NAMES
+        self._has_kernel = suits and few_queries.is_available()
+
+    @contextmanager
+    def joint(self, num_queries: int, *, traced: bool = False) -> Iterator[None]:
+        """While this holds, the model attends by what is quick for so many queries a row, where it attended by sdpa.
+
+        Args:
+            traced: the step is being compiled, or was compiled so.
+        """
+        by_kernel = self._has_kernel and num_queries <= MOST_QUERIES
+        before = self._config._attn_implementation
+        if before != "sdpa" or not (by_kernel or traced):
+            yield
+            return
+        self._config._attn_implementation_internal = KERNEL if by_kernel else FORMULA
+        try:
+            yield
+        finally:
+            self._config._attn_implementation_internal = before
+
+
+def by_kernel(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **more: Any,
+) -> tuple[Tensor, None]:
+    """As transformers' attention, by the kernel. query: (R, H, Q, D); key, value: (R, G, N, D), H a multiple of G."""
+    alike = query.dtype is key.dtype is value.dtype and query.dtype in few_queries.NAMES
+    if not (alike and _is_plain(attention_mask, dropout, more) and attention_mask.dtype is torch.bool):
+        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **more)
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    return few_queries.few_queries(query, key, value, attention_mask, scaling), None
+
+
+def by_formula(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -35,7 +91,7 @@ def few_queries(
     **more: Any,
 ) -> tuple[Tensor, None]:
     """softmax(q k^T * scaling + mask) v in float32. query: (R, H, Q, D); key, value: (R, G, N, D), H a multiple of G."""
-    if attention_mask is None or dropout or any(more[name] is not None for name in more.keys() - IDLE):
+    if not _is_plain(attention_mask, dropout, more):
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **more)
     num_rows, num_heads, num_queries, size = query.shape
     num_groups = key.shape[1]
@@ -53,19 +109,9 @@ def few_queries(
     return states.transpose(1, 2).contiguous(), None
 
 
-AttentionInterface.register(NAME, few_queries)
+def _is_plain(mask: Tensor | None, dropout: float, more: dict[str, Any]) -> bool:
+    return mask is not None and not dropout and not any(more[name] is not None for name in more.keys() - IDLE)
 
 
-@contextmanager
-def few_queries_in(model: PreTrainedModel) -> Iterator[None]:
-    """While this holds, the model attends by `few_queries`, where it attended by sdpa."""
-    config = model.config.get_text_config()
-    before = config._attn_implementation
-    if before != "sdpa":
-        yield
-        return
-    config._attn_implementation_internal = NAME
-    try:
-        yield
-    finally:
-        config._attn_implementation_internal = before
+AttentionInterface.register(KERNEL, by_kernel)
+AttentionInterface.register(FORMULA, by_formula)

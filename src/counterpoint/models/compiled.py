@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from counterpoint.errors import CompileWarning
-from counterpoint.models.attention import few_queries_in
+from counterpoint.models.attention import FewQueries
 from counterpoint.models.linears import Linears, is_slow_blas
 
 LEAST_REACH = 256
@@ -77,6 +77,7 @@ class CompiledSteps:
     def __init__(self, model: PreTrainedModel, *, always: bool = True) -> None:
         self._model, self.always = model, always
         self._linears: Linears | None = None
+        self._attention: FewQueries | None = None
         self._steps: dict[tuple[int, int, int], Callable[..., Tensor]] = {}
         self._broken = False
 
@@ -123,17 +124,18 @@ class CompiledSteps:
         """
         if self._linears is None:
             self._linears = Linears(self._model, compiled=True)
+            self._attention = FewQueries(self._model, compiled=True)
         rows = torch.arange(packed.shape[1], device=packed.device)[:, None]
         arguments = (packed, rows, masks, keys, values)
         shape = (packed.shape[1], packed.shape[2], keys[0].shape[2])
         has_kernel = self._linears.suits(packed[0].numel())
         if shape in self._steps:
-            with self._traced(has_kernel, packed[0].numel()):
+            with self._traced(has_kernel, packed):
                 return self._steps[shape](*arguments)
         want = eager()
         try:
             step = self._new_step()
-            with self._traced(has_kernel, packed[0].numel()):
+            with self._traced(has_kernel, packed):
                 got = _compiled(step, arguments, frozen=not has_kernel)
         except Exception as error:  # any failure means that this model or machine compiles nothing
             return self._give_up(want, f"{type(error).__name__}: {str(error).strip().splitlines()[0][:160]}")
@@ -148,9 +150,10 @@ class CompiledSteps:
         return logits
 
     @contextmanager
-    def _traced(self, has_kernel: bool, num_rows: int) -> Iterator[None]:
+    def _traced(self, has_kernel: bool, packed: Tensor) -> Iterator[None]:
         """The model as a step is compiled and run: with our attention, and with our products where they are quickest."""
-        with few_queries_in(self._model), self._linears.joint(num_rows) if has_kernel else nullcontext():
+        linears = self._linears.joint() if has_kernel else nullcontext()
+        with self._attention.joint(packed.shape[2], traced=True), linears:
             yield
 
     def _new_step(self) -> Callable[..., Tensor]:

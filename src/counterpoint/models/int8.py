@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from counterpoint.errors import UnsupportedError
-from counterpoint.models import few_rows
+from counterpoint.models.kernels import few_rows
 
 MOST_ROWS = 64  # more than these are multiplied by the weights in the states' dtype, made for the moment
 

@@ -1,8 +1,8 @@
-"""Linear layers of a few rows on the CPU, where torch's own products read the weights at half of the memory's speed.
+"""Linear layers on the CPU, where torch's own products read the weights of few rows at half of the memory's speed.
 
-For a handful of rows there is a kernel of ours (`few_rows`). For more of them in float32, MKL reads the weights on AMD
-processors about once a row; oneDNN reads them once for all rows. The layers keep their weights: only the kernel is
-another one, and only while rows are read together.
+For up to a few dozen rows there is a kernel of ours (`few_rows`). For more of them in float32 on AMD processors, torch
+calls MKL, which reads the weights of few rows about once a row and is slower than oneDNN at any number. The layers keep
+their weights: only the kernel is another one, and only while rows are read together.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from counterpoint.models import few_rows
+from counterpoint.models.kernels import few_rows
 
-FEWEST_JOINT, MOST = 2, 64  # rows between which oneDNN wins
+FEWEST_JOINT = 2  # rows from which oneDNN wins
 
 
 class Linears:
@@ -52,11 +52,10 @@ class Linears:
         return num_rows <= self._most_compiled
 
     @contextlib.contextmanager
-    def joint(self, num_rows: int) -> Iterator[None]:
-        """While this holds, the layers use the kernel that is quick for `num_rows`."""
-        used = self._forwards if num_rows <= MOST else []
+    def joint(self) -> Iterator[None]:
+        """While this holds, each layer uses the kernel that is quick for the rows it is given."""
         # Set in the instance's own dictionary, which a call prefers to the class; the module's state is untouched.
-        used = [(module, forward) for module, forward in used if "forward" not in module.__dict__]
+        used = [(module, forward) for module, forward in self._forwards if "forward" not in module.__dict__]
         for module, forward in used:
             module.__dict__["forward"] = forward
         try:
@@ -92,6 +91,6 @@ def _joint(module: torch.nn.Module, compiled: bool, slow_blas: bool, states: Ten
         return type(module).forward(module, states)
     if compiled and num_rows <= few_rows.MOST_ROWS[states.dtype] and weight.is_contiguous():
         return few_rows.few_rows(states, weight, None, module.bias)
-    if states.dtype is torch.float32 and FEWEST_JOINT <= num_rows <= MOST and slow_blas:
+    if states.dtype is torch.float32 and FEWEST_JOINT <= num_rows and slow_blas:
         return torch.ops.mkldnn._linear_pointwise(states, weight, module.bias, "none", [], "")
     return type(module).forward(module, states)

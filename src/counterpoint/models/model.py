@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from counterpoint.errors import ModelError, PromptError, UnsupportedError
 from counterpoint.models.adapters import AdapterSwitch, SwitchedRows
+from counterpoint.models.attention import FewQueries
 from counterpoint.models.choose import is_ragged
 from counterpoint.models.compiled import CompiledSteps
 from counterpoint.models.linears import Linears
@@ -66,7 +67,7 @@ class Model:
         self.tokenizer = tokenizer
         self.name = name or type(hf).__name__
         self._ragged: bool | None = None
-        self._has_kernel = compile is not False
+        self._has_kernels = compile is not False
         steps_too = compile is True or (compile == "auto" and hf.device.type == "cpu" and not adapted)
         self._compiled = CompiledSteps(hf, always=compile is True) if steps_too else None
         self._with_adapter: dict[str | None, Model] = {}
@@ -147,7 +148,8 @@ class Model:
             self._ragged = is_ragged(self.hf)
         if not self._ragged:
             return SeparateRows(self.hf)
-        return RaggedRows(self.hf, self._compiled, Linears(self.hf, compiled=self._has_kernel))
+        linears = Linears(self.hf, compiled=self._has_kernels)
+        return RaggedRows(self.hf, self._compiled, linears, FewQueries(self.hf, compiled=self._has_kernels))
 
 
 class _SwitchedModel(Model):
@@ -157,7 +159,7 @@ class _SwitchedModel(Model):
         self._switch = AdapterSwitch(model.hf, adapter)
         name = f"{model.name} without an adapter" if adapter is None else f"{model.name} with the adapter {adapter}"
         super().__init__(model.hf, model.tokenizer, name=name, compile=False)
-        self._has_kernel = model._has_kernel
+        self._has_kernels = model._has_kernels
         self._with_adapter = model._with_adapter
 
     def new_rows(self) -> Rows:

@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from counterpoint.models.attention import FewQueries
 from counterpoint.models.compiled import MOST_COLUMNS, CompiledSteps
 from counterpoint.models.linears import Linears
 from counterpoint.models.masks import mask_rules, ragged_mask
@@ -90,18 +91,23 @@ class RaggedRows(Rows):
         model: a causal model that takes `position_ids` and four-dimensional masks; `counterpoint.models.choose`
             finds out whether one does.
         compiled: steps of a few tokens a row go through these where their shape suits; None is never.
-        linears: the kernels of the other steps; None is torch's own.
+        linears, attention: the kernels of the other steps; None is torch's own.
     """
 
     can_crop = True
     is_joint = True
 
     def __init__(
-        self, model: PreTrainedModel, compiled: CompiledSteps | None = None, linears: Linears | None = None
+        self,
+        model: PreTrainedModel,
+        compiled: CompiledSteps | None = None,
+        linears: Linears | None = None,
+        attention: FewQueries | None = None,
     ) -> None:
         self._model, self._compiled = model, compiled
         self._rules = mask_rules(model)
         self._linears = Linears(model) if linears is None else linears
+        self._attention = FewQueries(model) if attention is None else attention
         self._additive = model.config.get_text_config()._attn_implementation == "eager"
         self._place = _Place()
         self._num_slots, self._capacity = 2, BLOCK
@@ -285,7 +291,7 @@ class RaggedRows(Rows):
 
         hook = head.register_forward_pre_hook(only_wanted)
         try:
-            with self._linears.joint(ids.numel()):
+            with self._linears.joint(), self._attention.joint(ids.shape[1]):
                 return self._model(
                     input_ids=ids,
                     position_ids=positions,

@@ -1,0 +1,94 @@
+"""The C files of this folder as one library, compiled for this processor by the machine's own C compiler.
+
+It is compiled when it is first wanted (about two seconds) and kept in the user's cache folder.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+FOLDER = Path(__file__).parent
+SOURCES = ("few_rows.c", "few_queries.c")
+FLAGS = ("-O2", "-march=native", "-fPIC", "-fopenmp")
+COMPILE_LIMIT_S = 60
+#: what goes wrong where there is no compiler, it fails, or the library lacks a function
+FAILURES = (OSError, subprocess.SubprocessError, AttributeError)
+
+#: the namespace of our operators, torch.ops.counterpoint
+OPERATORS = torch.library.Library("counterpoint", "FRAGMENT")
+
+
+def has_compiler() -> bool:
+    """Whether this is Linux with a C compiler: `cc`, or what CC names."""
+    return sys.platform == "linux" and shutil.which(os.environ.get("CC", "cc")) is not None
+
+
+@functools.cache
+def library() -> ctypes.CDLL:
+    """The library, compiled where it is not in the cache yet.
+
+    Raises:
+        one of `FAILURES`.
+    """
+    return ctypes.CDLL(str(_compiled()))
+
+
+def _compiled() -> Path:
+    if not has_compiler():
+        raise FileNotFoundError("no C compiler, or not Linux")
+    compiler = shutil.which(os.environ.get("CC", "cc"))
+    threads = _thread_library()
+    # A home folder may be shared by machines whose processors differ.
+    texts = [path.read_text() for path in sorted(FOLDER.glob("*.[ch]"))]
+    key = (texts, *FLAGS, compiler, threads, platform.machine(), _features())
+    name = f"kernels-{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}.so"
+    folder = _cache_folder()
+    if not (folder / name).exists():
+        with tempfile.TemporaryDirectory(dir=folder) as own:
+            objects = [str(Path(own) / Path(source).with_suffix(".o")) for source in SOURCES]
+            for source, made in zip(SOURCES, objects, strict=True):
+                _call(compiler, *FLAGS, "-c", str(FOLDER / source), "-o", made)
+            made = Path(own) / name
+            _call(compiler, "-shared", *objects, threads, "-o", str(made))
+            made.replace(folder / name)
+    return folder / name
+
+
+def _call(*command: str) -> None:
+    subprocess.run(command, check=True, capture_output=True, timeout=COMPILE_LIMIT_S)
+
+
+def _thread_library() -> str:
+    """The OpenMP library that torch has loaded: with another one there would be two pools of threads."""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        path = line.split(maxsplit=5)[-1]
+        if Path(path).name.startswith(("libgomp", "libiomp", "libomp")):
+            return path
+    return "-fopenmp"
+
+
+def _features() -> str:
+    """What the processor can do, as Linux tells it."""
+    lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+    return next((line for line in lines if line.startswith(("flags", "Features"))), "")
+
+
+def _cache_folder() -> Path:
+    """A folder that belongs to this user alone: what lies there is run."""
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "counterpoint"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    about = folder.stat()
+    if about.st_uid != os.getuid() or about.st_mode & 0o022:
+        raise PermissionError(f"{folder} can be written by others")
+    return folder

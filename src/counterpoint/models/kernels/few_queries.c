@@ -1,0 +1,90 @@
+/* Attention of a few queries of each row, every key and value read from memory once.
+
+out[r][q][h] = sum over n of w[n] * v[r][g][n], where w is the softmax of scaling * query[r][h][q] . k[r][g][n] over the n
+that mask[r][h][q] allows, in float32; head h reads group g = h / (H / G). A query that may attend to nothing gets 0.
+Returns 0, or 1 where there is no memory.
+
+The keys go by in blocks, with a running maximum, sum and result for each query (Milakov and Gimelshein 2018,
+arXiv 1805.02867). What lies before or after all that a row may attend to is not read. */
+
+#include "vectors.h"
+
+#define BLOCK 64 /* keys */
+
+typedef struct {
+  int64_t R, H, G, Q, N, D, E;             /* rows, heads, groups, queries, keys, sizes of a key and of a value */
+  int64_t query[3], k[3], v[3], mask[3];   /* strides: of the row, of the head or group, of the position */
+  int64_t threads;
+} Shape;
+
+/* e^x for x <= 0, to 7 digits; 0 below -87. The split of ln 2 and the polynomial are those of Cephes' expf. */
+static inline Floats exp_of(Floats x) {
+  const Floats to_whole = (Floats){0} + 12582912.0f; /* 1.5 * 2^23: nothing after the point is left beside it */
+  const Ints is_small = x < -87.0f;
+  Floats n = x * 1.44269504f + to_whole;
+  const Ints exponent = (Ints)n << 23; /* the whole number is in the lowest bits */
+  n -= to_whole;
+  x -= n * 0.693359375f;
+  x += n * 2.12194440e-4f;
+  Floats y = x * 1.9875691500e-4f + 1.3981999507e-3f;
+  y = y * x + 8.3334519073e-3f;
+  y = y * x + 4.1665795894e-2f;
+  y = y * x + 1.6666665459e-1f;
+  y = y * x + 5.0000001201e-1f;
+  y = y * x * x + x + 1.0f;
+  return (Floats)(((Ints)y + exponent) & ~is_small);
+}
+
+static inline f32 max_of(Floats v) {
+  f32 most = v[0];
+  for (int i = 1; i < 16; i++) most = v[i] > most ? v[i] : most;
+  return most;
+}
+
+/* What one query has seen: its largest score, and the sum of e^(score - most). */
+typedef struct {
+  f32 most, total;
+} Seen;
+
+/* The scores of a block become e^(score - most), in place; what was summed before is scaled to the new maximum. */
+static inline void weigh(f32 *p, const uint8_t *allowed, int64_t num, f32 scaling, Seen *seen, f32 *values,
+                         int64_t E) {
+  Floats largest = (Floats){0} + seen->most;
+  for (int64_t n = 0; n < BLOCK; n++) p[n] = n < num && allowed[n] ? p[n] * scaling : -__builtin_inff();
+  for (int64_t n = 0; n < BLOCK; n += 16) {
+    const Floats v = floats_f32(p + n);
+    const Ints is_more = v > largest;
+    largest = (Floats)(((Ints)v & is_more) | ((Ints)largest & ~is_more));
+  }
+  const f32 most = max_of(largest);
+  if (most > seen->most) {
+    const f32 share = exp_of((Floats){0} + (seen->most - most))[0];
+    for (int64_t e = 0; e < E; e++) values[e] *= share;
+    seen->total *= share;
+    seen->most = most;
+  }
+  Floats sum = {0};
+  for (int64_t n = 0; n < BLOCK; n += 16) {
+    const Floats v = exp_of(floats_f32(p + n) - most);
+    *(Floats *)(p + n) = v;
+    sum += v;
+  }
+  seen->total += sum_of(sum);
+}
+
+#define JOIN(a, b) a##_##b
+#define OF(name, type) JOIN(name, type)
+
+TILES(dot_f32, f32, f32, Floats, 16, floats_f32, floats_f32, add_product)
+#define X f32
+#include "few_queries.h"
+#undef X
+
+#if defined(__AVX512BF16__)
+TILES(dot_bf16, bf16, bf16, __m512i, 32, pairs_bf16, pairs_bf16, add_pairs)
+#else
+TILES(dot_bf16, bf16, bf16, Floats, 16, floats_bf16, floats_bf16, add_product)
+#endif
+#define X bf16
+#include "few_queries.h"
+#undef X

@@ -1,0 +1,103 @@
+/* Vectors of 16 numbers, of float32 or read as such from other types, and sums of products of rows. */
+
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
+#define UNROLL _Pragma("GCC unroll 8")
+
+typedef float f32;
+typedef uint16_t bf16;
+typedef int8_t i8;
+typedef float Floats __attribute__((vector_size(64), aligned(4)));
+typedef uint32_t Words __attribute__((vector_size(64)));
+typedef int32_t Ints __attribute__((vector_size(64)));
+typedef uint16_t Halves __attribute__((vector_size(32), aligned(2)));
+typedef int16_t Shorts __attribute__((vector_size(32)));
+typedef int8_t Bytes __attribute__((vector_size(16), aligned(1)));
+
+static inline f32 f32_from_f32(f32 v) { return v; }
+static inline f32 f32_from_i8(i8 v) { return v; }
+static inline f32 f32_from_bf16(bf16 v) {
+  uint32_t bits = (uint32_t)v << 16;
+  f32 f;
+  memcpy(&f, &bits, 4);
+  return f;
+}
+static inline f32 f32_to_f32(f32 v) { return v; }
+static inline bf16 f32_to_bf16(f32 v) { /* to nearest, ties to even */
+  uint32_t bits;
+  memcpy(&bits, &v, 4);
+  if ((bits & 0x7fffffff) > 0x7f800000) return (bits >> 16) | 0x40; /* not a number */
+  return (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+}
+
+static inline f32 sum_of(Floats v) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_add_ps((__m512)v);
+#else
+  f32 sums[8];
+  for (int i = 0; i < 8; i++) sums[i] = v[i] + v[i + 8];
+  for (int i = 0; i < 4; i++) sums[i] += sums[i + 4];
+  return (sums[0] + sums[2]) + (sums[1] + sums[3]);
+#endif
+}
+
+/* 16 numbers at a time */
+static inline Floats floats_f32(const f32 *p) { return *(const Floats *)p; }
+static inline Floats floats_bf16(const bf16 *p) {
+  return (Floats)(__builtin_convertvector(*(const Halves *)p, Words) << 16);
+}
+static inline Floats floats_i8(const i8 *p) {
+#if defined(__AVX512F__)
+  return (Floats)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)));
+#else
+  Shorts wide = __builtin_convertvector(*(const Bytes *)p, Shorts);
+  return __builtin_convertvector(__builtin_convertvector(wide, Ints), Floats);
+#endif
+}
+static inline Floats add_product(Floats sum, Floats a, Floats b) { return sum + a * b; }
+
+#if defined(__AVX512BF16__)
+/* 32 pairs at a time, multiplied exactly and summed in float32 */
+static inline __m512i pairs_bf16(const bf16 *p) { return _mm512_loadu_si512(p); }
+static inline __m512i pairs_i8(const i8 *p) { /* small whole numbers are exact in bfloat16 */
+  return (__m512i)_mm512_cvtne2ps_pbh((__m512)floats_i8(p + 16), (__m512)floats_i8(p));
+}
+static inline Floats add_pairs(Floats sum, __m512i a, __m512i b) {
+  return (Floats)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
+}
+#endif
+
+/* R rows of x with C rows of w that are `far` numbers apart; V is a vector of STEP numbers */
+#define TILE(NAME, X, W, V, STEP, LOAD_X, LOAD_W, ADD, R, C)                                                      \
+  static inline void NAME##_##R##_##C(const X *x, const W *w, int64_t far, int64_t K, f32 out[R][C]) {            \
+    Floats sums[R][C];                                                                                            \
+    UNROLL for (int r = 0; r < R; r++) UNROLL for (int c = 0; c < C; c++) sums[r][c] = (Floats){0};               \
+    int64_t k = 0;                                                                                                \
+    for (; k + STEP <= K; k += STEP) {                                                                            \
+      V a[C];                                                                                                     \
+      UNROLL for (int c = 0; c < C; c++) a[c] = LOAD_W(w + c * far + k);                                          \
+      UNROLL for (int r = 0; r < R; r++) {                                                                        \
+        V b = LOAD_X(x + r * K + k);                                                                              \
+        UNROLL for (int c = 0; c < C; c++) sums[r][c] = ADD(sums[r][c], a[c], b);                                 \
+      }                                                                                                           \
+    }                                                                                                             \
+    UNROLL for (int r = 0; r < R; r++) UNROLL for (int c = 0; c < C; c++) {                                       \
+      out[r][c] = sum_of(sums[r][c]);                                                                             \
+      for (int64_t rest = k; rest < K; rest++)                                                                    \
+        out[r][c] += f32_from_##X(x[r * K + rest]) * f32_from_##W(w[c * far + rest]);                             \
+    }                                                                                                             \
+  }
+
+/* All tiles of 4, 2 or 1 rows of x with 4 or 1 of w */
+#define TILES(NAME, X, W, V, STEP, LOAD_X, LOAD_W, ADD)                                                           \
+  TILE(NAME, X, W, V, STEP, LOAD_X, LOAD_W, ADD, 4, 4)                                                            \
+  TILE(NAME, X, W, V, STEP, LOAD_X, LOAD_W, ADD, 2, 4)                                                            \
+  TILE(NAME, X, W, V, STEP, LOAD_X, LOAD_W, ADD, 1, 4)                                                            \
+  TILE(NAME, X, W, V, STEP, LOAD_X, LOAD_W, ADD, 4, 1)                                                            \
+  TILE(NAME, X, W, V, STEP, LOAD_X, LOAD_W, ADD, 2, 1)                                                            \
+  TILE(NAME, X, W, V, STEP, LOAD_X, LOAD_W, ADD, 1, 1)
