@@ -9,8 +9,8 @@ from torch import nn
 import counterpoint as cp
 from counterpoint.errors import ModelError, UnsupportedError
 from counterpoint.models import int8
-from counterpoint.models.kernels import few_rows
 from counterpoint.models.int8 import Int8Linear, to_int8
+from counterpoint.models.kernels import few_rows
 
 needs_kernel = pytest.mark.skipif(not few_rows.is_available(), reason="no C compiler")
 PROMPT, NEGATIVE = [5, 9, 13, 2, 40], [7, 3, 11]
