@@ -26,11 +26,12 @@ class Linears:
     """The linear layers of a model, for `joint`.
 
     Args:
-        model: weights of `Conv1D` layers get the memory layout of `Linear`, (output, input), where `compiled` holds.
         compiled: use the kernel that the machine's C compiler makes.
+        keeps_layout: leave the weights of `Conv1D` layers as they lie in memory. The kernel then does without them;
+            else they are turned once to what `Linear` has, (output, input).
     """
 
-    def __init__(self, model: PreTrainedModel, *, compiled: bool = False) -> None:
+    def __init__(self, model: PreTrainedModel, *, compiled: bool = False, keeps_layout: bool = False) -> None:
         self._forwards: list[tuple[torch.nn.Module, Callable[[Tensor], Tensor]]] = []
         self._most_compiled = 0
         if model.device.type != "cpu":
@@ -42,7 +43,7 @@ class Linears:
         slow_blas = is_slow_blas()
         self._most_compiled = min(few_rows.MOST_ROWS[m.weight.dtype] for m in layers) if compiled else 0
         for module in layers:
-            if compiled and type(module) is Conv1D:
+            if compiled and type(module) is Conv1D and not keeps_layout:
                 _transpose_in_memory(module)
             if compiled or (slow_blas and module.weight.dtype is torch.float32):
                 self._forwards.append((module, functools.partial(_joint, module, compiled, slow_blas)))

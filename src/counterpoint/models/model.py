@@ -146,9 +146,9 @@ class Model:
         """Empty rows of this model, ragged where a short trial shows that they are exact, else separate."""
         if self._ragged is None:
             self._ragged = is_ragged(self.hf)
-        if not self._ragged:
-            return SeparateRows(self.hf)
         linears = Linears(self.hf, compiled=self._has_kernels)
+        if not self._ragged:
+            return SeparateRows(self.hf, linears)
         return RaggedRows(self.hf, self._compiled, linears, FewQueries(self.hf, compiled=self._has_kernels))
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from counterpoint.errors import UnsupportedError
+from counterpoint.models.linears import Linears
 from counterpoint.models.rows import Feed, Rows
 
 STATE_NAMES = ("past_key_values", "cache_params", "state")
@@ -35,6 +36,7 @@ class SeparateRows(Rows):
 
     Args:
         model: any causal model of transformers that returns its cache.
+        linears: the kernels of its linear layers; None is torch's own.
 
     Raises:
         UnsupportedError: the model has no cache that it takes back.
@@ -42,8 +44,9 @@ class SeparateRows(Rows):
 
     is_joint = False
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, linears: Linears | None = None) -> None:
         self._model = model
+        self._linears = Linears(model) if linears is None else linears
         takes = inspect.signature(model.forward).parameters
         names = [name for name in STATE_NAMES if name in takes]
         if not names:
@@ -119,7 +122,7 @@ class SeparateRows(Rows):
             end = state.length + len(ids)
             arguments["position_ids"] = torch.arange(end - len(ids_read), end, device=self._model.device)[None]
         at = [len(ids_read) - len(ids) + c for c in wanted]
-        with self._only(at):
+        with self._only(at), self._linears.joint():
             out = self._model(input_ids=torch.tensor([ids_read], device=self._model.device), **arguments)
         state.cache = getattr(out, self._state_name, None)
         state.length += len(ids)

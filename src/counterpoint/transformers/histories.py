@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 from transformers import Cache, PreTrainedModel
 
+from counterpoint.models.attention import FewQueries
 from counterpoint.models.choose import is_ragged
+from counterpoint.models.linears import Linears
 from counterpoint.models.ragged import RaggedRows
 from counterpoint.models.rows import Feed, Rows
 from counterpoint.models.separate import SeparateRows
@@ -110,7 +112,10 @@ class Histories:
 
 def rows_for(model: PreTrainedModel) -> Rows:
     """Rows in one forward where the model can have them, else a forward for each."""
-    return RaggedRows(model) if reads_jointly(model) else SeparateRows(model)
+    linears = Linears(model, compiled=True, keeps_layout=True)
+    if not reads_jointly(model):
+        return SeparateRows(model, linears)
+    return RaggedRows(model, linears=linears, attention=FewQueries(model, compiled=True))
 
 
 def reads_jointly(model: PreTrainedModel) -> bool:

@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import Cache, PreTrainedModel
 
 from counterpoint.models.compiled import is_close
+from counterpoint.models.linears import Linears
 from counterpoint.models.separate import STATE_NAMES
 
 TokenIds = tuple[int, ...]
@@ -37,6 +38,7 @@ class PaddedHistories:
 
     def __init__(self, model: PreTrainedModel) -> None:
         self._model = model
+        self._linears = Linears(model, compiled=True, keeps_layout=True)
         takes = inspect.signature(model.forward).parameters
         self._state_name = next(name for name in STATE_NAMES if name in takes)
         self._takes_positions = "position_ids" in takes
@@ -79,7 +81,8 @@ class PaddedHistories:
         head = self._model.get_output_embeddings()
         hook = head.register_forward_pre_hook(lambda _module, args: (args[0][:, -1:], *args[1:]))  # no (R, L, V) logits
         try:
-            out = self._model(input_ids=ids, **arguments)
+            with self._linears.joint():
+                out = self._model(input_ids=ids, **arguments)
         finally:
             hook.remove()
         self._cache = getattr(out, self._state_name)
