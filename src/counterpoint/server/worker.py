@@ -33,15 +33,6 @@ class Owner:
     left: int
 
 
-@dataclass(slots=True)
-class Owner:
-    """Whose an engine's request is: the job, the number of the prompt in it, samples that have not ended."""
-
-    job: Job
-    number: int
-    left: int
-
-
 class Worker:
     """Runs the engine in a thread of its own.
 
