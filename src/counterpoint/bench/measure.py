@@ -92,15 +92,17 @@ def one_request(
         low, high = paired.spread("ours guided", base)
         name = f"ours guided / {base}"
         lines.append(Line(name, paired.ratio("ours guided", base), "", low, high, aims.get(name)))
-    step = statistics.median(clock.steps_s[1:])
+    step, plain_step = (statistics.median(c.steps_s[1:]) for c in (clock, plain))
     limit = step_bytes(model) / read_bandwidth()
     sampled = Clock()
     engine_way(model, [dataclasses.replace(task, temperature=1.0)], guided=True, clock=sampled)()
     lines += [
         Line("a guided step", step * 1e3, "ms"),
+        Line("a guided step / an unguided one", step / plain_step),
         Line("reading the weights once", limit * 1e3, "ms"),
         Line("a guided step / reading the weights once", step / limit, aim=aims.get("limit")),
         Line("first token, guided", clock.first_s * 1e3, "ms"),
+        Line("first token, unguided", plain.first_s * 1e3, "ms"),
     ]
     share = "our share of a guided step, beside the model's forward"
     if any(clock.forward_s[1:]):  # rows of a kind that can't be timed from within have none
