@@ -2,7 +2,7 @@
 
 import pytest
 
-from counterpoint.engine.text import TextStream
+from counterpoint.engine.text import MOST_AGAIN, TextStream
 
 
 def decode(ids):
@@ -50,3 +50,24 @@ def test_an_incomplete_character_at_the_end_is_shown():
     pieces = [stream.add(byte) for byte in "ok é".encode()[:-1]]
     pieces.append(stream.finish())
     assert "".join(pieces) == "ok \ufffd"
+
+
+def test_a_decoder_is_asked_for_few_tokens_however_long_the_text():
+    asked = []
+
+    def spaced(ids):  # no space before the first of what is decoded, as some tokenizers do
+        asked.append(len(ids))
+        return " ".join(str(i) for i in ids)
+
+    stream = TextStream(spaced, ())
+    ids = [7, 42, 1, 100] * 25
+    pieces = [stream.add(i) for i in ids]
+    assert "".join(pieces) == stream.text == spaced(ids)
+    assert max(asked[:-1]) <= MOST_AGAIN + 1
+    assert len(asked) - 1 < 1.5 * len(ids)
+
+
+@pytest.mark.parametrize("text", ["日本語" * 9, "👩‍🚀 ok " * 5, "plain and long, with é in it" * 3])
+def test_text_is_the_same_wherever_decoding_begins_again(text):
+    stream, pieces = run(text)
+    assert "".join(pieces) == stream.text == text

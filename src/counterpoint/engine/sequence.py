@@ -65,8 +65,12 @@ class Sequence:
 
     def predicted(self) -> list[Tensor]:
         """Logits (V,) of the conditional branch, then of each further branch."""
-        cond = self.readers[0].logits[0]
-        return [cond, *(as_wide(cond, self.readers[r].logits[i]) for r, i in self.needed)]
+        own, cond = self.readers[0].rows, self.readers[0].logits[0]
+        predicted = [cond]
+        for r, i in self.needed:
+            reader = self.readers[r]
+            predicted.append(reader.logits[i] if reader.rows is own else as_wide(cond, reader.logits[i]))
+        return predicted
 
     @property
     def needed(self) -> list[tuple[int, int]]:
@@ -76,7 +80,7 @@ class Sequence:
     @property
     def needed_weights(self) -> Tensor:
         """The weights of `needed`."""
-        return self.weights[: len(self.needed)]
+        return self.weights[:0] if self.is_decided else self.weights
 
     def accept(self, token_id: int, logprob: TokenLogprob | None) -> Progress:
         """Append the chosen token; the progress says whether it was the last."""
