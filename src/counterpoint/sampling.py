@@ -15,6 +15,7 @@ from counterpoint.errors import Failure, NothingLeftError, SamplingError
 NEG_INF = float("-inf")
 LEAST = 1e-30  # what float32 would round to 0 makes NaN of 0 / 0 and -inf * 0
 BLOCK = 64  # tokens that are one choice at first: 786 blocks of 50,257 tokens
+SEEDS = 2  # raised when a seed comes to give other samples, so that none are kept from before
 STEP = 2.0**-53  # torch's uniform random numbers in float64 are its multiples, from 0 to below 1
 
 #: (prompt ids, output ids, (V,) log-probabilities) -> (V,) scores: a constraint on the output, such as a grammar.
@@ -176,11 +177,11 @@ def draw_rows(scores: Tensor, sources: Sequence[torch.Generator]) -> list[int]:
     `e_i / p_i` is exponential with rate p_i, and of several such the least is the i-th with probability
     `p_i / sum p`. So block b comes with probability P_b, and its token i with `p_i / P_b`.
 
-    One race over all tokens does the same, but takes a random number for each: 1 ms of 50,257. Two take `n + BLOCK`
-    from each source, whatever p and the result are: the i-th token of a seed always has the same ones. Given the same
-    ones, distributions that are near mostly give the same token, which guesses rely on. Ids are dealt out rather than
-    cut into runs, since common tokens have neighbouring ids: where a block has one likely token, only the first race
-    can tell two such distributions apart.
+    One race over all tokens does the same, but takes a random number for each, of 50,257 ten times as long as all the
+    rest. Two take `n + BLOCK` from each source, whatever p and the result are: the i-th token of a seed always has
+    the same ones. Given the same ones, distributions that are near mostly give the same token, which guesses rely
+    on. Ids are dealt out rather than cut into runs, since common tokens have neighbouring ids: where a block has
+    one likely token, only the first race can tell two such distributions apart.
 
     A token of probability 0 is never drawn: every e is between 1e-16 and 38, so its quotient is 0 and another's is not.
 

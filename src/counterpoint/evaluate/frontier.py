@@ -17,6 +17,7 @@ from counterpoint.evaluate.judges import Judge, NgramModel
 from counterpoint.evaluate.store import Store, key_of
 from counterpoint.guide import Guide
 from counterpoint.models.model import Model
+from counterpoint.sampling import SEEDS
 from counterpoint.trace.record import LIMITS
 
 SCALES = (1.5, 2.0, 3.0, 5.0, 8.0)
@@ -131,7 +132,7 @@ def write_samples(
         weights: a fingerprint of the model.
     """
     key = key_of(
-        "frontier", weights, arm.guide.to_dict(), arm.temperature, [dataclasses.asdict(c) for c in conditions],
+        "frontier", SEEDS, weights, arm.guide.to_dict(), arm.temperature, [dataclasses.asdict(c) for c in conditions],
         samples, max_tokens, seed,
     )  # fmt: skip
     found = store.get([key])

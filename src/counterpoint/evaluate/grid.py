@@ -23,6 +23,7 @@ from counterpoint.evaluate.loglikelihood import Item, Score, score
 from counterpoint.evaluate.store import Store, key_of
 from counterpoint.evaluate.writing import Draft, write
 from counterpoint.guide import Guide
+from counterpoint.sampling import SEEDS
 
 PACKAGES = ("counterpoint", "lm_eval", "torch", "transformers", "scipy")
 
@@ -81,7 +82,7 @@ class GridLM(GuidedLM):
         return [(found[each[at]][0], found[each[at]][1]) for each in keys]
 
     def write(self, drafts: Sequence[Draft]) -> list[str]:
-        keys = [key_of(self._key("text", draft), str(self.guide)) for draft in drafts]
+        keys = [key_of(self._key("text", draft), SEEDS, str(self.guide)) for draft in drafts]
         found = self.store.get(keys)
         todo = [i for i, key in enumerate(keys) if key not in found]
         for i, done in zip(todo, write(self.guided_model, [drafts[i] for i in todo], self.guide)):
