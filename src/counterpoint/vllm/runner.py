@@ -28,6 +28,29 @@ class Rows:
     step: int  # generated tokens so far
 
 
+class ChosenRows(torch.nn.Module):
+    """In front of vLLM's top-k, top-p and draw: only the rows whose token counts, since the whole vocabulary is sorted."""
+
+    def __init__(self, sampler: torch.nn.Module) -> None:
+        super().__init__()
+        self.sampler = sampler
+        self.rows: list[int] = []  # none: all of them
+
+    def forward(
+        self, logits: Tensor, generators: dict[int, torch.Generator], k: Tensor | None, p: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """(R, V) -> (R,), 0 in the other rows."""
+        # Processed log-probabilities are wanted of every row.
+        if not self.rows or self.sampler.logprobs_mode.startswith("processed"):
+            return self.sampler(logits, generators, k, p)
+        rows = torch.tensor(self.rows, device=logits.device)
+        place = {row: index for index, row in enumerate(self.rows)}
+        chosen = {place[row]: generator for row, generator in generators.items()}
+        k, p = (each if each is None else each.index_select(0, rows) for each in (k, p))
+        drawn, _ = self.sampler(logits.index_select(0, rows), chosen, k, p)
+        return drawn.new_zeros(len(logits)).index_copy_(0, rows, drawn), None
+
+
 class GuidedRunner:
     """Goes before a `GPUModelRunner`. Rows are used only if their whole group is there, at its last position."""
 
@@ -38,6 +61,7 @@ class GuidedRunner:
     def prepare_guidance(self) -> None:
         """Take the place of `__init__`, since vLLM makes the runner itself."""
         self._plans, self._groups, self._set_aside = {}, [], {}
+        self.sampler.topk_topp_sampler = ChosenRows(self.sampler.topk_topp_sampler)
 
     def sample_tokens(self, grammar_output: Any) -> Any:
         state = self.execute_model_state
@@ -82,8 +106,11 @@ class GuidedRunner:
         self._set_aside = {row: generators.pop(row) for row in list(generators) if discard[row]}
 
     def _sample(self, logits: Tensor | None, spec_decode_metadata: Any) -> Any:
-        output = super()._sample(logits, spec_decode_metadata)
         pairs = [(branch, rows.own) for rows in self._groups for branch in rows.branches]
+        given, discard = {branch for branch, _ in pairs}, self.discard_request_mask.np
+        chosen = [row for row in range(self.input_batch.num_reqs) if row not in given and not discard[row]]
+        self.sampler.topk_topp_sampler.rows = chosen if pairs else []
+        output = super()._sample(logits, spec_decode_metadata)
         if pairs:
             branches, owns = map(list, zip(*pairs, strict=True))
             output.sampled_token_ids[branches] = output.sampled_token_ids[owns]

