@@ -5,8 +5,12 @@
 
 The result goes to benchmarks/results/vllm_throughput.json, and from there into docs/vllm.md. It needs .venv-vllm too,
 which scripts/test-vllm makes. Every arm is a process of its own on the same saved model, one after the other; vLLM with
-and without guidance take turns. Every request has `--prompt` random tokens, a negative as long where it is guided, and
-`--tokens` greedy tokens. transformers guides one prompt at a time, so it is measured up to 4 requests.
+and without guidance take turns, in every one of `SETTINGS`. Tokens are greedy, prompts random and new in every run, so
+that of vLLM's prefix cache only a shared negative has a use. Our engine and transformers run the first setting alone,
+transformers up to 4 requests, since it guides one at a time.
+
+Every arm has `KEEP_MEMORY`: glibc otherwise gives a step's memory back and asks for it anew at the next, which slows
+down just the larger batches. tcmalloc, which vLLM advises on a CPU, does the same.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -32,7 +37,45 @@ ONE_BY_ONE = 4  # transformers guides one request at a time; more of them tell n
 VOCAB = 16_384
 SCALE = 1.5
 
-Seconds = dict[str, dict[int, list[float]]]  # of every run, by the arm's name and the number of requests at once
+KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40)}
+
+Runs = dict[str, dict[int, list[tuple[float, float]]]]  # of every run, by the arm's name and the requests at once:
+# seconds until every request has its first token (0 where that is not known), and until the end
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What is asked for, in tokens of each request.
+
+    Args:
+        prompt: of the prompt.
+        negative: of the negative.
+        tokens: new ones.
+        shared: all requests, and all runs, have the same negative.
+        sizes: requests at once.
+    """
+
+    prompt: int
+    negative: int
+    tokens: int
+    shared: bool = False
+    sizes: tuple[int, ...] = (1, 16, 32)
+
+    def prompts(self, number: int, seed: int) -> tuple[list[list[int]], list[list[int]]]:
+        """The requests' prompts and negatives."""
+        rng, fixed = random.Random(seed), random.Random(0)
+        asked = [[rng.randrange(VOCAB) for _ in range(self.prompt)] for _ in range(number)]
+        if self.shared:
+            return asked, [[fixed.randrange(VOCAB) for _ in range(self.negative)]] * number
+        return asked, [[rng.randrange(VOCAB) for _ in range(self.negative)] for _ in range(number)]
+
+
+# vLLM's blocks have 128 tokens on a CPU, and a prompt's last token is always computed: 128 of 130 come from the cache.
+SETTINGS = (
+    Setting(32, 32, 16, sizes=(1, 4, 16, 32)),
+    Setting(32, 32, 64),
+    Setting(32, 130, 64, shared=True),
+)
 
 
 def save_model(folder: Path) -> int:
@@ -56,26 +99,7 @@ def save_model(folder: Path) -> int:
     return model.num_parameters()
 
 
-def prompts(number: int, length: int, seed: int) -> list[list[int]]:
-    rng = random.Random(seed)
-    return [[rng.randrange(VOCAB) for _ in range(length)] for _ in range(number)]
-
-
-def timed(run: Callable[[], int], expected: int) -> float:
-    """Seconds of one run."""
-    started = time.perf_counter()
-    made = run()
-    seconds = time.perf_counter() - started
-    assert made == expected, f"{made} tokens in place of {expected}"
-    return seconds
-
-
-def repeated(run: Callable[[int], int], sizes: list[int], options: argparse.Namespace) -> dict[int, list[float]]:
-    """Seconds of every run, by the number of requests at once."""
-    return {n: [timed(lambda n=n: run(n), n * options.tokens) for _ in range(options.repeats)] for n in sizes}
-
-
-def vllm_arm(folder: str, options: argparse.Namespace) -> Seconds:
+def vllm_arm(folder: str, options: argparse.Namespace) -> list[Runs]:
     os.environ.update(VLLM_ENABLE_V1_MULTIPROCESSING="0", VLLM_LOGGING_LEVEL="ERROR", HF_HUB_OFFLINE="1")
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", f"0-{(os.cpu_count() or 1) - 1}")
     from vllm import LLM, SamplingParams
@@ -85,72 +109,90 @@ def vllm_arm(folder: str, options: argparse.Namespace) -> Seconds:
 
     llm = LLM(
         folder, dtype=options.dtype, max_model_len=512, max_num_seqs=64, kv_cache_memory_bytes=2 << 30,
-        enable_prefix_caching=False, enforce_eager=options.eager, skip_tokenizer_init=True, **engine_args(),
+        enforce_eager=options.eager, skip_tokenizer_init=True, disable_log_stats=False, **engine_args(),
     )  # fmt: skip
 
-    def run(number: int, guided: bool) -> int:
+    def run(setting: Setting, number: int, guided: bool, seed: int, tokens: int) -> tuple[float, float]:
+        asked, negatives = setting.prompts(number, seed)
         params = [
             SamplingParams(
-                temperature=0.0, max_tokens=options.tokens, ignore_eos=True, detokenize=False,
+                temperature=0.0, max_tokens=tokens, ignore_eos=True, detokenize=False,
                 extra_args=extra_args(Guide(scale=SCALE), negative) if guided else None,
             )
-            for negative in prompts(number, options.prompt, 1)
+            for negative in negatives
         ]  # fmt: skip
-        asked = [{"prompt_token_ids": ids} for ids in prompts(number, options.prompt, 0)]
-        return sum(len(out.outputs[0].token_ids) for out in llm.generate(asked, params, use_tqdm=False))
+        started = time.perf_counter()
+        done = llm.generate([{"prompt_token_ids": ids} for ids in asked], params, use_tqdm=False)
+        whole = time.perf_counter() - started
+        assert all(len(out.outputs[0].token_ids) == tokens for out in done)
+        first, last = (max(getattr(out.metrics, name) for out in done) for name in ("first_token_ts", "last_token_ts"))
+        return whole - (last - first), whole
 
-    result: Seconds = {"vLLM": {}, "vLLM, guided": {}}
-    for number in options.sizes:
-        run(number, True)
-        for _ in range(options.repeats):
-            for name, guided in (("vLLM", False), ("vLLM, guided", True)):
-                seconds = timed(lambda n=number, g=guided: run(n, g), number * options.tokens)
-                result[name].setdefault(number, []).append(seconds)
-    return result
+    results = []
+    seed = 0
+    for setting in SETTINGS:
+        result: Runs = {"vLLM": {}, "vLLM, guided": {}}
+        for number in [n for n in setting.sizes if n in options.sizes]:
+            run(setting, number, True, seed, 2)
+            for _ in range(options.repeats):
+                for name, guided in (("vLLM", False), ("vLLM, guided", True)):
+                    seed += 1
+                    result[name].setdefault(number, []).append(run(setting, number, guided, seed, setting.tokens))
+        results.append(result)
+    return results
 
 
-def own_arm(folder: str, options: argparse.Namespace) -> Seconds:
+def repeated(name: str, run: Callable[[int, int], int], sizes: list[int], repeats: int) -> list[Runs]:
+    """Every run of the first setting. `run(number, seed)` returns its number of tokens."""
+    runs: Runs = {name: {}}
+    run(1, 0)
+    for number in sizes:
+        for seed in range(repeats):
+            started = time.perf_counter()
+            made = run(number, seed)
+            runs[name].setdefault(number, []).append((0.0, time.perf_counter() - started))
+            assert made == number * SETTINGS[0].tokens, f"{made} tokens of {number} requests"
+    return [runs]
+
+
+def own_arm(folder: str, options: argparse.Namespace) -> list[Runs]:
     import counterpoint as cp
 
     model = cp.load(folder, dtype=options.dtype)
     guide = cp.Guide(scale=SCALE)
 
-    def run(number: int) -> int:
+    def run(number: int, seed: int) -> int:
+        asked, negatives = SETTINGS[0].prompts(number, seed)
         done = cp.generate(
-            model, prompts(number, options.prompt, 0), negative=prompts(number, options.prompt, 1), guide=guide,
-            max_tokens=options.tokens, temperature=0, ignore_eos=True,
-        )  # fmt: skip
+            model, asked, negative=negatives, guide=guide, max_tokens=SETTINGS[0].tokens, temperature=0, ignore_eos=True
+        )
         return sum(len(completion.token_ids) for completion in done)
 
-    run(1)
-    return {"our engine, guided": repeated(run, options.sizes, options)}
+    return repeated("our engine, guided", run, options.sizes, options.repeats)
 
 
-def transformers_arm(folder: str, options: argparse.Namespace) -> Seconds:
+def transformers_arm(folder: str, options: argparse.Namespace) -> list[Runs]:
     import torch
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, options.dtype)).eval()
 
-    def run(number: int) -> int:
+    def run(number: int, seed: int) -> int:
         made = 0
-        for ids, negative in zip(prompts(number, options.prompt, 0), prompts(number, options.prompt, 1), strict=True):
+        for ids, negative in zip(*SETTINGS[0].prompts(number, seed), strict=True):
             out = model.generate(
                 torch.tensor([ids]), negative_prompt_ids=torch.tensor([negative]), guidance_scale=SCALE,
-                max_new_tokens=options.tokens, do_sample=False,
+                max_new_tokens=SETTINGS[0].tokens, do_sample=False,
             )  # fmt: skip
             made += out.shape[1] - len(ids)
         return made
 
-    run(1)
-    return {"transformers, guided": repeated(run, [n for n in options.sizes if n <= ONE_BY_ONE], options)}
+    return repeated("transformers, guided", run, [n for n in options.sizes if n <= ONE_BY_ONE], options.repeats)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
-    parser.add_argument("--tokens", type=int, default=16)
-    parser.add_argument("--prompt", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--sizes", type=int, nargs="+", default=[1, 4, 16, 32], help="requests at once")
     parser.add_argument("--arms", choices=ARMS, nargs="+", default=ARMS)
@@ -164,16 +206,16 @@ def main() -> int:
         import torch
 
         run = {"vllm": vllm_arm, "own": own_arm, "transformers": transformers_arm}[options.arm]
-        load, seconds = os.getloadavg()[0], run(options.folder, options)
+        load, runs = os.getloadavg()[0], run(options.folder, options)
         facts = {"threads": torch.get_num_threads(), "load at the start": load, "versions": versions()}
-        print("RESULT" + json.dumps({"seconds": seconds, **facts}))
+        print("RESULT" + json.dumps({"runs": runs, **facts}))
         return 0
     sys.path.insert(0, str(ROOT / "scripts"))
     from vllm_page import throughput
 
     from counterpoint.bench.machine import describe_machine
 
-    seconds: dict[str, Any] = {}
+    settings: list[dict[str, Any]] = [{**asdict(setting), "runs": {}} for setting in SETTINGS]
     arms: dict[str, Any] = {}
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
@@ -181,21 +223,24 @@ def main() -> int:
         for arm in options.arms:
             python = options.vllm_python if arm == "vllm" else sys.executable
             command = [str(python), __file__, *sys.argv[1:], "--arm", arm, "--folder", folder]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            environment = os.environ | KEEP_MEMORY
+            done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
             lines = [line for line in done.stdout.splitlines() if "RESULT{" in line]
             if not lines:
                 sys.exit(f"{arm} failed: {done.stderr[-3000:]}")
             arms[arm] = json.loads(lines[-1].partition("RESULT")[2])
-            seconds |= arms[arm].pop("seconds")
+            for setting, runs in zip(settings, arms[arm].pop("runs"), strict=False):
+                setting["runs"] |= runs
     result = {
         "command": " ".join(["python", "benchmarks/vllm_throughput.py", *sys.argv[1:]]),
         "machine": describe_machine(),
         "commit": commit(),
         "took_s": round(time.perf_counter() - started),
         "parameters": parameters,
-        **{name: getattr(options, name) for name in ("dtype", "prompt", "tokens", "eager", "sizes")},
+        **{name: getattr(options, name) for name in ("dtype", "eager", "sizes")},
+        "environment": KEEP_MEMORY,
         "arms": arms,
-        "seconds": seconds,
+        "settings": settings,
     }
     options.report.write_text(json.dumps(result, indent=1) + "\n")
     print(throughput(result))

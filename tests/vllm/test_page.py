@@ -20,16 +20,25 @@ def test_the_recorded_random_load_shows_no_fault():
     assert sum(row["different"] + row["lost"] + row["counts"]["stalls"] for row in rows) == 0
 
 
-def test_a_table_of_seconds():
-    seconds = {"vLLM": {"1": [2.0, 4.0], "2": [2.0, 2.0]}, "vLLM, guided": {"1": [3.0, 2.0], "2": [8.0, 8.0]}}
+def test_tables_of_seconds():
+    runs = {
+        "vLLM": {"1": [[1.0, 2.0], [1.0, 4.0]], "2": [[1.0, 2.0], [1.0, 2.0]]},
+        "vLLM, guided": {"1": [[2.0, 3.0], [1.0, 2.0]], "2": [[4.0, 8.0], [4.0, 8.0]]},
+    }
+    setting = {"prompt": 3, "negative": 5, "tokens": 10, "shared": True, "sizes": [1, 2], "runs": runs}
     result = {
         "command": "c", "machine": {"processor": "p"}, "commit": "abc", "took_s": 9, "parameters": 1e8, "dtype": "float32",
-        "prompt": 3, "tokens": 10, "eager": True, "sizes": [1, 2], "arms": {}, "seconds": seconds,
+        "eager": True, "sizes": [1, 2], "environment": {"A": "1"}, "arms": {}, "settings": [setting],
     }  # fmt: skip
-    rows = [line.split(" | ")[1:] for line in vllm_page.throughput(result).splitlines()[4:]]
-    assert rows == [
+    text = vllm_page.throughput(result)
+    assert "- *10 new, a shared negative*: prompts of 3 tokens; negatives, one for all requests, with 5; 10 new" in text
+    assert text.endswith("- The aim at 1 is 1.25: *10 new, a shared negative* 1.00, reached.") and "at 16" not in text
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| 10 new")]
+    assert [row[1:] for row in rows] == [
         ["5.0", "10.0 |"],
         ["5.0", "2.5 |"],
         ["1.00 (0.50 to 1.50)", "4.00 (4.00 to 4.00) |"],
+        ["1.50", "4.00 |"],
+        ["0.67", "4.00 |"],
         ["1.00", " |"],
     ]
