@@ -27,6 +27,20 @@ def test_same_logits_with_either_kernel(name, num_rows, compiled, monkeypatch):
     assert torch.allclose(got, want, atol=1e-4, rtol=1e-4)
 
 
+def test_onednn_sees_few_different_numbers_of_rows(monkeypatch):
+    monkeypatch.setattr(linears, "is_slow_blas", lambda: torch.backends.mkldnn.is_available())
+    layer, seen = torch.nn.Linear(16, 8).eval(), set()
+    by_onednn = torch.ops.mkldnn._linear_pointwise
+    monkeypatch.setattr(
+        torch.ops.mkldnn, "_linear_pointwise", lambda rows, *more: seen.add(len(rows)) or by_onednn(rows, *more)
+    )
+    with torch.inference_mode():
+        for num_rows in (*range(9, 700, 3), 1024, 1500):
+            states = torch.randn(num_rows, 16)
+            assert torch.allclose(linears._by_onednn(states, layer.weight, layer.bias), layer(states), atol=1e-5)
+    assert seen <= {*range(1, 8), *range(8, 64, 4), *range(64, 513, 64)}
+
+
 def test_subclasses_and_replaced_forwards_are_left_alone(monkeypatch):
     monkeypatch.setattr(linears, "is_slow_blas", lambda: True)
 

@@ -20,6 +20,9 @@ from transformers.pytorch_utils import Conv1D
 from counterpoint.models.kernels import few_rows
 
 FEWEST_JOINT = 2  # rows from which oneDNN wins
+#: oneDNN keeps close to a megabyte of code for each number of rows and weight, so it is given few different ones:
+#: multiples of MANY up to MOST, and of FEW below MANY
+FEW, MANY, MOST = 4, 64, 512
 
 
 class Linears:
@@ -93,5 +96,16 @@ def _joint(module: torch.nn.Module, compiled: bool, slow_blas: bool, states: Ten
     if compiled and num_rows <= few_rows.MOST_ROWS[states.dtype] and weight.is_contiguous():
         return few_rows.few_rows(states, weight, None, module.bias)
     if states.dtype is torch.float32 and FEWEST_JOINT <= num_rows and slow_blas:
-        return torch.ops.mkldnn._linear_pointwise(states, weight, module.bias, "none", [], "")
+        return _by_onednn(states, weight, module.bias)
     return type(module).forward(module, states)
+
+
+def _by_onednn(states: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    rows = states.reshape(-1, states.shape[-1])
+    whole = len(rows) // MANY * MANY
+    parts = list(rows[:whole].split(MOST)) if whole else []
+    if rest := len(rows) - whole:
+        parts.append(torch.nn.functional.pad(rows[whole:], (0, 0, 0, -rest % FEW if rest > FEW else 0)))
+    made = [torch.ops.mkldnn._linear_pointwise(part, weight, bias, "none", [], "") for part in parts]
+    joined = made[0] if len(made) == 1 else torch.cat(made)
+    return joined[: len(rows)].view(*states.shape[:-1], -1)
