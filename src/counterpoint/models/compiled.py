@@ -24,6 +24,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 from counterpoint.errors import CompileWarning
 from counterpoint.models.attention import FewQueries
+from counterpoint.models.kernels.build import OPERATORS
 from counterpoint.models.linears import Linears, is_slow_blas
 
 LEAST_REACH = 256
@@ -35,6 +36,18 @@ COMPILE_S_A_LAYER = 1.0
 SAVED = 0.25
 
 Masks = Tensor | dict[str, Tensor]
+
+# As an operator: a compiler that sees an assignment to indices copies the buffers for those who read them next.
+OPERATORS.define("write(Tensor(a!) keys, Tensor(b!) values, Tensor key, Tensor value, Tensor rows, Tensor at) -> ()")
+
+
+def _write(keys: Tensor, values: Tensor, key: Tensor, value: Tensor, rows: Tensor, at: Tensor) -> None:
+    keys[rows, :, at] = key.transpose(1, 2)  # (R, Q, H, D)
+    values[rows, :, at] = value.transpose(1, 2)
+
+
+OPERATORS.impl("write", _write, "CompositeExplicitAutograd")
+OPERATORS.impl("write", lambda *_: None, "Meta")
 
 
 class _StaticLayer(CacheLayerMixin):
@@ -52,8 +65,7 @@ class _StaticLayer(CacheLayerMixin):
         pass
 
     def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
-        self.keys[self.rows, :, self.positions] = key_states.transpose(1, 2)  # (R, Q, H, D)
-        self.values[self.rows, :, self.positions] = value_states.transpose(1, 2)
+        torch.ops.counterpoint.write(self.keys, self.values, key_states, value_states, self.rows, self.positions)
         return self.keys, self.values
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
