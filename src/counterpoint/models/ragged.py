@@ -280,6 +280,8 @@ class RaggedRows(Rows):
         for feed in feeds:
             self._length[feed.row] += len(feed.ids) - feed.scratch
         at_row = [self._slot_of[feed.row] for feed in feeds for _ in feed.columns]
+        if num_columns == 1 and at_row == list(range(len(feeds))):
+            return logits[: len(feeds), 0]
         return logits[at_row, [c % len(feed.ids) for feed in feeds for c in feed.columns]]
 
     def _call(self, ids: Tensor, positions: Tensor, at_row: list[int], at_column: list[int]) -> Tensor:
