@@ -8,6 +8,8 @@ and can't do this.
 
 from __future__ import annotations
 
+import math
+import mmap
 import time
 from collections.abc import Sequence
 
@@ -48,7 +50,7 @@ class _Layer(CacheLayerMixin):
 
     def _buffer(self, states: Tensor) -> Tensor:
         # One position more than the capacity takes the writes of padding.
-        return states.new_zeros((self.num_slots, states.shape[1], self.capacity + 1, states.shape[3]))
+        return _zeros((self.num_slots, states.shape[1], self.capacity + 1, states.shape[3]), states)
 
     def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
         if not self.is_initialized:
@@ -58,14 +60,14 @@ class _Layer(CacheLayerMixin):
         self.values[place.index, :, place.write] = value_states.transpose(1, 2)
         return self.keys[place.slots, :, : place.reach], self.values[place.slots, :, : place.reach]
 
-    def resize(self, num_slots: int, capacity: int) -> None:
+    def resize(self, num_slots: int, capacity: int, length: int) -> None:
         self.num_slots, self.capacity = num_slots, capacity
         if self.is_initialized:
-            self.keys, self.values = self._resized(self.keys), self._resized(self.values)
+            self.keys, self.values = self._resized(self.keys, length), self._resized(self.values, length)
 
-    def _resized(self, old: Tensor) -> Tensor:
+    def _resized(self, old: Tensor, length: int) -> Tensor:
         new = self._buffer(old)
-        slots, length = min(len(old), len(new)), min(old.shape[2], new.shape[2]) - 1
+        slots = min(len(old), len(new))
         new[:slots, :, :length] = old[:slots, :, :length]
         return new
 
@@ -82,6 +84,15 @@ class _Layer(CacheLayerMixin):
 
     def get_max_length(self) -> int:
         return self.capacity
+
+
+def _zeros(shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """Zeros of the dtype and on the device of `like`. On the CPU they take memory, and time, where they are written."""
+    if like.device.type != "cpu" or not hasattr(mmap, "MAP_ANONYMOUS"):
+        return like.new_zeros(shape)
+    num_bytes = math.prod(shape) * like.element_size()
+    pages = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return torch.frombuffer(pages, dtype=like.dtype).view(shape)
 
 
 class RaggedRows(Rows):
@@ -188,10 +199,12 @@ class RaggedRows(Rows):
 
     def _resize(self, num_slots: int, capacity: int) -> None:
         if (num_slots, capacity) != (self._num_slots, self._capacity):
+            longest = max(self._length.values(), default=0)
             for layer in self._layers:
-                layer.resize(num_slots, capacity)
+                layer.resize(num_slots, capacity, longest)
             self._num_slots, self._capacity = num_slots, capacity
 
+    @torch.no_grad()
     def forward(self, feeds: Sequence[Feed]) -> Tensor:
         feeds_by_slot = sorted(range(len(feeds)), key=lambda i: self._slot_of[feeds[i].row])
         slots = [self._slot_of[feeds[i].row] for i in feeds_by_slot]
