@@ -208,7 +208,7 @@ def _failures(record: dict[str, Any]) -> list[str]:
         if arm["distinct_2"] < 0.8 * base["distinct_2"]:
             costs.append(f"distinct-2 {base['distinct_2']:.2f} to {arm['distinct_2']:.2f}")
         if arm["repetition"][1] > base["repetition"][2]:
-            costs.append(f"repetition {100 * base['repetition'][0]:.1f} to {100 * arm['repetition'][0]:.1f} percent")
+            costs.append(f"repetition {100 * base['repetition'][0]:.2f} to {100 * arm['repetition'][0]:.2f} percent")
         if arm["adherence"][0] <= base["adherence"][0]:
             costs.append(f"adherence {base['adherence'][0]:.2f} to {arm['adherence'][0]:.2f}")
         if costs:
