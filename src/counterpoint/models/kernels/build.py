@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -22,9 +23,6 @@ FOLDER = Path(__file__).parent
 SOURCES = ("few_rows.c", "few_queries.c")
 FLAGS = ("-O2", "-march=native", "-fPIC", "-fopenmp")
 COMPILE_LIMIT_S = 60
-#: what goes wrong where there is no compiler, it fails, or the library lacks a function
-FAILURES = (OSError, subprocess.SubprocessError, AttributeError)
-
 #: the namespace of our operators, torch.ops.counterpoint
 OPERATORS = torch.library.Library("counterpoint", "FRAGMENT")
 
@@ -39,9 +37,23 @@ def library() -> ctypes.CDLL:
     """The library, compiled where it is not in the cache yet.
 
     Raises:
-        one of `FAILURES`.
+        OSError, subprocess.SubprocessError: there is no compiler, or it fails.
     """
     return ctypes.CDLL(str(_compiled()))
+
+
+def checked(check: Callable[[], bool]) -> Callable[[], bool]:
+    """`check` of a kernel, made once; False as well where there is no library, or it lacks the function."""
+
+    @functools.cache
+    @functools.wraps(check)
+    def is_available() -> bool:
+        try:
+            return check()
+        except (OSError, subprocess.SubprocessError, AttributeError):
+            return False
+
+    return is_available
 
 
 def _compiled() -> Path:

@@ -20,15 +20,6 @@ _Shape = ctypes.c_int64 * 20
 build.OPERATORS.define("few_queries(Tensor query, Tensor key, Tensor value, Tensor mask, float scaling) -> Tensor")
 
 
-@functools.cache
-def is_available() -> bool:
-    """Whether there is this kernel on this machine, and it gives what torch gives. The first call may compile it."""
-    try:
-        return _is_right()
-    except build.FAILURES:
-        return False
-
-
 def few_queries(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float) -> Tensor:
     """softmax(scaling * q k^T over what `mask` allows) v in float32, (R, Q, H, E). Only where `is_available`.
 
@@ -90,8 +81,10 @@ def _kernels() -> dict[torch.dtype, Callable[..., int]]:
     return kernels
 
 
-def _is_right() -> bool:
-    """Whether the kernel gives what torch gives, with sizes that fill no vector and keys that fill no block."""
+@build.checked
+def is_available() -> bool:
+    """Whether this machine has the kernel, and it gives what torch gives. The first call may compile it."""
+    # Sizes fill no vector and keys no block.
     source = torch.Generator().manual_seed(0)
     for dtype in NAMES:
         for num_queries, num_groups, size, value_size in ((1, 4, 64, 64), (3, 2, 40, 71), (8, 1, 7, 16)):

@@ -25,15 +25,6 @@ NAMES = {
 build.OPERATORS.define("few_rows(Tensor states, Tensor weight, Tensor? scale, Tensor? bias) -> Tensor")
 
 
-@functools.cache
-def is_available() -> bool:
-    """Whether there is this kernel on this machine, and it gives what torch gives. The first call may compile it."""
-    try:
-        return _is_right()
-    except build.FAILURES:
-        return False
-
-
 def few_rows(states: Tensor, weight: Tensor, scale: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
     """`states @ weight.T * scale + bias`, summed in float32. Only where `is_available`.
 
@@ -89,8 +80,10 @@ def _kernels() -> dict[tuple[torch.dtype, torch.dtype], Callable[..., int]]:
     return kernels
 
 
-def _is_right() -> bool:
-    """Whether the kernel gives what torch gives, with sizes that fill no vector."""
+@build.checked
+def is_available() -> bool:
+    """Whether this machine has the kernel, and it gives what torch gives. The first call may compile it."""
+    # Sizes fill no vector.
     source = torch.Generator().manual_seed(0)
     for dtype, weight_dtype in NAMES:
         for num_rows in (1, 2, 7):
