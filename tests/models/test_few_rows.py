@@ -8,15 +8,6 @@ from counterpoint.models.kernels import build, few_rows
 needs_kernel = pytest.mark.skipif(not build.has_compiler(), reason="no C compiler")
 
 
-@pytest.fixture
-def nothing_loaded():
-    for cached in (few_rows.is_available, few_rows._kernels, build.library):
-        cached.cache_clear()
-    yield
-    for cached in (few_rows.is_available, few_rows._kernels, build.library):
-        cached.cache_clear()
-
-
 def product(states, weight, scale, bias):
     return (states.double() @ weight.double().T) * scale.double() + bias.double()
 
@@ -99,27 +90,8 @@ def test_where_there_is_a_compiler_there_is_a_kernel():
     assert few_rows.is_available()
 
 
-def test_without_a_compiler_there_is_no_kernel(nothing_loaded, monkeypatch):
-    monkeypatch.setenv("CC", "no-such-compiler")
-    assert not few_rows.is_available()
-
-
-def test_a_compiler_that_fails_leaves_no_kernel_and_nothing_behind(nothing_loaded, monkeypatch, tmp_path):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setenv("CC", "false")
-    assert not few_rows.is_available()
-    assert list((tmp_path / "counterpoint").iterdir()) == []
-
-
-def test_a_folder_that_others_can_write_is_not_used(nothing_loaded, monkeypatch, tmp_path):
-    (tmp_path / "counterpoint").mkdir()
-    (tmp_path / "counterpoint").chmod(0o777)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert not few_rows.is_available()
-
-
 @needs_kernel
-def test_a_kernel_that_gives_something_else_is_not_used(nothing_loaded, monkeypatch):
+def test_a_kernel_that_gives_something_else_is_not_used(monkeypatch):
     right = few_rows._product
     monkeypatch.setattr(few_rows, "_product", lambda *arguments: right(*arguments) * 1.1)
-    assert not few_rows.is_available()
+    assert not few_rows.is_available.__wrapped__()

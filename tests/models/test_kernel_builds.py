@@ -1,0 +1,47 @@
+"""How the kernels are built: without a compiler, with one that fails, and for processors that know less than this one."""
+
+import platform
+
+import pytest
+
+from counterpoint.models.kernels import build, few_queries, few_rows
+
+CACHED = (build.library, few_rows.is_available, few_rows._kernels, few_queries.is_available, few_queries._kernels)
+
+
+@pytest.fixture
+def nothing_loaded():
+    for cached in CACHED:
+        cached.cache_clear()
+    yield
+    for cached in CACHED:
+        cached.cache_clear()
+
+
+@pytest.mark.skipif(not build.has_compiler() or platform.machine() != "x86_64", reason="no C compiler for x86-64")
+@pytest.mark.parametrize("processor", ["x86-64", "x86-64-v3"])
+def test_right_without_newer_instructions(nothing_loaded, monkeypatch, tmp_path, processor):
+    own = [flag if flag != "-march=native" else f"-march={processor}" for flag in build.FLAGS]
+    monkeypatch.setattr(build, "FLAGS", own)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert few_rows.is_available() and few_queries.is_available()
+    assert len(list((tmp_path / "counterpoint").iterdir())) == 1
+
+
+def test_without_a_compiler_there_is_no_kernel(nothing_loaded, monkeypatch):
+    monkeypatch.setenv("CC", "no-such-compiler")
+    assert not few_rows.is_available()
+
+
+def test_a_compiler_that_fails_leaves_no_kernel_and_nothing_behind(nothing_loaded, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("CC", "false")
+    assert not few_rows.is_available()
+    assert list((tmp_path / "counterpoint").iterdir()) == []
+
+
+def test_a_folder_that_others_can_write_is_not_used(nothing_loaded, monkeypatch, tmp_path):
+    (tmp_path / "counterpoint").mkdir()
+    (tmp_path / "counterpoint").chmod(0o777)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert not few_rows.is_available()
