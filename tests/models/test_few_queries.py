@@ -103,6 +103,7 @@ def test_a_query_that_may_attend_to_nothing_gets_0():
     [
         lambda q, k, v, m: (q, k[:, :, :-1], v, m),
         lambda q, k, v, m: (q, k.bfloat16(), v, m),
+        lambda q, k, v, m: (q.repeat(1, 2, 1, 1)[:, :3], k, v, m),
         lambda q, k, v, m: (q, k, v, m[..., :-1]),
         lambda q, k, v, m: (q, k, v, m[:1]),
         lambda q, k, v, m: (q, k, v, m.float()),

@@ -42,6 +42,7 @@ def _attended(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: 
     if (
         mask.shape != (num_rows, num_heads if own_mask else 1, num_queries, num_keys)
         or key.shape != (num_rows, num_groups, num_keys, size)
+        or num_heads % num_groups
         or (key.dtype, value.dtype, mask.dtype) != (query.dtype, query.dtype, torch.bool)
     ):
         given = [(tuple(x.shape), x.dtype) for x in (query, key, value, mask)]
