@@ -6,7 +6,7 @@ import pytest
 
 from counterpoint.models.kernels import build, few_queries, few_rows
 
-CACHED = (build.library, few_rows.is_available, few_rows._kernels, few_queries.is_available, few_queries._kernels)
+CACHED = (build.loaded, few_rows.is_available, few_rows._kernels, few_queries.is_available, few_queries._kernels)
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ def has_compiler() -> bool:
 
 
 @functools.cache
-def library() -> ctypes.CDLL:
+def loaded() -> ctypes.CDLL:
     """The library, compiled where it is not in the cache yet.
 
     Raises:

@@ -73,7 +73,7 @@ build.OPERATORS.impl("few_queries", _shape, "Meta")
 
 @functools.cache
 def _kernels() -> dict[torch.dtype, Callable[..., int]]:
-    library = build.library()
+    library = build.loaded()
     kernels = {}
     for dtype, name in NAMES.items():
         kernel = getattr(library, name)

@@ -71,7 +71,7 @@ build.OPERATORS.impl("few_rows", _shape, "Meta")
 
 @functools.cache
 def _kernels() -> dict[tuple[torch.dtype, torch.dtype], Callable[..., int]]:
-    library = build.library()
+    library = build.loaded()
     kernels = {}
     for dtypes, name in NAMES.items():
         kernel = getattr(library, name)
