@@ -177,9 +177,9 @@ def draw_rows(scores: Tensor, sources: Sequence[torch.Generator]) -> list[int]:
     `e_i / p_i` is exponential with rate p_i, and of several such the least is the i-th with probability
     `p_i / sum p`. So block b comes with probability P_b, and its token i with `p_i / P_b`.
 
-    One race over all tokens does the same, but takes a random number for each, of 50,257 ten times as long as all the
-    rest. Two take `n + BLOCK` from each source, whatever p and the result are: the i-th token of a seed always has
-    the same ones. Given the same ones, distributions that are near mostly give the same token, which guesses rely
+    One race over all tokens does the same, but takes a random number for each, which is most of what a draw costs. Two
+    take `n + BLOCK` from each source, whatever p and the result are: the i-th token of a seed always has the same
+    ones. Given the same ones, distributions that are near mostly give the same token, which guesses rely
     on. Ids are dealt out rather than cut into runs, since common tokens have neighbouring ids: where a block has
     one likely token, only the first race can tell two such distributions apart.
 
