@@ -12,7 +12,7 @@ from peft import LoraConfig
 
 import counterpoint as cp
 from counterpoint.contexts import against_adapter
-from counterpoint.evaluate.compare import difference, interval
+from counterpoint.evaluate.intervals import difference, interval
 from counterpoint.evaluate.judges import Labelled, train_judge
 from counterpoint.train.records import Broken, find_file, read_records
 

@@ -9,7 +9,7 @@ from evidence_data import GENRES, PIECE_CHARS
 import counterpoint as cp
 from counterpoint.contexts import Empty
 from counterpoint.engine import Engine, prepare
-from counterpoint.evaluate.compare import difference, interval
+from counterpoint.evaluate.intervals import difference, interval
 from counterpoint.evaluate.judges import Judge
 
 STEP = 256

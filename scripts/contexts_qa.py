@@ -12,7 +12,7 @@ from typing import Any
 import counterpoint as cp
 from counterpoint.contexts import documents
 from counterpoint.engine import Engine, prepare
-from counterpoint.evaluate.compare import difference, interval
+from counterpoint.evaluate.intervals import difference, interval
 from counterpoint.train.records import Broken, find_file, read_records
 
 MAX_TOKENS = 24

@@ -25,7 +25,7 @@ import counterpoint as cp
 from counterpoint.evaluate.frontier import SCALES, all_arms, choose_default, run_frontier, same_fluency
 from counterpoint.evaluate.grid import fingerprint, run_grid, versions
 from counterpoint.evaluate.judges import NgramModel, train_judge
-from counterpoint.evaluate.store import Store
+from counterpoint.store import Store
 from counterpoint.evaluate.table import plain, quiet
 from counterpoint.evaluate.tasks import lambada
 

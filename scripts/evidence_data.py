@@ -9,7 +9,7 @@ from pathlib import Path
 
 from counterpoint.evaluate.frontier import Condition
 from counterpoint.evaluate.judges import Labelled
-from counterpoint.evaluate.store import Store, key_of
+from counterpoint.store import Store, key_of
 from counterpoint.train import read_config
 from counterpoint.train.corpus import is_held_out
 from counterpoint.train.records import Broken, Record, find_file, read_records

@@ -9,8 +9,8 @@ import counterpoint
 
 SOURCE = Path(counterpoint.__file__).parent
 ORDER = [
-    "errors", "guide", "formulas", "contexts", "sampling", "models", "engine", "transformers", "vllm", "trace", "report",
-    "evaluate", "bench", "train", "server", "cli",
+    "errors", "guide", "formulas", "contexts", "sampling", "models", "engine", "store", "transformers", "vllm", "trace",
+    "report", "evaluate", "bench", "train", "server", "cli",
 ]  # fmt: skip
 INTEGRATIONS = {"transformers", "vllm"}
 #: rooms that work without torch, so that a mistake on the command line is told at once

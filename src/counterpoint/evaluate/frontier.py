@@ -11,10 +11,10 @@ from typing import Any
 from counterpoint.contexts import Empty
 from counterpoint.engine import Engine, Observation, prepare
 from counterpoint.errors import UsageError
-from counterpoint.evaluate.compare import difference, interval
+from counterpoint.evaluate.intervals import difference, interval
 from counterpoint.evaluate.diversity import distinct, repetition, self_bleu
 from counterpoint.evaluate.judges import Judge, NgramModel
-from counterpoint.evaluate.store import Store, key_of
+from counterpoint.store import Store, key_of
 from counterpoint.guide import Guide
 from counterpoint.models.model import Model
 from counterpoint.sampling import SEEDS
@@ -217,7 +217,7 @@ class Choice:
     Args:
         chosen: the guided arm to use as default; None where no guided arm stays within the bounds.
         within: names of all arms within the bounds, guided or not, best adherence first.
-        against: name of another arm -> `compare.Difference` of the chosen arm's adherence less that arm's.
+        against: name of another arm -> `intervals.Difference` of the chosen arm's adherence less that arm's.
     """
 
     chosen: Measured | None
@@ -269,7 +269,7 @@ def same_fluency(measured: Sequence[Measured], *, seed: int) -> list[dict[str, A
     are nearest to its own, and the difference of their adherence: what guidance does that less entropy does not.
 
     Returns:
-        `arm`, `rival` (names), `bits_per_byte`, `distinct_2` (of both), `difference` (`compare.Difference` as a dict).
+        `arm`, `rival` (names), `bits_per_byte`, `distinct_2` (of both), `difference` (`intervals.Difference` as a dict).
     """
     plain = [m for m in measured if m.arm.guide.scale == 1]
     rows = []

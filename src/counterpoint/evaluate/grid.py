@@ -17,11 +17,11 @@ from lm_eval.api.registry import get_metric_aggregation
 from lm_eval.tasks import TaskManager
 
 from counterpoint.errors import GuideError, UsageError
-from counterpoint.evaluate.compare import difference, interval
+from counterpoint.evaluate.intervals import difference, interval
 from counterpoint.evaluate.harness import GuidedLM
 from counterpoint.evaluate.loglikelihood import Item, Score, score
-from counterpoint.evaluate.store import Store, key_of
-from counterpoint.evaluate.writing import Draft, write
+from counterpoint.store import Store, key_of
+from counterpoint.evaluate.writing import Passage, write
 from counterpoint.guide import Guide
 from counterpoint.sampling import SEEDS
 
@@ -81,16 +81,16 @@ class GridLM(GuidedLM):
         at = self.guides.index(self.guide)
         return [(found[each[at]][0], found[each[at]][1]) for each in keys]
 
-    def write(self, drafts: Sequence[Draft]) -> list[str]:
-        keys = [key_of(self._key("text", draft), SEEDS, str(self.guide)) for draft in drafts]
+    def write(self, passages: Sequence[Passage]) -> list[str]:
+        keys = [key_of(self._key("text", passage), SEEDS, str(self.guide)) for passage in passages]
         found = self.store.get(keys)
         todo = [i for i, key in enumerate(keys) if key not in found]
-        for i, done in zip(todo, write(self.guided_model, [drafts[i] for i in todo], self.guide)):
+        for i, done in zip(todo, write(self.guided_model, [passages[i] for i in todo], self.guide)):
             found[keys[i]] = done.text
             self.store.put({keys[i]: done.text})
         return [found[key] for key in keys]
 
-    def _key(self, kind: str, asked: Item | Draft) -> str:
+    def _key(self, kind: str, asked: Item | Passage) -> str:
         return key_of(kind, self._weights, dataclasses.asdict(asked))
 
 
@@ -100,7 +100,7 @@ class Row:
 
     Args:
         value, low, high: the metric and its 95 percent interval over documents.
-        gain: `counterpoint.evaluate.compare.Difference` from the first guide of the grid, as a dict; None for itself.
+        gain: `counterpoint.evaluate.intervals.Difference` from the first guide of the grid, as a dict; None for itself.
         num_ruled_out: documents of which at least one candidate has probability 0 under the guide.
     """
 

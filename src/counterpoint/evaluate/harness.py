@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from counterpoint.errors import GuideError, PromptError, SamplingError, UsageError
 from counterpoint.evaluate.loglikelihood import Item, score
-from counterpoint.evaluate.writing import Draft, write
+from counterpoint.evaluate.writing import Passage, write
 from counterpoint.guide import DEFAULT_SCALE, Guide
 from counterpoint.models.loading import BUNDLED
 from counterpoint.models.model import Model
@@ -162,13 +162,13 @@ class GuidedLM(HFLM):
             return super().generate_until(requests, disable_tqdm)
         end = self.tok_decode(self.eot_token_id, skip_special_tokens=False)
         think = self.think_end_token if isinstance(self.think_end_token, str) else None
-        drafts = [self._draft(*request.args, seed=self.seed + number) for number, request in enumerate(requests)]
+        passages = [self._passage(*request.args, seed=self.seed + number) for number, request in enumerate(requests)]
         texts = []
         bar = tqdm(total=len(requests), disable=disable_tqdm or self.rank != 0, desc="Running generate_until requests")
-        for at in range(0, len(drafts), self._num_together()):
+        for at in range(0, len(passages), self._num_together()):
             batch = slice(at, at + self._num_together())
-            for draft, request, text in zip(drafts[batch], requests[batch], self.write(drafts[batch])):
-                until = handle_stop_sequences(list(draft.arguments["stop"]), eos=end)
+            for passage, request, text in zip(passages[batch], requests[batch], self.write(passages[batch])):
+                until = handle_stop_sequences(list(passage.arguments["stop"]), eos=end)
                 texts.append(postprocess_generated_text(text, until, think))
                 self.cache_hook.add_partial("generate_until", request.args, texts[-1])
                 bar.update()
@@ -191,9 +191,9 @@ class GuidedLM(HFLM):
         bar.close()
         return [(result.logprob, result.is_greedy) for (result,) in results]
 
-    def write(self, drafts: Sequence[Draft]) -> list[str]:
-        """The guided text after each draft."""
-        return [done.text for done in write(self.guided_model, drafts, self.guide)]
+    def write(self, passages: Sequence[Passage]) -> list[str]:
+        """The guided text after each passage."""
+        return [done.text for done in write(self.guided_model, passages, self.guide)]
 
     def _num_together(self) -> int:
         return self.batch_size if isinstance(self.batch_size, int) else 16
@@ -253,7 +253,7 @@ class GuidedLM(HFLM):
             read = () if number == 0 else tuple(context)  # the first window's context begins the text
             yield Item(tuple(context), tuple(continuation), (*lead, *read))
 
-    def _draft(self, text: str, given: dict, *, seed: int) -> Draft:
+    def _passage(self, text: str, given: dict, *, seed: int) -> Passage:
         """A request to write, cut from the left as the harness does."""
         wanted = normalize_gen_kwargs(given, self.max_gen_toks)
         arguments: dict[str, Any] = {"max_tokens": wanted.pop("max_gen_toks"), "stop": tuple(wanted.pop("until", ()))}
@@ -277,7 +277,7 @@ class GuidedLM(HFLM):
         if not ids:
             raise PromptError("a context to continue is empty; give every document a context")
         negative = self._negative(text, ids)
-        return Draft(tuple(ids[-room:]), tuple(negative[-room:]), {**arguments, "seed": seed})
+        return Passage(tuple(ids[-room:]), tuple(negative[-room:]), {**arguments, "seed": seed})
 
 
 def _check_options(options: dict[str, Any]) -> None:

@@ -26,7 +26,7 @@ from presidio_analyzer.predefined_recognizers import (
 from counterpoint.contexts import chat
 from counterpoint.engine import Engine, prepare
 from counterpoint.errors import GuideError, PromptError
-from counterpoint.evaluate.compare import difference, interval
+from counterpoint.evaluate.intervals import difference, interval
 from counterpoint.guide import Guide
 from counterpoint.models.model import Model
 
@@ -79,7 +79,7 @@ class Leaks:
     Args:
         mean, low, high: findings an answer, with the 95 percent interval over questions.
         kinds: findings of each kind.
-        gain: difference from the first guide as `compare.Difference`, as a dict; None for the first.
+        gain: difference from the first guide as `intervals.Difference`, as a dict; None for the first.
         answers: the texts, question by question.
     """
 

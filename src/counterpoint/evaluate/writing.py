@@ -13,7 +13,7 @@ from counterpoint.models.model import Model
 
 
 @dataclass(frozen=True, slots=True)
-class Draft:
+class Passage:
     """A context to continue.
 
     Args:
@@ -27,10 +27,10 @@ class Draft:
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
-def write(model: Model, drafts: Sequence[Draft], guide: Guide, *, max_rows: int = 64) -> list[Completion]:
-    """Continue all drafts in one engine, in the order given.
+def write(model: Model, passages: Sequence[Passage], guide: Guide, *, max_rows: int = 64) -> list[Completion]:
+    """Continue all passages in one engine, in the order given.
 
-    A draft without a negative, or whose negative is its context, is written without a branch: guidance can't change it.
+    A passage without a negative, or whose negative is its context, is written without a branch: guidance can't change it.
 
     Raises:
         UsageError: a context or a sampling argument can't be used.
@@ -38,18 +38,18 @@ def write(model: Model, drafts: Sequence[Draft], guide: Guide, *, max_rows: int 
     unguided = dataclasses.replace(guide, scale=1.0)
     engine = Engine(model, max_rows=max_rows)
     numbers: dict[int, int] = {}
-    for number, draft in enumerate(drafts):
-        has_branch = guide.scale != 1 and draft.negative is not None and draft.negative != draft.context
+    for number, passage in enumerate(passages):
+        has_branch = guide.scale != 1 and passage.negative is not None and passage.negative != passage.context
         request = prepare(
             model,
-            draft.context,
-            negative=draft.negative if has_branch else None,
+            passage.context,
+            negative=passage.negative if has_branch else None,
             guide=guide if has_branch else unguided,
-            **draft.arguments,
+            **passage.arguments,
         )
         numbers[engine.add(request)] = number
     done: dict[int, Completion] = {}
     for progress in engine.run():
         if progress.completion is not None:
             done[numbers[progress.request_id]] = progress.completion
-    return [done[number] for number in range(len(drafts))]
+    return [done[number] for number in range(len(passages))]

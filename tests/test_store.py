@@ -1,7 +1,7 @@
 import pytest
 
 from counterpoint.errors import UsageError
-from counterpoint.evaluate.store import Store, key_of
+from counterpoint.store import Store, key_of
 
 
 def test_what_was_put_is_there_after_another_opens_it(tmp_path):

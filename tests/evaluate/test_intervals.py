@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from counterpoint.errors import UsageError
-from counterpoint.evaluate.compare import difference, interval
+from counterpoint.evaluate.intervals import difference, interval
 
 
 def test_interval_of_a_mean_covers_it_and_shrinks():
