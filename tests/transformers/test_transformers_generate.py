@@ -10,6 +10,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from counterpoint.errors import NoEffectWarning
 from counterpoint.guide import Guide
+from counterpoint.models.caches import GENERATED_FIELD
 from counterpoint.transformers import generate
 
 PROMPT = torch.tensor([[7, 12, 9, 33]])
@@ -77,6 +78,18 @@ def test_the_tokens_of_transformers_where_those_are_right(model: PreTrainedModel
 def test_both_branches_in_one_forward(model: PreTrainedModel) -> None:
     more = forwards(model, **{**OURS, "max_new_tokens": 20}) - forwards(model, **{**OURS, "max_new_tokens": 10})
     assert more == 10
+
+
+def test_a_forward_for_each_token(model: PreTrainedModel) -> None:
+    forwards(model, **{**OURS, "max_new_tokens": 1})  # the trial is behind us
+    assert forwards(model, **{**OURS, "max_new_tokens": 12}) == 12
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "bloom", "jamba"])
+def test_beams_are_the_same_without_a_cache(name: str) -> None:
+    model = ARCHITECTURES[name].model()
+    want = model.generate(PROMPT, **OURS, num_beams=3, use_cache=False)
+    assert torch.equal(model.generate(PROMPT, **OURS, num_beams=3), want)
 
 
 def test_beams_in_one_forward(model: PreTrainedModel) -> None:
@@ -158,9 +171,9 @@ def test_output_object(name: str) -> None:
         for ours, other in zip(getattr(out, kind), getattr(slow, kind)):
             assert ours.dtype is torch.float32
             assert torch.allclose(ours.log_softmax(-1), other.log_softmax(-1), atol=1e-3)
-    assert out.past_key_values.get_seq_length() == slow.past_key_values.get_seq_length()
+    assert out[GENERATED_FIELD].get_seq_length() == slow[GENERATED_FIELD].get_seq_length()
     seen = (torch.arange(out.sequences.shape[1] - 1) >= torch.tensor([[2], [0]]))[:, None, :, None]
-    for ours, other in zip(out.past_key_values.layers, slow.past_key_values.layers):
+    for ours, other in zip(out[GENERATED_FIELD].layers, slow[GENERATED_FIELD].layers):
         assert ours.keys.shape == other.keys.shape
         kept = seen[:, :, -ours.keys.shape[2] :]
         assert torch.allclose(ours.keys * kept, other.keys * kept, atol=1e-4)
@@ -188,7 +201,7 @@ def test_output_object_beside_drafting() -> None:
     asked = dict(OURS, prompt_lookup_num_tokens=3, return_dict_in_generate=True, output_scores=True)
     out, plain = model.generate(PROMPT, **asked), model.generate(PROMPT, **OURS)
     assert torch.equal(out.sequences, plain) and len(out.scores) == 24
-    assert out.past_key_values.get_seq_length() == plain.shape[1] - 1
+    assert out[GENERATED_FIELD].get_seq_length() == plain.shape[1] - 1
 
 
 def test_right_padded_prompts_with_beams(model: PreTrainedModel) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from counterpoint.models.caches import CACHE_NAMES
 from counterpoint.models.kernels import few_queries
 
 MOST_QUERIES = 8  # of a row and head, at which the kernel is faster than torch
@@ -26,8 +27,8 @@ IDLE = {
     "is_causal",
     "cache_position",
     "output_attentions",
-    "past_key_values",
     "sliding_window",
+    *CACHE_NAMES,
 }
 
 

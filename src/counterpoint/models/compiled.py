@@ -24,6 +24,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 from counterpoint.errors import CompileWarning
 from counterpoint.models.attention import FewQueries
+from counterpoint.models.caches import cache_argument
 from counterpoint.models.kernels.build import OPERATORS
 from counterpoint.models.linears import Linears, is_slow_blas
 
@@ -88,6 +89,7 @@ class CompiledSteps:
 
     def __init__(self, model: PreTrainedModel, *, always: bool = True) -> None:
         self._model, self.always = model, always
+        self._cache_name = cache_argument(model.forward)
         self._linears: Linears | None = None
         self._attention: FewQueries | None = None
         self._steps: dict[tuple[int, int, int], Callable[..., Tensor]] = {}
@@ -182,8 +184,8 @@ class CompiledSteps:
             input_ids=packed[0],
             position_ids=packed[1],
             attention_mask=masks,
-            past_key_values=Cache(layers=layers),
             use_cache=True,
+            **{self._cache_name: Cache(layers=layers)},
         ).logits
 
 

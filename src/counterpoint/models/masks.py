@@ -14,6 +14,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, create_masks_for_generate
 
+from counterpoint.models.caches import MASKS_ARGUMENT
+
 Rule = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
@@ -32,7 +34,7 @@ def mask_rules(model: PreTrainedModel) -> Rule | dict[str, Rule]:
         config,
         inputs_embeds=torch.empty((1, 2, 0), dtype=torch.float32),
         attention_mask=None,
-        past_key_values=None,
+        **{MASKS_ARGUMENT: None},
     )
 
 

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from counterpoint.models.attention import FewQueries
+from counterpoint.models.caches import cache_argument
 from counterpoint.models.compiled import MOST_COLUMNS, CompiledSteps
 from counterpoint.models.linears import Linears
 from counterpoint.models.masks import mask_rules, ragged_mask
@@ -117,6 +118,7 @@ class RaggedRows(Rows):
     ) -> None:
         self._model, self._compiled = model, compiled
         self._rules = mask_rules(model)
+        self._cache_name = cache_argument(model.forward)
         self._linears = Linears(model) if linears is None else linears
         self._attention = FewQueries(model) if attention is None else attention
         self._additive = model.config.get_text_config()._attn_implementation == "eager"
@@ -311,8 +313,8 @@ class RaggedRows(Rows):
                     input_ids=ids,
                     position_ids=positions,
                     attention_mask=self._masks(positions),
-                    past_key_values=self._cache,
                     use_cache=True,
+                    **{self._cache_name: self._cache},
                 ).logits[0]
         finally:
             hook.remove()

@@ -18,10 +18,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from counterpoint.errors import UnsupportedError
+from counterpoint.models.caches import CACHE_NAMES, cache_argument, cache_of
 from counterpoint.models.linears import Linears
 from counterpoint.models.rows import Feed, Rows
-
-STATE_NAMES = ("past_key_values", "cache_params", "state")
 
 
 @dataclass(slots=True)
@@ -48,14 +47,13 @@ class SeparateRows(Rows):
         self._model = model
         self._linears = Linears(model) if linears is None else linears
         takes = inspect.signature(model.forward).parameters
-        names = [name for name in STATE_NAMES if name in takes]
-        if not names:
+        name = cache_argument(model.forward)
+        if name is None:
             raise UnsupportedError(
-                f"{type(model).__name__} takes none of {', '.join(STATE_NAMES)}, so it can't continue a text; "
+                f"{type(model).__name__} takes none of {', '.join(CACHE_NAMES)}, so it can't continue a text; "
                 "use a model that keeps a cache"
             )
-        self._state_name = names[0]
-        self._takes_mask = "attention_mask" in takes and self._state_name == "past_key_values"
+        self._cache_name = name
         self._takes_positions = "position_ids" in takes  # Bamba counts from 0 at each forward without them
         self.can_crop = not getattr(model, "_is_stateful", False)
         self._rows: dict[int, _State] = {}
@@ -112,11 +110,7 @@ class SeparateRows(Rows):
 
     def _call(self, state: _State, ids: list[int], wanted: list[int]) -> Tensor:
         """Append `ids` to a row. -> (M, V), after those of `ids` that are `wanted`."""
-        arguments: dict[str, Any] = {self._state_name: state.cache, "use_cache": not state.ids}
-        if self._takes_mask:
-            arguments["attention_mask"] = torch.ones(
-                (1, state.length + len(ids)), dtype=torch.long, device=self._model.device
-            )
+        arguments: dict[str, Any] = {self._cache_name: state.cache, "use_cache": not state.ids}
         ids_read = [*state.ids, *ids]
         if self._takes_positions:
             end = state.length + len(ids)
@@ -124,7 +118,7 @@ class SeparateRows(Rows):
         at = [len(ids_read) - len(ids) + c for c in wanted]
         with self._only(at), self._linears.joint():
             out = self._model(input_ids=torch.tensor([ids_read], device=self._model.device), **arguments)
-        state.cache = getattr(out, self._state_name, None)
+        state.cache = cache_of(out, self._cache_name)
         state.length += len(ids)
         if state.cache is None:  # the state lives inside the model, one for all rows: read everything anew
             state.ids = ids_read

@@ -13,13 +13,14 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from counterpoint.errors import GuideError, NoEffectWarning, PromptError
 from counterpoint.guide import Guide
+from counterpoint.models.caches import CACHE_NAMES, cache_of, is_empty
 from counterpoint.transformers.caller import Caller
 from counterpoint.transformers.guides import RowGuides
 from counterpoint.transformers.negatives import TokenIds, read_negatives, spread
 from counterpoint.transformers.processor import GuidanceLogitsProcessor, check_negatives, context_len
 
 # What the one-forward loop knows what to do with; anything else is left to transformers' own loop.
-PLAIN_INPUTS = {"attention_mask", "position_ids", "past_key_values", "cache_params", "use_cache", "logits_to_keep"}
+PLAIN_INPUTS = {"attention_mask", "position_ids", "use_cache", "logits_to_keep", *CACHE_NAMES}
 
 
 class Asked:
@@ -115,7 +116,7 @@ class Asked:
     def suits_histories(self) -> bool:
         """Whether token ids are all that the model has to be given, and logits and a plain cache all that is asked for."""
         config, given = self.config, {name for name, value in self.model_kwargs.items() if value is not None}
-        cache = self.model_kwargs.get("past_key_values")
+        cache = cache_of(self.model_kwargs)
         return (
             self.guides is not None
             and given <= PLAIN_INPUTS
@@ -125,7 +126,7 @@ class Asked:
             and config.prefill_chunk_size is None
             and (config.cache_implementation in (None, "dynamic") or self._static_on_cpu())
             and not self.caller["kwargs_has_position_ids"]
-            and (cache is None or cache.get_seq_length() == 0)
+            and (cache is None or is_empty(cache))
             and not self.caller["synced_gpus"]
             and not config.output_attentions
             and not config.output_hidden_states

@@ -23,6 +23,7 @@ from transformers.utils import ModelOutput
 
 from counterpoint.errors import UnsupportedError
 from counterpoint.guide import Guide
+from counterpoint.models.caches import CACHE_NAMES, CAUSAL_FIELD, GENERATED_FIELD, cache_of
 from counterpoint.transformers.asked import Asked, guides_of
 from counterpoint.transformers.caller import running_generate
 from counterpoint.transformers.histories import Histories, reads_jointly, rows_for
@@ -66,7 +67,7 @@ def generate(
         guide: a `Guide`, or one for each prompt. With `guidance_scale` too, that fills in a scale that is None.
 
     Returns:
-        What `model.generate` returns. Scores are those after guidance and processors. `past_key_values` of beams is
+        What `model.generate` returns. Scores are those after guidance and processors. The cache of beams is
         None where both branches took one forward.
 
     Raises:
@@ -174,7 +175,7 @@ def _decode(
     return GenerateDecoderOnlyOutput(
         sequences=input_ids,
         **{name: tuple(steps) for name, steps in kept.items()},
-        past_key_values=_cache(request, read, cond, input_ids.shape[1] - 1),
+        **{GENERATED_FIELD: _cache(request, read, cond, input_ids.shape[1] - 1)},
     )
 
 
@@ -185,7 +186,7 @@ def _cache(request: Asked, read: Histories, histories: Sequence[TokenIds], width
     """
     if not reads_jointly(request.model):
         return None
-    cache = request.model_kwargs.get("past_key_values")
+    cache = cache_of(request.model_kwargs)
     cache = DynamicCache(config=request.model.config) if cache is None else cache
     read.fill(cache, histories, width)
     return cache
@@ -211,10 +212,10 @@ def _joint_loop(
     processors = LogitsProcessorList([JointGuidance(model), *processors])
     out = _hand_over(request, loop, processors, stopping_criteria, joint=model)
     if isinstance(out, ModelOutput):
-        out.past_key_values = None
+        out[GENERATED_FIELD] = None
         if loop != "_beam_search":
             texts = [p + tuple(row) for p, row in zip(request.prompts(), out.sequences[:, prompt_len:-1].tolist())]
-            out.past_key_values = _cache(request, read, texts, out.sequences.shape[1] - 1)
+            out[GENERATED_FIELD] = _cache(request, read, texts, out.sequences.shape[1] - 1)
     return out
 
 
@@ -243,10 +244,9 @@ def _hand_over(
     """Run transformers' own loop, on the model or on what stands for it."""
     caller, extra, model_kwargs = request.caller, {}, request.model_kwargs
     if joint is not None:
-        model_kwargs = {**model_kwargs, "past_key_values": DynamicCache()}
+        model_kwargs = {**_without_cache(model_kwargs), CAUSAL_FIELD: DynamicCache()}
     elif loop == "_beam_search" and not keeps_reorderable_cache(request.model, model_kwargs):
-        model_kwargs = {**model_kwargs, "use_cache": False, "past_key_values": None, "cache_params": None}
-        model_kwargs = {name: value for name, value in model_kwargs.items() if value is not None}
+        model_kwargs = {**_without_cache(model_kwargs), "use_cache": False}
     if loop == "_assisted_decoding":
         extra = {"inputs_tensor": caller["inputs_tensor"], "assistant_model": caller["assistant_model"]}
     if loop != "_beam_search":
@@ -261,3 +261,7 @@ def _hand_over(
         **extra,
         **model_kwargs,
     )
+
+
+def _without_cache(model_kwargs: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in model_kwargs.items() if name not in CACHE_NAMES}

@@ -10,6 +10,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
+from counterpoint.models.caches import cache_argument, cache_of
+
 TokenIds = tuple[int, ...]
 
 
@@ -24,7 +26,7 @@ class EncodedHistories:
     """
 
     def __init__(self, model: PreTrainedModel, texts: Sequence[TokenIds]) -> None:
-        self._model = model
+        self._model, self._cache_name = model, cache_argument(model.forward)
         width = max(map(len, texts))
         ids = torch.zeros((len(texts), width), dtype=torch.long, device=model.device)
         self._mask = torch.zeros_like(ids)
@@ -52,9 +54,9 @@ class EncodedHistories:
             encoder_outputs=BaseModelOutput(last_hidden_state=self._states[texts]),
             attention_mask=self._mask[texts],
             decoder_input_ids=ids,
-            past_key_values=self._cache,
             use_cache=True,
             return_dict=True,
+            **{self._cache_name: self._cache},
         )
-        self._held, self._cache = list(keys), out.past_key_values
+        self._held, self._cache = list(keys), cache_of(out, self._cache_name)
         return out.logits[:, -1]

@@ -10,6 +10,7 @@ from transformers import LogitsProcessor, PreTrainedModel
 from transformers.generation import CandidateGenerator
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from counterpoint.models.caches import CAUSAL_FIELD, cache_of
 from counterpoint.transformers.caller import is_drafting
 from counterpoint.transformers.guides import RowGuides
 from counterpoint.transformers.histories import Histories
@@ -59,13 +60,13 @@ class JointModel:
         return self(**self.prepare_inputs_for_generation(input_ids, **model_kwargs))
 
     def prepare_inputs_for_generation(
-        self, input_ids: Tensor, *, past_key_values: Any = None, **_: Any
+        self, input_ids: Tensor, next_sequence_length: int | None = None, **given: Any
     ) -> dict[str, Any]:
         """All ids, whatever the loop believes to be cached. A drafting loop sets `logits_to_keep`."""
-        return {"input_ids": input_ids, "past_key_values": past_key_values, "logits_to_keep": 1}
+        return {"input_ids": input_ids, "logits_to_keep": 1, CAUSAL_FIELD: cache_of(given)}
 
     def __call__(
-        self, input_ids: Tensor, *, past_key_values: Any, logits_to_keep: int, return_dict: bool = True
+        self, input_ids: Tensor, *, logits_to_keep: int, return_dict: bool = True, **given: Any
     ) -> CausalLMOutputWithPast:
         """Logits of the conditional branch, and those of the negative for `guidance`. -> (R, K, V)."""
         generated = [tuple(row) for row in input_ids[:, self._prompt_len :].tolist()]
@@ -80,7 +81,7 @@ class JointModel:
         )
         logits = logits.to(input_ids.device)
         self._other = logits[len(generated) :].float() if needs_negative else None
-        return CausalLMOutputWithPast(logits=logits[: len(generated)], past_key_values=past_key_values)
+        return CausalLMOutputWithPast(logits=logits[: len(generated)], **{CAUSAL_FIELD: cache_of(given)})
 
     def _get_candidate_generator(self, **arguments: Any) -> CandidateGenerator:
         candidates = self.model._get_candidate_generator(**arguments)

@@ -9,9 +9,8 @@ from torch import Tensor
 from transformers import Cache, PreTrainedModel
 
 from counterpoint.errors import UnsupportedError
+from counterpoint.models.caches import cache_of
 from counterpoint.models.compiled import is_close
-
-CACHES = ("past_key_values", "cache_params")
 
 
 def has_padding(prompt_mask: Tensor | None) -> bool:
@@ -46,7 +45,7 @@ def check_padding(model: PreTrainedModel, prompt_mask: Tensor | None) -> None:
 
 def keeps_reorderable_cache(model: PreTrainedModel, model_kwargs: dict[str, Any]) -> bool:
     """Whether beams can be reordered with their cache. Else transformers refuses, or keeps the old order."""
-    return not keeps_state_inside(model) and any(isinstance(model_kwargs.get(name), Cache) for name in CACHES)
+    return not keeps_state_inside(model) and isinstance(cache_of(model_kwargs), Cache)
 
 
 def keeps_state_inside(model: PreTrainedModel) -> bool:

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from transformers import Cache, PreTrainedModel
 
+from counterpoint.models.caches import cache_argument, cache_of
 from counterpoint.models.compiled import is_close
 from counterpoint.models.linears import Linears
-from counterpoint.models.separate import STATE_NAMES
 
 TokenIds = tuple[int, ...]
 
@@ -40,7 +40,7 @@ class PaddedHistories:
         self._model = model
         self._linears = Linears(model, compiled=True, keeps_layout=True)
         takes = inspect.signature(model.forward).parameters
-        self._state_name = next(name for name in STATE_NAMES if name in takes)
+        self._cache_name = cache_argument(model.forward)
         self._takes_positions = "position_ids" in takes
         self._held: list[TokenIds] = []
         self._mask = torch.empty(0)
@@ -73,19 +73,20 @@ class PaddedHistories:
         return logits
 
     def _call(self, ids: Tensor) -> Tensor:
-        arguments: dict[str, Any] = {self._state_name: self._cache, "use_cache": True}
-        if self._state_name == "past_key_values" or self._cache is None:
-            arguments["attention_mask"] = self._mask
+        arguments: dict[str, Any] = {"attention_mask": self._mask, "use_cache": True}
         if self._takes_positions:
-            arguments["position_ids"] = (self._mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+            arguments["position_ids"] = (self._mask.cumsum(-1) - 1).clamp(min=0)
+        if self._cache is not None:
+            arguments |= {self._cache_name: self._cache, "next_sequence_length": ids.shape[1]}
+        arguments = self._model.prepare_inputs_for_generation(ids, is_first_iteration=self._cache is None, **arguments)
         head = self._model.get_output_embeddings()
         hook = head.register_forward_pre_hook(lambda _module, args: (args[0][:, -1:], *args[1:]))  # no (R, L, V) logits
         try:
             with self._linears.joint():
-                out = self._model(input_ids=ids, **arguments)
+                out = self._model(**arguments)
         finally:
             hook.remove()
-        self._cache = getattr(out, self._state_name)
+        self._cache = cache_of(out, self._cache_name)
         return out.logits[:, -1]
 
 
