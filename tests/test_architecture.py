@@ -9,8 +9,8 @@ import counterpoint
 
 SOURCE = Path(counterpoint.__file__).parent
 ORDER = [
-    "errors", "guide", "formulas", "contexts", "sampling", "models", "engine", "store", "transformers", "vllm", "trace",
-    "report", "evaluate", "bench", "train", "server", "cli",
+    "errors", "guide", "formulas", "guiding", "contexts", "sampling", "models", "engine", "store", "transformers", "vllm",
+    "trace", "report", "evaluate", "bench", "train", "server", "cli",
 ]  # fmt: skip
 INTEGRATIONS = {"transformers", "vllm"}
 #: rooms that work without torch, so that a mistake on the command line is told at once
@@ -77,3 +77,21 @@ def test_only_its_own_room_touches_a_host_library():
     for path in files():
         if room_of(path) not in ("vllm", "cli", "bench", "evaluate"):
             assert not any(name.split(".")[0] == "vllm" for name in imports(path)), path
+
+
+def test_guides_and_steps_are_made_into_formulas_in_one_place():
+    """Whoever has guides calls `guiding.combined`; nobody else weighs branches."""
+    own = {"guided", "combine_log", "combine_prob", "jensen_shannon"}
+    for path in files():
+        if room_of(path) in ("formulas", "guiding"):
+            continue
+        tree = ast.parse(path.read_text())
+        named = {
+            node.attr
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "formulas"
+        }
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.module == "counterpoint.formulas":
+                named |= {alias.name for alias in node.names}
+        assert not own & named, path

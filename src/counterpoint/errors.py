@@ -51,7 +51,16 @@ class Failure(CounterpointError, RuntimeError):
 
 
 class NoEffectWarning(UserWarning):
-    """An argument is valid and changes nothing."""
+    """An argument is valid and changes nothing.
+
+    Args:
+        message: one line.
+        field: the argument that is the cause, where one is.
+    """
+
+    def __init__(self, message: str, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
 
 
 class CompileWarning(UserWarning):

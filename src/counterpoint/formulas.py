@@ -40,6 +40,19 @@ def combine_log(cond: Tensor, others: Tensor, weights: Tensor) -> Tensor:
     return cond + push.nan_to_num_(nan=0.0, posinf=0.0, neginf=NEG_INF).sum(1) + broken
 
 
+def combine_logits(cond: Tensor, others: Tensor, weights: Tensor) -> Tensor:
+    """`combine_log` of logits that are all finite where anything counts: the same, but for a number added to each row.
+
+    A token at -inf in `cond` becomes -inf or NaN, and so does a token at an infinity in `others`.
+
+    Args and shapes as in `combine_log`; `cond` and `others` need not be normalised.
+    """
+    scores = cond.clone()
+    for at in range(others.shape[1]):
+        scores.addcmul_(weights[:, at, None], others[:, at] - cond)
+    return scores
+
+
 def combine_prob(cond: Tensor, others: Tensor, weights: Tensor) -> Tensor:
     """log of q = max(0, p_c + sum_b w_b * (p_b - p_c)), not normalised; -inf where q is 0.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from counterpoint.errors import GuideError
 SPACES = ("log", "prob")
 ADAPTIVE = ("jsd",)
 DEFAULT_SCALE = 1.5
+CANCELLED = 1e-12  # weights as 0.1 + 0.2 - 0.3 are meant to be 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,6 +134,104 @@ class Branch:
     def __post_init__(self) -> None:
         if self.weight is not None:
             object.__setattr__(self, "weight", finite("weight of a branch", self.weight))
+
+
+@dataclass(frozen=True, slots=True)
+class NoEffect:
+    """Why guidance can do nothing. `str()` gives the reason.
+
+    Args:
+        field: the argument that is the cause: "scale", "weight", "negative", "start", "stop", "gate" or "plausibility".
+        reason: a clause that goes on after "this changes nothing: ".
+    """
+
+    field: str
+    reason: str
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+class _Unknown:
+    """A context that is not known yet; equal to no other."""
+
+
+def no_effect(
+    guide: Guide,
+    weights: Sequence[float],
+    contexts: Sequence[Hashable],
+    prompt: Hashable = _Unknown,
+    *,
+    num_tokens: int | None = None,
+    vocab_size: int | None = None,
+    takes_best: bool = False,
+) -> NoEffect | None:
+    """THE verdict on guidance that can change no token, whatever the model predicts; None where it can, or none is asked.
+
+    Surfaces choose what to make of it: a warning, or an error over HTTP.
+
+    Args:
+        guide: its plausibility asks for something without any branch too.
+        weights: (K) of the further branches.
+        contexts: (K) what each branch reads, as values that are equal where they predict the same.
+        prompt: what the conditional branch reads, likewise; left out where it is not known yet.
+        num_tokens: most tokens that can be generated; None where that is not known yet.
+        vocab_size: number of token ids; None where it is not known yet.
+        takes_best: nothing but the most probable token of the guided distribution is looked at: greedy choice
+            without penalties, processors, constraints and reported log-probabilities.
+    """
+    if not weights and not guide.plausibility:
+        return None
+    if guide.stop == guide.start:
+        return NoEffect("stop", f"it starts and stops at token {guide.start}")
+    if num_tokens is not None and guide.start >= num_tokens:
+        return NoEffect("start", f"it starts at token {guide.start} and the output has at most {num_tokens}")
+    if vocab_size is not None and guide.gate > math.log(vocab_size):
+        most = math.log(vocab_size)
+        return NoEffect(
+            "gate", f"the gate is {guide.gate} nats and the entropy of {vocab_size} tokens at most {most:.2f}"
+        )
+    if takes_best and guide.plausibility == 1:
+        return NoEffect(
+            "plausibility", "plausibility 1 leaves the prompt's best token, which greedy choice takes anyway"
+        )
+    if any(acting(weights, contexts, prompt)):
+        return None
+    if not weights:
+        if not takes_best:
+            return None
+        return NoEffect("plausibility", "greedy choice takes the prompt's best token, which is always plausible")
+    return _idle(guide, weights, contexts, prompt)
+
+
+def acting(weights: Sequence[float], contexts: Sequence[Hashable], prompt: Hashable = _Unknown) -> list[bool]:
+    """For each further branch, whether it can change the distribution: it differs from the prompt, and the weights of all
+    branches with its context have a sum other than 0. Arguments as in `no_effect`."""
+    sums: dict[Hashable, list[float]] = {}
+    for weight, context in zip(weights, contexts, strict=True):
+        sums.setdefault(context, []).append(weight)
+    nets = {context: math.fsum(parts) for context, parts in sums.items()}
+    return [
+        weight != 0 and context != prompt and abs(nets[context]) > CANCELLED * max(map(abs, sums[context]))
+        for weight, context in zip(weights, contexts, strict=True)
+    ]
+
+
+def _idle(guide: Guide, weights: Sequence[float], contexts: Sequence[Hashable], prompt: Hashable) -> NoEffect:
+    """Why branches do nothing of which none is `acting`."""
+    if not any(weights):
+        if guide.scale == 1:
+            return NoEffect("scale", "the guidance scale is 1, which gives the negative a weight of 0")
+        return NoEffect("weight", "every branch has a weight of 0")
+    weighted = [context for weight, context in zip(weights, contexts) if weight]
+    others = [context for context in weighted if context != prompt]
+    if not others:
+        return NoEffect(
+            "negative",
+            "the negative equals the prompt" if len(weights) == 1 else "the branches with a weight equal the prompt",
+        )
+    rest = "" if len(others) == len(weighted) else ", and the others equal the prompt"
+    return NoEffect("weight", f"the weights of branches with the same context cancel{rest}")
 
 
 def finite(name: str, value: Any) -> float:

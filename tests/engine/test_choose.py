@@ -20,9 +20,7 @@ INF = float("inf")
 
 
 def sequence(cond, others, weights):
-    return SimpleNamespace(
-        predicted=lambda: [torch.tensor(cond), *map(torch.tensor, others)], needed_weights=torch.tensor(weights)
-    )
+    return SimpleNamespace(predicted=lambda: [torch.tensor(cond), *map(torch.tensor, others)], needed_weights=weights)
 
 
 def guided(cond, others, weights):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-from counterpoint import formulas
+from counterpoint import formulas, guiding
 from counterpoint.engine.drafting import Ahead, Lookup
 from counterpoint.engine.feeding import MAX_CHUNK, feed
 from counterpoint.engine.reader import Reader
@@ -38,7 +38,7 @@ def new_drafter(
         return Lookup(sequence.request.prompt_ids)
     kept = [i for i, (reader, _) in enumerate(sequence.predictions) if sequence.readers[reader] in own]
     predictions = [(own.index(sequence.readers[sequence.predictions[i][0]]), 0) for i in kept]
-    return Ahead(own, predictions, sequence.weights[kept], sequence.source.clone_state())
+    return Ahead(own, predictions, [sequence.weights[i] for i in kept], sequence.source.clone_state())
 
 
 def _by_model(sequence: Sequence, model: Model, rows: Rows) -> Ahead:
@@ -57,7 +57,7 @@ def _by_model(sequence: Sequence, model: Model, rows: Rows) -> Ahead:
     return Ahead(
         [Reader(rows, list(ids)) for ids in contexts],
         predictions,
-        torch.tensor(weights, dtype=torch.float32, device=sequence.model.device),
+        weights,
         sequence.source.clone_state(),
         contexts=contexts,
         room=room,
@@ -116,19 +116,11 @@ def _next(sequence: Sequence) -> int:
     """Draw the next guess as the sequence would draw its token, if what writes ahead predicted like its branches."""
     request, drafter = sequence.request, sequence.drafter
     output_ids = [*sequence.output_ids, *drafter.guesses]
-    like = sequence.weights.new_empty(sequence.model.vocab_size)
+    like = torch.empty(sequence.model.vocab_size, device=sequence.model.device)
     logits = torch.stack([as_wide(like, row) for row in drafter.predicted()])
-    cond, *others = formulas.log_probs(logits)
-    guided, guide = cond, request.guide
-    if guide.active(len(output_ids)) and (others or guide.plausibility):
-        guided = formulas.guided(
-            cond[None],
-            torch.stack(others)[None] if others else cond.new_empty((1, 0, len(cond))),
-            drafter.weights[None],
-            space=guide.space,
-            plausibility=torch.tensor([guide.plausibility], device=cond.device) if guide.plausibility else None,
-            gate=torch.tensor([guide.gate], device=cond.device) if guide.gate else None,
-            adaptive=guide.adaptive is not None,
-        )[0]
+    logprobs = formulas.log_probs(logits)
+    guided = guiding.combined(logprobs[:1], logprobs[None, 1:], [drafter.weights], [request.guide], [len(output_ids)])[
+        0
+    ]
     scores = processed(guided, request.sampling, prompt_ids=request.prompt_ids, output_ids=output_ids)
     return draw(scores, request.sampling, drafter.source)

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from counterpoint import formulas
+from counterpoint import formulas, guiding
 from counterpoint.engine.request import Observation, Progress, TokenLogprob
 from counterpoint.engine.sequence import Sequence
 from counterpoint.errors import NothingLeftError
@@ -23,8 +23,6 @@ class _Way:
 
     applied: bool  # guidance changes the distribution
     num_branches: int
-    space: str
-    is_adaptive: bool
     choice: Literal["best", "draw", "each"]  # "each": one by one, since more than the token is asked for
     from_logits: bool  # log-probabilities would give the same choice
 
@@ -68,10 +66,8 @@ def _way(sequence: Sequence) -> _Way:
     each = is_watched or sampling.changes_order
     is_refined = guide.plausibility or guide.gate or guide.adaptive
     return _Way(
-        applied=guide.active(sequence.step) and bool(sequence.needed or guide.plausibility),
+        applied=guiding.applies(guide, sequence.needed_weights, sequence.step),
         num_branches=len(sequence.needed),
-        space=guide.space,
-        is_adaptive=guide.adaptive is not None,
         choice="each" if each else "best" if sampling.greedy else "draw",
         from_logits=not each and guide.space == "log" and not is_refined,
     )
@@ -84,12 +80,11 @@ def _from_logits(group: list[Sequence], applied: bool) -> Tensor | None:
     """
     logits = torch.stack([row for sequence in group for row in sequence.predicted()]).float()
     logits = logits.view(len(group), -1, logits.shape[-1])  # (B, 1 + K, V)
-    cond = scores = logits[:, 0]
+    scores = logits[:, 0]
     if applied and logits.shape[1] > 1:
-        weights = torch.stack([sequence.needed_weights for sequence in group])
-        scores = cond.clone()
-        for at in range(1, logits.shape[1]):
-            scores.addcmul_(weights[:, at - 1, None], logits[:, at] - cond)
+        scores = formulas.combine_logits(
+            scores, logits[:, 1:], logits.new_tensor([sequence.needed_weights for sequence in group])
+        )
     return scores if all(map(math.isfinite, scores.amax(-1).tolist())) else None
 
 
@@ -110,21 +105,14 @@ def _guided(group: list[Sequence], way: _Way) -> tuple[Tensor, Tensor, Tensor]:
     cond, others = logprobs[:, 0], logprobs[:, 1:]
     if not way.applied:
         return cond, others, cond
-    guides = [sequence.request.guide for sequence in group]
-    guided = formulas.guided(
+    guided = guiding.combined(
         cond,
         others,
-        torch.stack([sequence.needed_weights for sequence in group]),
-        space=way.space,
-        plausibility=_column([g.plausibility for g in guides], cond),
-        gate=_column([g.gate for g in guides], cond),
-        adaptive=way.is_adaptive,
+        [sequence.needed_weights for sequence in group],
+        [sequence.request.guide for sequence in group],
+        [sequence.step for sequence in group],
     )
     return cond, others, guided
-
-
-def _column(values: list[float], like: Tensor) -> Tensor | None:
-    return torch.tensor(values, device=like.device) if any(values) else None
 
 
 def _one(sequence: Sequence, cond: Tensor, others: Tensor, guided: Tensor, applied: bool) -> Progress:

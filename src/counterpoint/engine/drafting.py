@@ -107,7 +107,7 @@ class Ahead:
 
     readers: list[Reader]
     predictions: list[tuple[int, int]]
-    weights: Tensor  # (K,)
+    weights: list[float]
     source: torch.Generator
     contexts: list[tuple[int, ...]] | None = None
     room: int | None = None
@@ -184,7 +184,7 @@ class Ahead:
             for reader in self.readers[1:]:
                 reader.free()
             self.contexts = self.contexts[:1]
-        self.readers, self.predictions, self.weights = self.readers[:1], [], self.weights[:0]
+        self.readers, self.predictions, self.weights = self.readers[:1], [], []
 
     def free(self) -> None:
         if not self.is_own:

@@ -35,7 +35,7 @@ class Sequence:
     model: Model
     readers: list[Reader]
     predictions: list[tuple[int, int]]
-    weights: Tensor  # (K,)
+    weights: list[float]
     room: int
     source: torch.Generator
     stream: TextStream | None
@@ -78,9 +78,9 @@ class Sequence:
         return [] if self.is_decided else self.predictions
 
     @property
-    def needed_weights(self) -> Tensor:
+    def needed_weights(self) -> list[float]:
         """The weights of `needed`."""
-        return self.weights[:0] if self.is_decided else self.weights
+        return [] if self.is_decided else self.weights
 
     def accept(self, token_id: int, logprob: TokenLogprob | None) -> Progress:
         """Append the chosen token; the progress says whether it was the last."""
@@ -170,7 +170,7 @@ class Sequence:
             reader.keep()
             reader.free()
         self.readers[0].suffixes = ()
-        self.readers, self.predictions, self.weights = self.readers[:1], [], self.weights[:0]
+        self.readers, self.predictions, self.weights = self.readers[:1], [], []
         if isinstance(self.drafter, Ahead):
             self.drafter.drop_branches()
 
@@ -217,7 +217,7 @@ def new_sequence(
         model=model,
         readers=readers,
         predictions=predictions,
-        weights=torch.tensor([b.weight for b in branches], dtype=torch.float32, device=model.device),
+        weights=[b.weight for b in branches],
         room=request.room(model),
         source=generator(seed, model.device),
         stream=stream,

@@ -44,12 +44,12 @@ def decide(sequence: Sequence) -> bool:
     # Nothing but the most probable token is looked at.
     only_best = sampling.greedy and sampling.plain and request.logprobs is None and not request.processors
     # A single plausible token is all that is left, unless it is ruled out itself: then the row is left as `cond`.
-    only_pushes = guide.space == "log" and bool((sequence.weights <= 0).all())
+    only_pushes = guide.space == "log" and all(weight <= 0 for weight in sequence.weights)
     decided = bool(guide.gate) and bool(formulas.entropy(logprobs) < guide.gate)
     if not decided and guide.plausibility and (only_best or only_pushes):
         plausibility = torch.tensor([guide.plausibility], device=logprobs.device)
         decided = int((~formulas.implausible(logprobs, plausibility)).sum()) == 1
     if not decided and only_best and guide.space == "prob" and guide.adaptive is None:
-        decided = bool(formulas.is_settled(logprobs, sequence.weights[None]))
+        decided = bool(formulas.is_settled(logprobs, logprobs.new_tensor([sequence.weights])))
     sequence.is_decided = decided
     return decided

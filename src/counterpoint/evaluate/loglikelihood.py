@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from counterpoint import formulas
+from counterpoint import formulas, guiding
 from counterpoint.errors import PromptError
 from counterpoint.guide import Guide
 from counterpoint.models.model import Model
@@ -55,7 +55,7 @@ def score(
     """Score every item under every guide; the branches are read once for all guides.
 
     The continuation is fed to both branches, and at each position i the distribution is
-    `formulas.guided(l_c, l_negative, 1 - scale)`, where the guide is active at step i.
+    what `guiding.combined` makes of l_c and l_negative with the weight `1 - scale` at step i.
 
     Args:
         items: scored longest first, in batches.
@@ -126,22 +126,5 @@ def _score(cond: Tensor, other: Tensor | None, target: Tensor, guide: Guide) -> 
 def _guided(cond: Tensor, other: Tensor | None, guide: Guide) -> Tensor:
     """The guided distribution at each position. (T, V) -> (T, V)."""
     others = cond[:, None][:, :0] if other is None else other[:, None]  # (T, K, V)
-    if guide.scale == 1 and not guide.plausibility:
-        return cond
-    weights = cond.new_full((len(cond), others.shape[1]), 1.0 - guide.scale)
-    guided = formulas.guided(
-        cond,
-        others,
-        weights,
-        space=guide.space,
-        plausibility=_column(guide.plausibility, cond),
-        gate=_column(guide.gate, cond),
-        adaptive=guide.adaptive is not None,
-    )
-    steps = torch.arange(len(cond), device=cond.device)
-    active = (steps >= guide.start) & (steps < (len(cond) if guide.stop is None else guide.stop))
-    return torch.where(active[:, None], guided, cond)
-
-
-def _column(value: float, like: Tensor) -> Tensor | None:
-    return like.new_full((len(like),), value) if value else None
+    weights = [] if other is None else [1.0 - guide.scale]
+    return guiding.combined(cond, others, [weights] * len(cond), [guide] * len(cond), range(len(cond)))

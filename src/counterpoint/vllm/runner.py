@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from counterpoint import formulas
+from counterpoint import formulas, guiding
 from counterpoint.vllm.branches import branch_id, owner_of
 from counterpoint.vllm.params import Plan, read
 
@@ -125,33 +125,25 @@ class GuidedRunner:
 
 def guided_logits(logits: Tensor, groups: list[Rows]) -> Tensor:
     """The batch's logits with the guided distribution in the rows of the users' requests. (R, V) -> (R, V)."""
-    alike: dict[tuple, list[Rows]] = defaultdict(list)
+    alike: dict[int, list[Rows]] = defaultdict(list)
     for rows in groups:
-        guide = rows.plan.guide
-        if guide.active(rows.step):
-            kind = (guide.space, guide.adaptive, guide.plausibility > 0, guide.gate > 0, len(rows.branches))
-            alike[kind].append(rows)
+        if guiding.applies(rows.plan.guide, rows.plan.weights, rows.step):
+            alike[len(rows.branches)].append(rows)
     if not alike:
         return logits
     result = logits.float()  # guided log-probabilities are float32, whatever the model's dtype
     if result is logits:
         result = logits.clone()
-    for (space, adaptive, plausible, gated, num_branches), batch in alike.items():
-
-        def column(values: list, dtype: torch.dtype = torch.float32) -> Tensor:
-            return torch.tensor(values, dtype=dtype, device=logits.device)
-
-        own = column([rows.own for rows in batch], torch.int64)
-        others = column([row for rows in batch for row in rows.branches], torch.int64)
+    for num_branches, batch in alike.items():
+        own = torch.tensor([rows.own for rows in batch], device=logits.device)
+        others = torch.tensor([row for rows in batch for row in rows.branches], dtype=torch.long, device=logits.device)
         cond = formulas.log_probs(logits.index_select(0, own))
-        guided = formulas.guided(
+        guided = guiding.combined(
             cond,
             formulas.log_probs(logits.index_select(0, others)).view(len(batch), num_branches, logits.shape[-1]),
-            column([rows.plan.weights for rows in batch]).view(len(batch), num_branches),
-            space=space,
-            plausibility=column([rows.plan.guide.plausibility for rows in batch]) if plausible else None,
-            gate=column([rows.plan.guide.gate for rows in batch]) if gated else None,
-            adaptive=adaptive is not None,
+            [rows.plan.weights for rows in batch],
+            [rows.plan.guide for rows in batch],
+            [rows.step for rows in batch],
         )
         result.index_copy_(0, own, torch.where(torch.isneginf(guided), cond + RULED_OUT, guided))
     return result
