@@ -147,7 +147,7 @@ def test_broken_model_folders(run, folder, tmp_path):
 
 def test_a_negative_that_changes_nothing_is_a_warning(run):
     status, out, err = run("generate", "Hello", "--negative", "Hello", "--scale", "3", *SHORT)
-    assert status == 0 and out and "warning: the negative changes nothing" in err
+    assert status == 0 and out and "warning: guidance changes nothing" in err
 
 
 def test_interrupt_keeps_what_was_printed():

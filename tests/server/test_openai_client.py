@@ -208,7 +208,7 @@ def test_the_models(client):
         ({"negative_prompt": "Once"}, "negative_prompt", "changes nothing"),
         ({"guidance": {"plausibility": 3}}, "guidance.plausibility", "less than or equal to 1"),
         ({"guidance_scale": "much"}, "guidance_scale", "'much'"),
-        ({"negative_prompt": "x", "guidance": {"start": 99}}, "guidance.start", "start earlier"),
+        ({"negative_prompt": "x", "guidance": {"start": 99}}, "guidance.start", "starts at token 99"),
     ],
 )
 def test_mistakes_are_the_clients_own_exceptions(client, fields, param, words):

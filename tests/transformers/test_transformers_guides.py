@@ -23,7 +23,12 @@ def test_start_and_stop() -> None:
     assert not torch.equal(guides.apply(COND, NEGATIVE, 2), log_probs(COND))
 
 
-def test_has_effect() -> None:
-    assert not RowGuides([Guide(scale=1.0)]).has_effect
-    assert RowGuides([Guide(scale=1.0, plausibility=0.1)]).has_effect
-    assert RowGuides([Guide(scale=1.0), Guide(scale=2.0)]).has_effect
+def test_no_effect_only_where_no_row_has_one() -> None:
+    def verdict(*guides: Guide, is_given: bool = True) -> object:
+        rows = ["a"] * len(guides), ["b"] * len(guides)
+        return RowGuides(guides).no_effect(*rows, is_given=is_given)
+
+    assert verdict(Guide(scale=1.0)).field == "scale"
+    assert verdict(Guide(scale=1.0), Guide(scale=2.0)) is None
+    assert verdict(Guide(scale=1.0), is_given=False) is None
+    assert verdict(Guide(scale=1.0, plausibility=0.1), is_given=False) is None

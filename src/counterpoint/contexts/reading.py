@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,11 @@ class ReadBranch:
     weight: float
     is_suffix: bool = False
     model: Any = None
+
+    @property
+    def context(self) -> Hashable:
+        """What the branch reads, equal where two branches predict the same."""
+        return self.ids, self.is_suffix, self.model
 
 
 def read_request(

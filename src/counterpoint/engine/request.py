@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from counterpoint.contexts import ReadBranch
 from counterpoint.errors import NoEffectWarning, PromptError, SamplingError
-from counterpoint.guide import Guide
+from counterpoint.guide import Guide, NoEffect, acting, no_effect
 from counterpoint.sampling import Processor, Sampling
 
 if TYPE_CHECKING:
@@ -89,14 +89,34 @@ class Request:
 
     @property
     def useful_branches(self) -> tuple[ReadBranch, ...]:
-        """The branches that can change a token: with a weight, and other than the prompt."""
-        if self.guide.stop is not None and self.guide.start == self.guide.stop:
+        """The branches that can change a token, see `guide.acting`."""
+        if self.guide.start == self.guide.stop:
             return ()
-        return tuple(
-            b
-            for b in self.branches
-            if b.weight != 0 and (b.is_suffix or b.model is not None or b.ids != self.prompt_ids)
+        acts = acting([b.weight for b in self.branches], [b.context for b in self.branches], self._own_context)
+        return tuple(branch for branch, does in zip(self.branches, acts) if does)
+
+    @property
+    def takes_best(self) -> bool:
+        """Whether nothing but the most probable token of the guided distribution is looked at."""
+        sampling = self.sampling
+        is_best = (sampling.greedy or sampling.top_k == 1) and not sampling.changes_order
+        return is_best and self.logprobs is None and not self.processors
+
+    def no_effect(self, model: Model) -> NoEffect | None:
+        """Why the request's guidance can do nothing on `model`; None where it can, or none is asked for."""
+        return no_effect(
+            self.guide,
+            [b.weight for b in self.branches],
+            [b.context for b in self.branches],
+            self._own_context,
+            num_tokens=self.room(model),
+            vocab_size=model.vocab_size,
+            takes_best=self.takes_best,
         )
+
+    @property
+    def _own_context(self) -> Hashable:
+        return ReadBranch(self.prompt_ids, 1.0).context
 
     def check(self, model: Model) -> None:
         """Raise what makes this request impossible on `model`; warn of what changes nothing."""
@@ -110,12 +130,9 @@ class Request:
                 )
         if self.stop and model.tokenizer is None:
             raise SamplingError(f"stop texts need a tokenizer and {model.name} has none; use stop_ids")
-        if self.branches and not self.useful_branches:
-            warnings.warn(
-                "the negative changes nothing: the scale is 1, the negative equals the prompt, or guidance never starts",
-                NoEffectWarning,
-                stacklevel=3,
-            )
+        verdict = self.no_effect(model)
+        if verdict is not None:
+            warnings.warn(NoEffectWarning(f"guidance changes nothing: {verdict}", verdict.field), stacklevel=3)
 
     def room(self, model: Model) -> int:
         """Most tokens this request can generate on `model`."""

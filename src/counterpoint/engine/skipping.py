@@ -36,13 +36,12 @@ def decide(sequence: Sequence) -> bool:
     request, cond = sequence.request, sequence.readers[0]
     if cond.todo or not cond.logits:
         return False
-    guide, sampling = request.guide, request.sampling
+    guide = request.guide
     if not guide.active(sequence.step):
         sequence.is_decided = True
         return True
     logprobs = formulas.log_probs(cond.logits[0])[None]
-    # Nothing but the most probable token is looked at.
-    only_best = sampling.greedy and sampling.plain and request.logprobs is None and not request.processors
+    only_best = request.takes_best
     # A single plausible token is all that is left, unless it is ruled out itself: then the row is left as `cond`.
     only_pushes = guide.space == "log" and all(weight <= 0 for weight in sequence.weights)
     decided = bool(guide.gate) and bool(formulas.entropy(logprobs) < guide.gate)

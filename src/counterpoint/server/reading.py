@@ -175,18 +175,10 @@ def _request(
             _check_lens(request, limits)
             request.check(model)
     except NoEffectWarning as warning:
-        raise ApiError(
-            400, f"{warning}; change that or leave guidance out", param="negative_prompt", code="no_effect"
-        ) from None
+        param = "negative_prompt" if warning.field in ("scale", "weight", "negative") else f"guidance.{warning.field}"
+        raise ApiError(400, f"{warning}; change that or leave guidance out", param=param, code="no_effect") from None
     except UsageError as error:
         raise from_usage(error, _blamed(error)) from error
-    if request.branches and request.guide.start >= request.room(model):
-        raise ApiError(
-            400,
-            f"guidance starts at token {request.guide.start} and the output ends before it; start earlier",
-            param="guidance.start",
-            code="no_effect",
-        )
     return request
 
 

@@ -103,15 +103,27 @@ class Asked:
     def row_guides(self) -> RowGuides:
         return RowGuides([self.guides[at] for at in self.guide_of_row])
 
-    def warn_of_no_effect(self) -> None:
-        """Warn where a negative was given that can't change a token."""
-        if self.negatives is None or self.guides is None:
+    def warn_of_no_effect(self, processors: Sequence[Any]) -> None:
+        """Warn where guidance was asked for and can change no row. `processors` are those after guidance."""
+        if self.guides is None:
             return
         is_text = not self.model.config.is_encoder_decoder and self.input_ids.shape[1] > 0
-        same = is_text and self.prompts() == self.negatives
-        if same or not self.row_guides().has_effect:
-            reason = "equals the prompt" if same else "has weight 0 (guidance scale 1)"
-            warnings.warn(f"negative_prompt_ids {reason}, so it changes nothing", NoEffectWarning, stacklevel=5)
+        # A prompt that is no plain text equals no negative.
+        prompts = self.prompts() if is_text else [object()] * self.num_rows
+        is_given, config = self.negatives is not None, self.config
+        verdict = self.row_guides().no_effect(
+            self.others if is_text or is_given else [None] * self.num_rows,
+            prompts,
+            is_given=is_given,
+            num_tokens=config.max_length - self.input_ids.shape[1],
+            vocab_size=self.model.config.get_text_config().vocab_size,
+            takes_best=not (
+                config.do_sample or config.num_beams > 1 or config.return_dict_in_generate or len(processors)
+            ),
+        )
+        if verdict is not None:
+            warning = NoEffectWarning(f"guidance changes nothing: {verdict}", verdict.field)
+            warnings.warn(warning, stacklevel=5)
 
     def suits_histories(self) -> bool:
         """Whether token ids are all that the model has to be given, and logits and a plain cache all that is asked for."""

@@ -92,7 +92,7 @@ def generate(
     request = Asked(
         model, input_ids, generation_config, caller, guides_of(guide, generation_config, caller), model_kwargs
     )
-    request.warn_of_no_effect()
+    request.warn_of_no_effect(processors)
     fault = misread_padding(model, model_kwargs.get("attention_mask"))
     read = _reader(request, LOOPS[mode], fault is not None) if request.suits_histories() else None
     if read is not None and LOOPS[mode] == "_sample":

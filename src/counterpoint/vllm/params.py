@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from counterpoint.errors import GuideError, NoEffectWarning, PromptError
-from counterpoint.guide import Branch, Guide, finite
+from counterpoint.guide import Branch, Guide, acting, finite, no_effect
 
 SCALE, NEGATIVE, NEGATIVE_IDS, GUIDANCE = "guidance_scale", "negative_prompt", "negative_prompt_ids", "guidance"
 FIELDS = (SCALE, NEGATIVE, NEGATIVE_IDS, GUIDANCE)
@@ -61,13 +61,14 @@ def read(args: Mapping[str, Any] | None) -> Plan | None:
     given = bool(branches)
     branches = branches or [Branch(None)]
     weights = guide.weights(branches)
-    kept = [(branch.context, weight) for branch, weight in zip(branches, weights, strict=True) if weight != 0]
-    never = guide.stop is not None and guide.stop <= guide.start
-    if given and (never or not kept):
-        why = f"start {guide.start} and stop {guide.stop}" if never else "a weight of 0 (guidance_scale 1)"
-        raise GuideError(f"the negative can have no effect with {why}; change that or leave the negative out")
-    if never or (not kept and not guide.plausibility):
+    contexts = tuple(branch.context for branch in branches)
+    verdict = no_effect(guide, weights, contexts)
+    if verdict is not None and given:
+        raise GuideError(f"the negative can have no effect: {verdict}; change that or leave the negative out")
+    acts = acting(weights, contexts)
+    if guide.start == guide.stop or (not any(acts) and not guide.plausibility):
         return None
+    kept = [pair for pair, does in zip(zip(contexts, weights, strict=True), acts, strict=True) if does]
     return Plan(guide, tuple(context for context, _ in kept), tuple(weight for _, weight in kept))
 
 
