@@ -13,7 +13,6 @@ from gguf import GGMLQuantizationType, GGUFValueType
 from counterpoint.errors import ModelError
 from counterpoint.models.gguf.find import parts
 
-
 BLOCKS = 128  #: of a quantized type, dequantized as one row
 
 
@@ -175,4 +174,3 @@ def _strings(data: bytes) -> list[str]:
         at = start + struct.unpack_from("<Q", data, at)[0]
         found.append(data[start:at].decode("utf-8", "replace"))
     return found
-

@@ -16,9 +16,7 @@ from counterpoint.models.gguf.tokenizer import end_ids, read_tokenizer
 from counterpoint.models.gguf.weights import read_weights
 
 
-def load(
-    path: Path, *, shown: str, dtype: torch.dtype | None
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load(path: Path, *, shown: str, dtype: torch.dtype | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model on the CPU, and its tokenizer.
 
     Args:
