@@ -10,7 +10,6 @@ from torch import Tensor
 from transformers import (
     DiaConfig,
     DiaForConditionalGeneration,
-    EncodecConfig,
     JanusConfig,
     JanusForConditionalGeneration,
     MusicgenConfig,
@@ -18,7 +17,6 @@ from transformers import (
     MusicgenMelodyConfig,
     MusicgenMelodyForConditionalGeneration,
     PreTrainedModel,
-    T5Config,
 )
 from transformers.generation.logits_process import (
     DiaEOSChannelFilterLogitsProcessor,
@@ -58,7 +56,12 @@ def _music(model_class: type, config_class: type, channels: int, **fields: objec
         "pad_token_id": NUM_CODES,
         "bos_token_id": NUM_CODES,
     }
-    config = config_class(text_encoder={"model_type": "t5", **T5}, audio_encoder={"model_type": "encodec", **ENCODEC}, decoder=decoder, **fields)
+    config = config_class(
+        text_encoder={"model_type": "t5", **T5},
+        audio_encoder={"model_type": "encodec", **ENCODEC},
+        decoder=decoder,
+        **fields,
+    )
     model = with_random_weights(model_class(config))
     settings = model.generation_config
     settings.pad_token_id = settings.bos_token_id = settings.decoder_start_token_id = NUM_CODES
@@ -77,7 +80,13 @@ def melody() -> PreTrainedModel:
 
 
 def dia() -> PreTrainedModel:
-    common = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "head_dim": 8, "intermediate_size": 37}
+    common = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "head_dim": 8,
+        "intermediate_size": 37,
+    }
     config = DiaConfig(
         encoder_config={**common, "num_key_value_heads": 4, "vocab_size": 99},
         decoder_config={
@@ -152,7 +161,9 @@ def picture(model: PreTrainedModel, ids: Tensor, guide: Guide, *, num_steps: int
     for _ in range(num_steps):
         logits = []
         for text in (ids, blotted):
-            drawn = [model.prepare_embeddings_for_image_generation(codes[:, at : at + 1]) for at in range(codes.shape[1])]
+            drawn = [
+                model.prepare_embeddings_for_image_generation(codes[:, at : at + 1]) for at in range(codes.shape[1])
+            ]
             embeds = torch.cat([model.get_input_embeddings()(text), *drawn], dim=1)
             states = model.model.language_model(inputs_embeds=embeds, use_cache=False).last_hidden_state
             logits.append(model.model.generation_head(states[:, -1]))
@@ -202,7 +213,9 @@ def music(
     ids, pattern = model.decoder.build_delay_pattern_mask(ids, pad_token_id=NUM_CODES, max_length=num_steps + 1)
     for _ in range(num_steps):
         read = model.decoder.apply_delay_pattern_mask(ids, pattern)
-        logits = [torch.cat([_one(model, branch, read, row, num_codes) for row in range(num_prompts)]) for branch in branches]
+        logits = [
+            torch.cat([_one(model, branch, read, row, num_codes) for row in range(num_prompts)]) for branch in branches
+        ]
         ids = torch.cat([ids, _choice(_guided(logits, weights, guide), sampled)[:, None]], dim=1)
     ids = model.decoder.apply_delay_pattern_mask(ids, pattern)
     codes = ids[ids != NUM_CODES].reshape(num_prompts, num_codes, -1)
@@ -234,7 +247,10 @@ def speech(
     processors = [
         DiaEOSChannelFilterLogitsProcessor(num_channels=num_codes, eos_token_id=config.eos_token_id),
         DiaEOSDelayPatternLogitsProcessor(
-            delay_pattern=model.config.delay_pattern, eos_token_id=config.eos_token_id, max_generation_len=num_steps + 1, device="cpu"
+            delay_pattern=model.config.delay_pattern,
+            eos_token_id=config.eos_token_id,
+            max_generation_len=num_steps + 1,
+            device="cpu",
         ),
     ]
     for _ in range(num_steps):

@@ -3,7 +3,6 @@ from __future__ import annotations
 import copy
 import functools
 
-
 import codebook_models as models
 import pytest
 import torch
@@ -185,7 +184,7 @@ def test_pictures_as_janus_guides_them_itself():
 
 @pytest.mark.parametrize(
     "arguments, message",
-    [(dict(negative=PICTURE), "no other negative"), (dict(guide=cp.Guide(start=2)), "start is 2")],
+    [({"negative": PICTURE}, "no other negative"), ({"guide": cp.Guide(start=2)}, "start is 2")],
     ids=["negative", "start"],
 )
 def test_what_janus_cannot_do_is_refused(arguments, message):
@@ -200,13 +199,13 @@ def test_several_pictures_of_a_prompt_are_refused():
 
 
 WRONG = [
-    (dict(inputs={"attention_mask": PROMPTS["attention_mask"]}), PromptError, "inputs has no input_ids"),
-    (dict(inputs="drums"), PromptError, "inputs has no input_ids"),
-    (dict(negative={"input_ids": torch.ones(3, 4, dtype=torch.long)}), PromptError, "3 rows for 2 prompts"),
-    (dict(negative=NEGATIVE, branches=[cp.Branch(NEGATIVE, -1.0)]), PromptError, "both given"),
-    (dict(branches=[]), PromptError, "branches is"),
-    (dict(guide="3"), GuideError, "guide is '3'"),
-    (dict(guide=[cp.Guide()] * 3), GuideError, "3 values for 2 prompts"),
+    ({"inputs": {"attention_mask": PROMPTS["attention_mask"]}}, PromptError, "inputs has no input_ids"),
+    ({"inputs": "drums"}, PromptError, "inputs has no input_ids"),
+    ({"negative": {"input_ids": torch.ones(3, 4, dtype=torch.long)}}, PromptError, "3 rows for 2 prompts"),
+    ({"negative": NEGATIVE, "branches": [cp.Branch(NEGATIVE, -1.0)]}, PromptError, "both given"),
+    ({"branches": []}, PromptError, "branches is"),
+    ({"guide": "3"}, GuideError, "guide is '3'"),
+    ({"guide": [cp.Guide()] * 3}, GuideError, "3 values for 2 prompts"),
 ]
 
 

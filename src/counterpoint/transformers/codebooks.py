@@ -225,7 +225,9 @@ def _janus(
 ) -> dict[str, Any]:
     """Janus reads its prompts twice in any case, the second time blotted out, so only its formula is exchanged."""
     if len(others) > 1 or others[0].context is not None:
-        raise UnsupportedError("Janus pushes away from the prompt blotted out and takes no other negative; leave it out")
+        raise UnsupportedError(
+            "Janus pushes away from the prompt blotted out and takes no other negative; leave it out"
+        )
     for one in guides:
         if one.start or one.stop is not None:
             raise UnsupportedError(
