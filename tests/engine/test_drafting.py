@@ -129,20 +129,34 @@ def test_samples_agree_as_often_as_the_distributions_do():
     same([cp.generate(model, ids(7, 10), **options)], [done])
 
 
-def test_wrong_guesses_are_forgotten_in_the_rows_of_the_draft_model():
-    """What the draft could not foresee, here a constraint, costs the guesses at it and none of the later ones."""
-    model = cp.Model(ARCHITECTURES["llama"].model())
-    twin = cp.Model(copy.deepcopy(model.hf))
+class Forbidding:
+    """Forbids the best token now and then, and lets its forks forbid it only if told so."""
 
-    def forbidding(prompt_ids, output_ids, scores):
+    def __init__(self, foreseen, depth=0):
+        self.foreseen, self.depth, self.num_calls = foreseen, depth, 0
+
+    def fork(self):
+        other = Forbidding(self.foreseen, self.depth + 1)
+        other.num_calls = self.num_calls
+        return other
+
+    def __call__(self, prompt_ids, output_ids, scores):
+        assert self.num_calls == len(output_ids)
+        self.num_calls += 1
         scores = scores.clone()
-        if len(output_ids) % 6 == 5:
+        if len(output_ids) % 6 == 5 and (self.foreseen or self.depth == 1):
             scores[scores.argmax()] = -float("inf")
         return scores
 
-    options = {**GREEDY, "max_tokens": 48, "processors": [forbidding], "negative": ids(8, 11)}
+
+@pytest.mark.parametrize("foreseen, least", [(False, 28), (True, 36)])
+def test_wrong_guesses_are_forgotten_in_the_rows_of_the_draft_model(foreseen, least):
+    """What the draft can't foresee costs the guesses at it and none of the later ones; a processor it does foresee."""
+    model = cp.Model(ARCHITECTURES["llama"].model())
+    twin = cp.Model(copy.deepcopy(model.hf))
+    options = {**GREEDY, "max_tokens": 48, "processors": [Forbidding(foreseen)], "negative": ids(8, 11)}
     done = cp.generate(model, ids(7, 10), draft_tokens=4, draft_model=twin, **options)
-    assert done.usage.guessed_tokens >= 28
+    assert done.usage.guessed_tokens >= least
     same([cp.generate(model, ids(7, 10), **options)], [done])
 
 

@@ -38,7 +38,9 @@ def new_drafter(
         return Lookup(sequence.request.prompt_ids)
     kept = [i for i, (reader, _) in enumerate(sequence.predictions) if sequence.readers[reader] in own]
     predictions = [(own.index(sequence.readers[sequence.predictions[i][0]]), 0) for i in kept]
-    return Ahead(own, predictions, [sequence.weights[i] for i in kept], sequence.source.clone_state())
+    return Ahead(
+        own, predictions, [sequence.weights[i] for i in kept], sequence.source.clone_state(), sequence.processors
+    )
 
 
 def _by_model(sequence: Sequence, model: Model, rows: Rows) -> Ahead:
@@ -59,6 +61,7 @@ def _by_model(sequence: Sequence, model: Model, rows: Rows) -> Ahead:
         predictions,
         weights,
         sequence.source.clone_state(),
+        sequence.processors,
         contexts=contexts,
         room=room,
         vocab_size=vocab_size,
@@ -72,7 +75,7 @@ def write_ahead(counts: Mapping[Sequence, int]) -> dict[Sequence, Exception]:
     left = {s: n for s in counts if (n := _room(s, counts[s])) > 0}
     begun = list(left)
     for sequence in begun:
-        sequence.drafter.catch_up(sequence.output_ids, sequence.source)
+        sequence.drafter.catch_up(sequence.output_ids, sequence.source, sequence.processors)
     while left:
         owner = {reader: sequence for sequence in left for reader in sequence.drafter.readers}
         for reader, error in _feed_whole(list(owner)).items():
@@ -122,5 +125,11 @@ def _next(sequence: Sequence) -> int:
     guided = guiding.combined(logprobs[:1], logprobs[None, 1:], [drafter.weights], [request.guide], [len(output_ids)])[
         0
     ]
-    scores = processed(guided, request.sampling, prompt_ids=request.prompt_ids, output_ids=output_ids)
+    scores = processed(
+        guided,
+        request.sampling,
+        prompt_ids=request.prompt_ids,
+        output_ids=output_ids,
+        processors=drafter.processors,
+    )
     return draw(scores, request.sampling, drafter.source)

@@ -14,7 +14,7 @@ from counterpoint import formulas, guiding
 from counterpoint.engine.request import Observation, Progress, TokenLogprob
 from counterpoint.engine.sequence import Sequence
 from counterpoint.errors import NothingLeftError
-from counterpoint.sampling import draw, draw_rows, processed, tempered, truncated
+from counterpoint.sampling import NEG_INF, draw, draw_rows, processed, tempered, truncated
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,11 +117,15 @@ def _guided(group: list[Sequence], way: _Way) -> tuple[Tensor, Tensor, Tensor]:
 
 def _one(sequence: Sequence, cond: Tensor, others: Tensor, guided: Tensor, applied: bool) -> Progress:
     request, sampling = sequence.request, sequence.request.sampling
-    seen = {"prompt_ids": request.prompt_ids, "output_ids": sequence.output_ids, "processors": request.processors}
+    seen = {"prompt_ids": request.prompt_ids, "output_ids": sequence.output_ids}
+    spare = sequence.processors.fork() if applied and guided.amin() == NEG_INF else None
     try:
-        scores = processed(guided, sampling, **seen)
-    except NothingLeftError:  # of what a constraint leaves, guidance left nothing: the prompt decides
-        scores = processed(cond, sampling, **seen)
+        scores = processed(guided, sampling, **seen, processors=sequence.processors)
+    except NothingLeftError:  # of what the processors leave, guidance left nothing: the prompt decides
+        if spare is None:
+            raise
+        sequence.processors = spare
+        scores = processed(cond, sampling, **seen, processors=spare)
     token_id = draw(scores, sampling, sequence.source)
     if request.observe is not None:
         request.observe(sequence.index, Observation(sequence.step, token_id, cond, others, guided, applied))

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from counterpoint.engine.processors import Processors
 from counterpoint.engine.reader import Reader
 
 LONGEST, SHORTEST = 4, 2  # tokens at the end of the text that are looked for earlier in it
@@ -100,7 +101,8 @@ class Ahead:
     Args:
         readers: the rows, the conditional branch first.
         predictions, weights: the further branches among them, as in `Sequence`.
-        source: random numbers; set to those of the request before each guess.
+        source: random numbers; set to those of the request before each run of guesses.
+        processors: a fork of the sequence's, before each run of guesses too.
         contexts: what each row begins with; None where the rows are the sequence's own.
         room: most tokens of output that the rows can hold, and their model's number of token ids; None is no bound.
     """
@@ -109,6 +111,7 @@ class Ahead:
     predictions: list[tuple[int, int]]
     weights: list[float]
     source: torch.Generator
+    processors: Processors
     contexts: list[tuple[int, ...]] | None = None
     room: int | None = None
     vocab_size: int | None = None
@@ -138,9 +141,10 @@ class Ahead:
         self._pace.judge(num_right)
         self._most = num_right + MORE
 
-    def catch_up(self, output_ids: list[int], source: torch.Generator) -> None:
+    def catch_up(self, output_ids: list[int], source: torch.Generator, processors: Processors) -> None:
         """Get ready to write on after this output; what the rows hold of other guesses is forgotten."""
         self.source.set_state(source.get_state())
+        self.processors = processors.fork()
         self.guesses, self.seen = [], [[] for _ in self.readers]
         if self.is_own:
             return

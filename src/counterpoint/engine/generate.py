@@ -64,7 +64,8 @@ def prepare(
         seed: sample i of n uses seed + i; None is fresh entropy.
         n: samples of the prompt.
         logprobs: report guided log-probabilities and this many best tokens a step.
-        processors: constraints on the output, applied after the penalties.
+        processors: functions of (prompt ids, output ids, scores) applied after the penalties; an object that remembers
+            something is copied for each sample.
         observe: watch every step.
 
     Raises:

@@ -57,7 +57,8 @@ class Request:
         seed: sample i uses seed + i; None is fresh entropy.
         num_samples: how many continuations.
         logprobs: report the chosen token's guided log-probability and those of this many best tokens; None for none.
-        processors: applied in order after the penalties and before the temperature.
+        processors: applied in order after the penalties and before the temperature; each sample has copies of its
+            own, see `engine.processors.Processors`.
         observe: called at each step with the sample's number and an `Observation`.
     """
 

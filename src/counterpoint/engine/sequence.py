@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from counterpoint.engine.drafting import Ahead, Lookup
+from counterpoint.engine.processors import Processors
 from counterpoint.engine.reader import Reader
 from counterpoint.engine.request import Completion, FinishReason, Progress, Request, TokenLogprob, Usage
 from counterpoint.engine.text import TextStream
@@ -39,6 +40,7 @@ class Sequence:
     room: int
     source: torch.Generator
     stream: TextStream | None
+    processors: Processors
     drafter: Lookup | Ahead | None = None
     output_ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
@@ -221,4 +223,5 @@ def new_sequence(
         room=request.room(model),
         source=generator(seed, model.device),
         stream=stream,
+        processors=Processors(request.processors),
     )
