@@ -3,7 +3,10 @@
 CounterpointError
 ├── UsageError (also ValueError)      the caller can mend it; exit status 2, HTTP 400
 │   ├── GuideError                    a guide, a branch or a weight
-│   ├── PromptError                   a prompt or a context: empty, too long, not text
+│   ├── PromptError                   a prompt or a context: empty, not text
+│   │   └── TooLongError              more tokens than the model's context, or a server's limit, holds
+│   ├── FieldError                    a field of a request is unknown, or asks for what can't be done
+│   │   └── UnknownFieldError         nobody knows it
 │   ├── SamplingError                 temperature, top-p, penalties, limits
 │   │   └── NothingLeftError          the constraints on the output leave no token
 │   ├── ModelError                    a model folder: missing, truncated, not a causal model
@@ -19,7 +22,19 @@ class CounterpointError(Exception):
 
 
 class UsageError(CounterpointError, ValueError):
-    """Something that the caller gave is wrong."""
+    """Something that the caller gave is wrong.
+
+    Args:
+        message: one line: what was wrong, the value, what to do.
+        param: the argument or field to blame, as the caller wrote it; None where it is no single one.
+    """
+
+    #: what a program can tell the error by, in OpenAI's words; None where the message says it all
+    code: str | None = None
+
+    def __init__(self, message: str = "", *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
 
 
 class GuideError(UsageError):
@@ -28,6 +43,24 @@ class GuideError(UsageError):
 
 class PromptError(UsageError):
     """A prompt or another context can't be used."""
+
+
+class TooLongError(PromptError):
+    """A context has more tokens than fit."""
+
+    code = "context_length_exceeded"
+
+
+class FieldError(UsageError):
+    """A field of a request is unknown, or asks for what can't be done."""
+
+    code = "unsupported_parameter"
+
+
+class UnknownFieldError(FieldError):
+    """Fields that nobody knows."""
+
+    code = "unknown_parameter"
 
 
 class SamplingError(UsageError):

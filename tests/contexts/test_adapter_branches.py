@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import counterpoint as cp
-from counterpoint.contexts import OtherModel, against_adapter, branch_from_wire
+from counterpoint.contexts import OtherModel, against_adapter
 from counterpoint.errors import UsageError
 
 peft = pytest.importorskip("peft")

@@ -116,7 +116,7 @@ def test_options_reach_the_template():
         ("Hello", {}, PromptError, "list of objects"),
         ([], {}, PromptError, "list of objects"),
         ([{"content": "x"}], {}, PromptError, "role and content"),
-        ([SYSTEM], {}, PromptError, "add a user turn"),
+        ([SYSTEM], {}, PromptError, "no user turn"),
         ([TURNS[0], TURNS[0]], {}, PromptError, "Roles must alternate"),
         ([SYSTEM, TURNS[1]], {}, PromptError, "no user turn"),
         (TURNS, {"negative": "x", "branches": [Branch("y")]}, GuideError, "both"),

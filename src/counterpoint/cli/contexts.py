@@ -130,7 +130,7 @@ def _negative(prompt: str, options: dict[str, Any]) -> Any:
 
 
 def _branches(model: Model, options: dict[str, Any]) -> list[Branch]:
-    from counterpoint.contexts import branch_from_wire
+    from counterpoint.wire import branch_from_wire
 
     models = load_models(options)
     branches = []

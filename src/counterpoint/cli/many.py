@@ -99,7 +99,7 @@ def _arguments(model: Model, record: dict[str, Any], options: dict[str, Any], ne
 
 
 def _branches(model: Model, listed: Any) -> list[Branch]:
-    from counterpoint.contexts import branch_from_wire
+    from counterpoint.wire import branch_from_wire
 
     if not isinstance(listed, list) or not listed:
         raise PromptError(f"branches is {listed!r:.60}; give a list of objects")

@@ -4,17 +4,16 @@ Builders for the usual pairs give a `Built`, which `counterpoint.generate` takes
 """
 
 from counterpoint.contexts.built import Built
-from counterpoint.contexts.chat import DEFAULT_SYSTEM, NO_SYSTEM, System, chat
+from counterpoint.contexts.chat import DEFAULT_SYSTEM, NO_SYSTEM, System, chat, chat_prompt
 from counterpoint.contexts.documents import documents
 from counterpoint.contexts.instruction import instruction
 from counterpoint.contexts.kinds import Empty, LastTokens, OtherModel, Rendered, Suffix, Swapped
 from counterpoint.contexts.reading import ReadBranch, read_branches, read_prompt, read_request
 from counterpoint.contexts.second import against_adapter, contrastive, proxy_tuning
 from counterpoint.contexts.show import Shown, show, show_read
-from counterpoint.contexts.wire import branch_from_wire
 
 __all__ = [
     "DEFAULT_SYSTEM", "NO_SYSTEM", "Built", "Empty", "LastTokens", "OtherModel", "ReadBranch", "Rendered", "Shown",
-    "Suffix", "Swapped", "System", "against_adapter", "branch_from_wire", "chat", "contrastive", "documents",
+    "Suffix", "Swapped", "System", "against_adapter", "chat", "chat_prompt", "contrastive", "documents",
     "instruction", "proxy_tuning", "read_branches", "read_prompt", "read_request", "show", "show_read",
 ]  # fmt: skip

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from counterpoint.contexts.built import Built
 from counterpoint.contexts.kinds import Empty, LastTokens, OtherModel, Rendered, Suffix, Swapped
 from counterpoint.contexts.second import check_tokenizer
-from counterpoint.errors import GuideError, PromptError
+from counterpoint.errors import GuideError, PromptError, TooLongError, UsageError
 from counterpoint.guide import Branch, Guide
 
 if TYPE_CHECKING:
@@ -59,10 +60,16 @@ def read_request(
                 "the prompt was built with its branches, and a negative or branches are given too; keep one"
             )
         prompt, branches, guide = prompt.prompt, prompt.branches, guide or prompt.guide
-    prompt_ids = read_prompt(model, prompt)
-    negative = _swapped(prompt, negative)
+    with _blamed("prompt"):
+        prompt_ids = read_prompt(model, prompt)
+    with _blamed("negative"):
+        negative = _swapped(prompt, negative)
     if branches is not None:
-        branches = [dataclasses.replace(branch, context=_swapped(prompt, branch.context)) for branch in branches]
+        swapped = []
+        for number, branch in enumerate(branches):
+            with _blamed(f"branches[{number}]"):
+                swapped.append(dataclasses.replace(branch, context=_swapped(prompt, branch.context)))
+        branches = swapped
     return prompt_ids, read_branches(model, prompt_ids, negative=negative, branches=branches, guide=guide), guide
 
 
@@ -116,7 +123,21 @@ def read_branches(
             return ()
         branches = [Branch(LastTokens() if negative is None else negative)]
     weights = (guide or Guide()).weights(branches)
-    return tuple(_read(model, prompt_ids, branch.context, weight) for branch, weight in zip(branches, weights))
+    read = []
+    for number, (branch, weight) in enumerate(zip(branches, weights)):
+        with _blamed("negative" if negative is not None else f"branches[{number}]"):
+            read.append(_read(model, prompt_ids, branch.context, weight))
+    return tuple(read)
+
+
+@contextlib.contextmanager
+def _blamed(param: str) -> Iterator[None]:
+    """What can't be read here is this argument's fault."""
+    try:
+        yield
+    except UsageError as error:
+        error.param = param
+        raise
 
 
 def _swapped(prompt: Any, context: Any) -> Any:
@@ -195,7 +216,7 @@ def _checked_ids(model: Model, ids: Any, name: str) -> tuple[int, ...]:
 
 def _check_len(model: Model, ids: tuple[int, ...], name: str) -> None:
     if model.context_len is not None and len(ids) >= model.context_len:
-        raise PromptError(
+        raise TooLongError(
             f"the {name} has {len(ids)} tokens and the context of {model.name} holds {model.context_len}, "
             "at least one of them for the output; shorten it"
         )

@@ -17,6 +17,7 @@ from counterpoint.server.errors import ApiError, from_usage
 from counterpoint.server.limits import Limits
 from counterpoint.server.schema import Asked, BranchFields, ChatBody, CompletionBody, Message
 from counterpoint.trace.recorder import Recorder
+from counterpoint.wire import branch_from_wire
 
 DEFAULT_COMPLETION_TOKENS = 16  # OpenAI's
 
@@ -124,7 +125,7 @@ def _contexts(model: Model, body: Asked, models: Mapping[str, Model]) -> list[Br
         elif is_chat and fields.prompt is not None:
             written["system"] = written.pop("prompt")
         try:
-            branches.append(contexts.branch_from_wire(written, model=model, models=models, is_chat=is_chat))
+            branches.append(branch_from_wire(written, model=model, models=models, is_chat=is_chat))
         except UsageError as error:
             raise from_usage(error, "guidance.branches") from error
     return branches

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from counterpoint.contexts.wire import CONTEXT_FIELDS, READER_FIELDS
+from counterpoint.wire import CONTEXT_FIELDS, READER_FIELDS
 
 MAX_TOP = 20  # alternatives of one token
 MAX_STOPS = 16

@@ -8,12 +8,11 @@ from counterpoint.contexts import (
     Empty,
     LastTokens,
     OtherModel,
-    Rendered,
     Suffix,
     Swapped,
-    branch_from_wire,
 )
 from counterpoint.errors import UsageError
+from counterpoint.wire import branch_from_wire
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +46,7 @@ def test_contexts(model, fields, context):
         ({"system": None}, NO_SYSTEM),
         ({"default_system": True}, DEFAULT_SYSTEM),
         ({"messages": [{"role": "user", "content": "Hi"}]}, [{"role": "user", "content": "Hi"}]),
-        ({"prompt": "<s>Hi"}, Rendered("<s>Hi")),
+        ({"prompt": "Hi"}, "Hi"),
     ],
 )
 def test_contexts_of_a_chat(model, fields, context):
@@ -65,8 +64,8 @@ def test_another_model_by_name(model):
     "fields, reason",
     [
         ("Hi", "use an object"),
-        ({}, "one context"),
-        ({"weight": 1}, "one context"),
+        ({}, "no context"),
+        ({"weight": 1}, "no context"),
         ({"prompt": "a", "empty": True}, "one context"),
         ({"model": "o", "adapter": None}, "at most one reader"),
         ({"text": "a"}, "unknown field 'text'"),

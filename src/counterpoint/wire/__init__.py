@@ -1,0 +1,13 @@
+"""From the fields of a request, as they stand in JSON, to a guide, branches and a conversation: the same over HTTP, on our
+server and on vLLM's, in files and on the command line. Nothing here knows HTTP, a schema of one server, or a model's weights.
+"""
+
+from counterpoint.wire.branches import BRANCH_FIELDS, CONTEXT_FIELDS, READER_FIELDS, branch_from_wire
+from counterpoint.wire.guidance import GUIDANCE_FIELDS, Guidance, guidance_fields, read_guidance
+from counterpoint.wire.messages import messages_from_wire
+from counterpoint.wire.neutral import FOREIGN, OWN, UNTOUCHING, asked, is_neutral
+
+__all__ = [
+    "BRANCH_FIELDS", "CONTEXT_FIELDS", "FOREIGN", "GUIDANCE_FIELDS", "Guidance", "OWN", "READER_FIELDS", "UNTOUCHING", "asked",
+    "branch_from_wire", "guidance_fields", "is_neutral", "messages_from_wire", "read_guidance",
+]  # fmt: skip
