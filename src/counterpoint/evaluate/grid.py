@@ -17,13 +17,13 @@ from lm_eval.api.registry import get_metric_aggregation
 from lm_eval.tasks import TaskManager
 
 from counterpoint.errors import GuideError, UsageError
-from counterpoint.evaluate.intervals import difference, interval
 from counterpoint.evaluate.harness import GuidedLM
+from counterpoint.evaluate.intervals import difference, interval
 from counterpoint.evaluate.loglikelihood import Item, Score, score
-from counterpoint.store import Store, key_of
 from counterpoint.evaluate.writing import Passage, write
 from counterpoint.guide import Guide
 from counterpoint.sampling import SEEDS
+from counterpoint.store import Store, key_of
 
 PACKAGES = ("counterpoint", "lm_eval", "torch", "transformers", "scipy")
 
