@@ -1,6 +1,7 @@
 """GGUF files of each architecture and quantization, against the dequantized weights in transformers."""
 
 import dataclasses
+import json
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from models.gguf.written import ARCHITECTURES, CONTEXT, TOKENS, WIDE, model_and_
 from transformers import AutoModelForCausalLM
 
 import counterpoint as cp
+from counterpoint.cli import main
 from counterpoint.models.gguf.file import GgufFile
 
 IDS = torch.randint(4, len(TOKENS), (2, CONTEXT), generator=torch.Generator().manual_seed(1))
@@ -79,6 +81,19 @@ def test_tokens_guided_in_chat(tmp_path):
     ids = list(ids["input_ids"])
     assert model.decode(ids) == "the house" and ids[0] == 2 and ids[-1] == 3
     assert model.encode("the house")[0] == 1  # the file asks for a first token
-    done = cp.generate(model, ids, negative=[1, 9, 7], guide=cp.Guide(2.0), max_tokens=40, temperature=0, ignore_eos=True)
+    done = cp.generate(
+        model, ids, negative=[1, 9, 7], guide=cp.Guide(scale=2.0), max_tokens=40, temperature=0, ignore_eos=True
+    )
     tokens, margins = guided_tokens(want, ids, [[1, 9, 7]], [-1.0], num_tokens=40)
     assert_same(done.token_ids, tokens, margins)
+
+
+def test_what_info_says(tmp_path, capsys):
+    _, path = model_and_file(ARCHITECTURES["qwen2"], tmp_path, Kind.Q4_0, general__license="mit")
+    with pytest.raises(SystemExit) as ended:
+        main(["info", str(path), "--json"])
+    said = json.loads(capsys.readouterr().out)
+    assert ended.value.code == 0 and said["architecture"] == "Qwen2ForCausalLM" and said["chat_template"]
+    assert said["file_architecture"] == "qwen2" and said["file_bytes"] == path.stat().st_size
+    assert said["file_licence"] == "mit" and said["file_weights"].split(",")[-1].endswith(" F32")
+    assert " Q4_0" in said["file_weights"] and said["file_tokenizer"] == f"gpt2/gpt-2, {len(TOKENS)} tokens"

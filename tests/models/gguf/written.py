@@ -97,14 +97,15 @@ def _plus(by: int) -> Callable[[Any, str, Tensor], Tensor]:
     return lambda config, name, weight: weight + by if name.endswith("norm.weight") else weight
 
 
-SMALL = dict(
-    vocab_size=VOCAB, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
-    num_key_value_heads=2, max_position_embeddings=CONTEXT, bos_token_id=1, eos_token_id=0, pad_token_id=0,
-)  # fmt: skip
-HALVES = dict(
-    to_file=lambda config, name, weight: _pairs_to_halves(config, name, weight, back=False),
-    from_file=lambda config, name, weight: _pairs_to_halves(config, name, weight, back=True),
-)
+SMALL = {
+    "vocab_size": VOCAB, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": CONTEXT, "bos_token_id": 1, "eos_token_id": 0,
+    "pad_token_id": 0,
+}  # fmt: skip
+HALVES = {
+    "to_file": lambda config, name, weight: _pairs_to_halves(config, name, weight, back=False),
+    "from_file": lambda config, name, weight: _pairs_to_halves(config, name, weight, back=True),
+}
 
 
 def _llama(**options: Any) -> Callable[[], hf.PreTrainedModel]:
@@ -119,7 +120,7 @@ def _mixture(config: Any) -> dict[str, Any]:
     }
 
 
-MIXTURE = dict(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32)
+MIXTURE = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
 ARCHITECTURES = {
     "llama": Written(
         "llama",
@@ -262,7 +263,7 @@ def model_and_file(written: Written, folder: Path, kind: Kind = Kind.F32, **opti
     model = written.build().eval()
     tensors = {}
     with torch.no_grad():
-        for name, weight in model.state_dict().items():
+        for weight in model.state_dict().values():
             weight.copy_(torch.randn_like(weight) * (0.3 if weight.ndim > 1 else 0.1) + (weight.ndim == 1))
         tied = model.config.get_text_config().tie_word_embeddings
         names = gguf.get_tensor_name_map(_arch(written.name), model.config.num_hidden_layers)
