@@ -3,6 +3,7 @@
 Builders for the usual pairs give a `Built`, which `counterpoint.generate` takes where it takes a prompt.
 """
 
+from counterpoint.contexts import pictures
 from counterpoint.contexts.built import Built
 from counterpoint.contexts.chat import DEFAULT_SYSTEM, NO_SYSTEM, System, chat, chat_prompt
 from counterpoint.contexts.documents import documents
@@ -15,5 +16,5 @@ from counterpoint.contexts.show import Shown, show, show_read
 __all__ = [
     "DEFAULT_SYSTEM", "NO_SYSTEM", "Built", "Empty", "LastTokens", "OtherModel", "ReadBranch", "Rendered", "Shown",
     "Suffix", "Swapped", "System", "against_adapter", "chat", "chat_prompt", "contrastive", "documents",
-    "instruction", "proxy_tuning", "read_branches", "read_prompt", "read_request", "show", "show_read",
+    "instruction", "pictures", "proxy_tuning", "read_branches", "read_prompt", "read_request", "show", "show_read",
 ]  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import html
+import warnings
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import Tensor
 
 from counterpoint.contexts import ReadBranch
-from counterpoint.errors import NoEffectWarning, PromptError, SamplingError, warn
+from counterpoint.errors import NoEffectWarning, PromptError, SamplingError
 from counterpoint.guide import Guide, NoEffect, acting, no_effect
 from counterpoint.sampling import Processor, Sampling
 
 if TYPE_CHECKING:
     from counterpoint.models.model import Model
 
-FinishReason = Literal["stop", "length", "context", "cancelled"]
+FinishReason = Literal["stop", "length", "cancelled"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +82,11 @@ class Request:
             if value is None and name in ("logprobs", "seed"):
                 continue
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                said = "n" if name == "num_samples" else name  # as every caller calls it
-                raise SamplingError(f"{said} is {value!r}; use a whole number, {least} or more", param=said)
+                raise SamplingError(f"{name} is {value!r}; use a whole number, {least} or more")
         if self.seed is not None and self.seed >= 2**63:
-            raise SamplingError(f"seed is {self.seed}; use a number below 2**63", param="seed")
+            raise SamplingError(f"seed is {self.seed}; use a number below 2**63")
         if any(not isinstance(text, str) or not text for text in self.stop):
-            raise SamplingError(f"stop is {list(self.stop)!r}; use texts of at least one character", param="stop")
+            raise SamplingError(f"stop is {list(self.stop)!r}; use texts of at least one character")
 
     @property
     def useful_branches(self) -> tuple[ReadBranch, ...]:
@@ -134,7 +133,7 @@ class Request:
             raise SamplingError(f"stop texts need a tokenizer and {model.name} has none; use stop_ids")
         verdict = self.no_effect(model)
         if verdict is not None:
-            warn(NoEffectWarning(f"guidance changes nothing: {verdict}", verdict.field))
+            warnings.warn(NoEffectWarning(f"guidance changes nothing: {verdict}", verdict.field), stacklevel=3)
 
     def room(self, model: Model) -> int:
         """Most tokens this request can generate on `model`."""
@@ -189,12 +188,8 @@ class Completion:
     Args:
         text: None where the model has no tokenizer; without the stop text.
         token_ids: all generated tokens, an end token included.
-        finish_reason: "stop" (an end token or a stop text), "length" (`max_tokens`), "context" (the model holds no
-            more), or "cancelled".
+        finish_reason: "stop" (an end token or a stop text), "length", or "cancelled".
         index: number of the sample, from 0.
-        logprobs: of each token, where they were asked for.
-
-    `str()` is the text.
     """
 
     text: str | None
@@ -203,13 +198,6 @@ class Completion:
     usage: Usage
     index: int = 0
     logprobs: tuple[TokenLogprob, ...] | None = None
-
-    def __str__(self) -> str:
-        return " ".join(map(str, self.token_ids)) if self.text is None else self.text
-
-    def _repr_html_(self) -> str:
-        told = f"{self.finish_reason}, {self.usage.completion_tokens} tokens"
-        return f'<div style="white-space: pre-wrap">{html.escape(str(self))}</div><small>{told}</small>'
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,14 +5,11 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Unpack
+from typing import Any
 
-from counterpoint.engine import Completion, Engine, Progress, Request, RequestOptions, prepare
-from counterpoint.engine.generate import Prompt
-from counterpoint.engine.options import spelled_out
+from counterpoint.engine import Completion, Engine, Progress, Request, prepare
 from counterpoint.engine.text import TextStream
 from counterpoint.errors import UsageError
-from counterpoint.models.loading import as_model
 from counterpoint.models.model import Model
 from counterpoint.sampling import Sampling
 from counterpoint.trace.labels import labeller
@@ -20,33 +17,29 @@ from counterpoint.trace.record import LIMITS, Limits, Step, Trace, TracedBranch
 from counterpoint.trace.recorder import NUM_ALTERNATIVES, Numbers, Recorder
 
 
-@spelled_out(RequestOptions)
 def record(
-    model: Model | str,
-    prompt: Prompt,
+    model: Model,
+    prompt: str | Sequence[int],
     *,
     num_alternatives: int = NUM_ALTERNATIVES,
     limits: Limits = LIMITS,
     on_progress: Callable[[Progress], None] | None = None,
-    **options: Unpack[RequestOptions],
+    **options: Any,
 ) -> Trace:
     """Continue one prompt and keep what every step looked like.
 
     Args:
-        model: what `counterpoint.load` gave, or a name for it.
-        prompt: a text or token ids, or what a builder of `counterpoint.contexts` made of both prompt and branches.
         num_alternatives: alternatives to keep of each distribution.
         limits: what counts as an artefact.
         on_progress: called at each token.
-        options: see `RequestOptions`, with n = 1.
+        options: the arguments of `counterpoint.engine.prepare`, with n = 1.
 
     Raises:
         UsageError: an argument is out of its range.
     """
-    model = as_model(model)
     request = prepare(model, prompt, **options)
     if request.num_samples != 1:
-        raise UsageError(f"n is {request.num_samples}; record traces one sample, use record_all for more", param="n")
+        raise UsageError(f"n is {request.num_samples}; record traces one sample, use record_all for more")
     return record_all(model, [request], num_alternatives=num_alternatives, limits=limits, on_progress=on_progress)[0][0]
 
 
@@ -60,13 +53,19 @@ def record_all(
     on_progress: Callable[[Progress], None] | None = None,
 ) -> list[list[Trace]]:
     """Run requests as one batch; returns, request by request, the traces of its samples. Arguments as in `record`."""
+    engine = Engine(model, max_rows=max_rows)
     recorders = [Recorder(request, num_alternatives=num_alternatives) for request in requests]
-    watched = [dataclasses.replace(request, observe=watch) for request, watch in zip(requests, recorders)]
-    done = Engine(model, max_rows=max_rows).complete(watched, on_progress=on_progress)
+    ids = [engine.add(dataclasses.replace(r, observe=watch)) for r, watch in zip(requests, recorders)]
+    done: dict[tuple[int, int], Completion] = {}
+    for progress in engine.run():
+        if on_progress is not None:
+            on_progress(progress)
+        if progress.completion is not None:
+            done[progress.request_id, progress.index] = progress.completion
     label = labeller(model)
     return [
-        [_trace(model, request, watch.steps[c.index], c, limits, label) for c in completions]
-        for request, watch, completions in zip(requests, recorders, done)
+        [_trace(model, request, watch.steps[k], done[i, k], limits, label) for k in range(request.num_samples)]
+        for i, request, watch in zip(ids, requests, recorders)
     ]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from counterpoint.models.caches import CACHE_NAMES, cache_of, is_empty
 from counterpoint.transformers.caller import Caller
 from counterpoint.transformers.guides import RowGuides
 from counterpoint.transformers.negatives import TokenIds, read_negatives, spread
+from counterpoint.transformers.pictures import check_inputs
 from counterpoint.transformers.processor import GuidanceLogitsProcessor, check_negatives, context_len
 
 # What the one-forward loop knows what to do with; anything else is left to transformers' own loop.
@@ -38,7 +39,9 @@ class Asked:
         caller: Caller,
         guides: list[Guide] | None,
         model_kwargs: dict[str, Any],
+        negative_inputs: Mapping[str, Any] | None = None,
     ) -> None:
+        self.negative_inputs = negative_inputs
         self.model, self.input_ids, self.config, self.caller = model, input_ids, config, caller
         self.guides, self.model_kwargs = guides, model_kwargs
         self.num_prompts, self.num_rows = caller["batch_size"], len(input_ids)
@@ -49,6 +52,12 @@ class Asked:
 
     def _negatives(self) -> list[TokenIds] | None:
         ids, mask = self.caller["negative_prompt_ids"], self.caller["negative_prompt_attention_mask"]
+        if self.negative_inputs is not None:
+            count = check_inputs(self.negative_inputs)
+            if ids is not None or mask is not None:
+                raise PromptError("negative_inputs and negative_prompt_ids are both given; use one of them")
+            spread(count, self.num_rows, self.num_prompts, "negative_inputs", count)
+            return None
         if ids is None:
             if mask is not None:
                 raise PromptError(
@@ -110,9 +119,13 @@ class Asked:
         is_text = not self.model.config.is_encoder_decoder and self.input_ids.shape[1] > 0
         # A prompt that is no plain text equals no negative.
         prompts = self.prompts() if is_text else [object()] * self.num_rows
-        is_given, config = self.negatives is not None, self.config
+        is_given, config = self.negatives is not None or self.negative_inputs is not None, self.config
+        if self.negative_inputs is not None:
+            others = prompts if self.negative_equals_prompt() else [object()] * self.num_rows
+        else:
+            others = self.others if is_text or is_given else [None] * self.num_rows
         verdict = self.row_guides().no_effect(
-            self.others if is_text or is_given else [None] * self.num_rows,
+            others,
             prompts,
             is_given=is_given,
             num_tokens=config.max_length - self.input_ids.shape[1],
@@ -125,12 +138,23 @@ class Asked:
             warning = NoEffectWarning(f"guidance changes nothing: {verdict}", verdict.field)
             warnings.warn(warning, stacklevel=5)
 
+    def negative_equals_prompt(self) -> bool:
+        """Whether `negative_inputs` are what `generate` was given."""
+        given = dict(self.caller["kwargs"])
+        if self.caller["inputs"] is not None:
+            given["input_ids"] = self.caller["inputs"]
+        return all(
+            isinstance(value, Tensor) and isinstance(given.get(name), Tensor) and torch.equal(value, given[name])
+            for name, value in self.negative_inputs.items()
+        )
+
     def suits_histories(self) -> bool:
         """Whether token ids are all that the model has to be given, and logits and a plain cache all that is asked for."""
         config, given = self.config, {name for name, value in self.model_kwargs.items() if value is not None}
         cache = cache_of(self.model_kwargs)
         return (
             self.guides is not None
+            and self.negative_inputs is None
             and given <= PLAIN_INPUTS
             and not self.model.config.is_encoder_decoder
             and self.input_ids.shape[1] > 0
@@ -161,16 +185,23 @@ class Asked:
             [self.guides[at] for at in self.guide_of_row],
             negative_prompt_ids=ids,
             negative_prompt_attention_mask=mask,
+            negative_inputs=self.negative_inputs,
             prompt_len=self.input_ids.shape[1],
         )
 
 
-def guides_of(guide: Guide | Sequence[Guide] | None, config: GenerationConfig, caller: Caller) -> list[Guide] | None:
+def guides_of(
+    guide: Guide | Sequence[Guide] | None,
+    config: GenerationConfig,
+    caller: Caller,
+    *,
+    has_negative_inputs: bool = False,
+) -> list[Guide] | None:
     """The guides, one or one a prompt; None where nothing asks for guidance."""
     scale = config.guidance_scale
-    if guide is None and scale is None and caller["negative_prompt_ids"] is None:
+    if guide is None and scale is None and caller["negative_prompt_ids"] is None and not has_negative_inputs:
         warnings.warn(
-            "generate was given neither guidance_scale, guide nor negative_prompt_ids, so nothing is guided",
+            "generate was given neither guidance_scale, guide nor a negative, so nothing is guided",
             NoEffectWarning,
             stacklevel=4,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -50,6 +50,7 @@ def generate(
     generation_config: GenerationConfig,
     *,
     guide: Guide | Sequence[Guide] | None = None,
+    negative_inputs: Mapping[str, Any] | None = None,
     **model_kwargs: Any,
 ) -> ModelOutput | Tensor:
     """Guided generation, for `model.generate(**inputs, custom_generate=generate, guidance_scale=3.0, ...)`.
@@ -64,6 +65,8 @@ def generate(
         negative_prompt_ids: (N, L) with N 1 or the number of prompts, padded on either side; None is the last token of
             each prompt.
         negative_prompt_attention_mask: (N, L), nonzero for tokens.
+        negative_inputs: instead of negative ids, what the model's processor makes of the contrasting prompts: with other
+            pictures or sounds, or with none. N of them, padded on the left.
         guide: a `Guide`, or one for each prompt. With `guidance_scale` too, that fills in a scale that is None.
 
     Returns:
@@ -89,9 +92,8 @@ def generate(
     processors = LogitsProcessorList(
         p for p in logits_processor if not isinstance(p, UnbatchedClassifierFreeGuidanceLogitsProcessor)
     )
-    request = Asked(
-        model, input_ids, generation_config, caller, guides_of(guide, generation_config, caller), model_kwargs
-    )
+    guides = guides_of(guide, generation_config, caller, has_negative_inputs=negative_inputs is not None)
+    request = Asked(model, input_ids, generation_config, caller, guides, model_kwargs, negative_inputs)
     request.warn_of_no_effect(processors)
     fault = misread_padding(model, model_kwargs.get("attention_mask"))
     read = _reader(request, LOOPS[mode], fault is not None) if request.suits_histories() else None
@@ -102,7 +104,7 @@ def generate(
             return _joint_loop(request, read, LOOPS[mode], processors, stopping_criteria)
     if fault is not None:
         raise UnsupportedError(fault)
-    if request.guides is not None:
+    if request.guides is not None and not (negative_inputs is not None and request.negative_equals_prompt()):
         processors.insert(0, request.processor())
     return _hand_over(request, LOOPS[mode], processors, stopping_criteria)
 

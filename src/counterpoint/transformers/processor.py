@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,6 +19,7 @@ from counterpoint.transformers.histories import Histories, reads_jointly, rows_f
 from counterpoint.transformers.loops import check_padding, keeps_state_inside
 from counterpoint.transformers.negatives import TokenIds, check_vocabulary, read_negatives, spread
 from counterpoint.transformers.padded import PaddedHistories, reads_padded, state_places
+from counterpoint.transformers.pictures import InputHistories, check_inputs
 
 
 class GuidanceLogitsProcessor(LogitsProcessor):
@@ -34,6 +35,8 @@ class GuidanceLogitsProcessor(LogitsProcessor):
         negative_prompt_ids: (N, L) with N 1 or the number of prompts, padded on either side; None is the last token of
             each prompt (arXiv 2306.17806). What the encoder reads, for an encoder-decoder.
         negative_prompt_attention_mask: (N, L), nonzero for tokens.
+        negative_inputs: instead of those two, whatever the model's processor makes of N contrasting prompts: with other
+            pictures or sounds, or with none. Padded on the left.
         prompt_len: tokens of the prompt in `input_ids`, with padding; None finds out from the `generate` that runs, or,
             in a loop of your own, takes the length of the first call (see `reset`).
 
@@ -50,15 +53,20 @@ class GuidanceLogitsProcessor(LogitsProcessor):
         *,
         negative_prompt_ids: Tensor | None = None,
         negative_prompt_attention_mask: Tensor | None = None,
+        negative_inputs: Mapping[str, Any] | None = None,
         prompt_len: int | None = None,
     ) -> None:
         self._model = model
         self._guides = list(guide) if isinstance(guide, (list, tuple)) else [guide]
         if not self._guides or not all(isinstance(one, Guide) for one in self._guides):
             raise GuideError(f"guide is {guide!r}; use a Guide, or a list of one for each prompt")
-        self._negatives = None
+        self._negatives, self._negative_inputs = None, negative_inputs
         self._negative_shape: object = None
-        if negative_prompt_ids is not None:
+        if negative_inputs is not None:
+            self._negative_shape = (check_inputs(negative_inputs),)
+            if negative_prompt_ids is not None or negative_prompt_attention_mask is not None:
+                raise PromptError("negative_inputs and negative_prompt_ids are both given; use one of them")
+        elif negative_prompt_ids is not None:
             config = model.generation_config
             self._negatives = read_negatives(
                 negative_prompt_ids,
@@ -84,7 +92,7 @@ class GuidanceLogitsProcessor(LogitsProcessor):
     def reset(self) -> None:
         """Forget everything about the last prompt. Only needed between two runs of a loop of your own."""
         self._prompts: Tensor | None = None
-        self._read: Histories | PaddedHistories | EncodedHistories | None = None
+        self._read: Histories | PaddedHistories | EncodedHistories | InputHistories | None = None
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Guided log-probabilities in float32. (R, L) ids and (R, V) logits of the conditional branch -> (R, V)."""
@@ -98,6 +106,8 @@ class GuidanceLogitsProcessor(LogitsProcessor):
         guides = RowGuides([self._guides[place] for place in places])
         if not guides.needs_negative(step):
             return guides.apply(scores, None, step)
+        if self._negative_inputs is not None:
+            return guides.apply(scores, self._read_inputs(input_ids[:, prompt_len:], num_prompts).to(scores), step)
         negatives = self._negatives_of(input_ids, prompt_len, num_prompts)
         # Where both branches are one text the conditional logits serve for both, to the last bit.
         apart = [
@@ -131,6 +141,14 @@ class GuidanceLogitsProcessor(LogitsProcessor):
             if self._read is None:
                 self._read = self._new_read(len(negatives))
             return self._read.logits([negative + tuple(row) for negative, row in zip(negatives, generated)])
+
+    def _read_inputs(self, generated: Tensor, num_prompts: int) -> Tensor:
+        """Logits of the negative branch where that is no plain text. (R, generated) -> (R, V)."""
+        if self._read is None or generated.shape[1] == 0:
+            self._read = InputHistories(self._model, self._negative_inputs)
+        (count,) = self._negative_shape
+        prompts = spread(count, len(generated), num_prompts, "negative_inputs", count)
+        return self._read.logits([(prompt, tuple(row)) for prompt, row in zip(prompts, generated.tolist())])
 
     def _new_read(self, num_rows: int) -> Histories | PaddedHistories:
         # One row is quicker by itself, and can be rolled back where drafts are.

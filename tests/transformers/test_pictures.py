@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import functools
+
+import picture_models as models
+import pytest
+import torch
+
+import counterpoint as cp
+from counterpoint import formulas
+from counterpoint.errors import NoEffectWarning, PromptError
+
+STEPS = 24
+BANNED = [models.PICTURE, 111, 112, 113]  # a generated place for a picture would want one
+TEXT = [5, 6, 7]
+NEGATIVES = {
+    "other picture": (TEXT, 3),
+    "larger picture": (TEXT, 2),
+    "no picture": (TEXT, None),
+    "other text": ([8, 9], 1),
+}
+GUIDES = [cp.Guide(scale=3.0), cp.Guide(scale=3.0, space="prob", plausibility=0.1), cp.Guide(scale=0.0)]
+
+
+@pytest.fixture(scope="module", params=models.MODELS)
+def named(request):
+    return request.param, _model(request.param)
+
+
+@functools.cache
+def _model(name: str):
+    return models.MODELS[name][0]()
+
+
+def forget(model) -> None:
+    """What a model keeps on its modules of the last picture."""
+    for module in model.modules():
+        if "rope_deltas" in vars(module):
+            module.rope_deltas = None
+
+
+@torch.no_grad()
+def stateless(name, model, prompt, negative, guide, *, sampled=False, num_steps=STEPS) -> list[int]:
+    """Each step reads both branches anew, pictures and all."""
+    ids: list[int] = []
+    weights = torch.tensor([guide.weights([cp.Branch(None)])])
+    for _ in range(num_steps):
+        rows = []
+        for branch in (prompt, negative):
+            forget(model)
+            whole = {**branch, "input_ids": torch.cat([branch["input_ids"], torch.tensor([ids], dtype=torch.long)], 1)}
+            logits = model(**models.with_masks(name, whole), use_cache=False).logits[:, -1]
+            rows.append(formulas.log_probs(logits))
+        plausibility = torch.tensor([guide.plausibility]) if guide.plausibility else None
+        scores = formulas.guided(rows[0], rows[1][:, None], weights, space=guide.space, plausibility=plausibility)
+        scores[:, BANNED] = float("-inf")
+        chosen = torch.multinomial(scores.softmax(-1), 1) if sampled else scores.argmax(-1, keepdim=True)
+        ids.append(int(chosen))
+    return ids
+
+
+def guided(model, prompt, negative, guide, **options) -> list[int]:
+    out = model.generate(
+        **prompt,
+        custom_generate=cp.transformers.generate,
+        negative_inputs=negative,
+        guide=guide,
+        max_new_tokens=STEPS,
+        top_k=0,
+        suppress_tokens=BANNED,
+        **options,
+    )
+    return out[0, prompt["input_ids"].shape[1] :].tolist()
+
+
+@pytest.mark.parametrize("kind", NEGATIVES)
+def test_another_picture_in_the_negative_is_as_a_stateless_loop_has_it(named, kind):
+    name, model = named
+    prompt, negative = models.inputs(name, TEXT, 1), models.inputs(name, *NEGATIVES[kind])
+    for guide in GUIDES:
+        want = stateless(name, model, prompt, negative, guide)
+        assert guided(model, prompt, negative, guide, do_sample=False) == want, guide
+
+
+def test_samples(named):
+    name, model = named
+    prompt, negative = models.inputs(name, TEXT, 1), models.inputs(name, TEXT, 3)
+    torch.manual_seed(5)
+    want = stateless(name, model, prompt, negative, GUIDES[1], sampled=True)
+    torch.manual_seed(5)
+    assert guided(model, prompt, negative, GUIDES[1], do_sample=True) == want
+
+
+def test_beams_and_several_samples(named):
+    name, model = named
+    prompt, negative = models.inputs(name, TEXT, 1), models.inputs(name, TEXT, 3)
+    beams = {"num_beams": 3, "do_sample": False}
+    forget(model)
+    assert guided(model, prompt, negative, GUIDES[0], **beams) == guided(
+        model, prompt, negative, GUIDES[0], **beams, use_cache=False
+    )
+    torch.manual_seed(6)
+    out = model.generate(
+        **prompt,
+        custom_generate=cp.transformers.generate,
+        negative_inputs=negative,
+        guidance_scale=0.0,
+        max_new_tokens=6,
+        num_return_sequences=2,
+        do_sample=True,
+        top_k=1,
+        suppress_tokens=BANNED,
+    )
+    want = stateless(name, model, prompt, negative, GUIDES[2], num_steps=6)
+    assert out[:, -6:].tolist() == [want, want]
+
+
+def test_a_negative_equal_to_the_prompt_changes_nothing(named):
+    name, model = named
+    prompt = models.inputs(name, TEXT, 1)
+    options = {"max_new_tokens": 8, "return_dict_in_generate": True, "output_scores": True, "do_sample": True}
+    options["suppress_tokens"] = BANNED
+    torch.manual_seed(7)
+    want = model.generate(**prompt, **options)
+    torch.manual_seed(7)
+    with pytest.warns(NoEffectWarning, match="equals the prompt"):
+        got = model.generate(
+            **prompt,
+            custom_generate=cp.transformers.generate,
+            negative_inputs=models.inputs(name, TEXT, 1),
+            guidance_scale=3.0,
+            **options,
+        )
+    assert got.sequences.tolist() == want.sequences.tolist()
+    assert all(torch.equal(a, b) for a, b in zip(got.scores, want.scores, strict=True))
+
+
+def test_text_after_a_picture_is_as_on_a_fresh_model(named):
+    name, model = named
+    text, other = models.inputs(name, TEXT, None), models.inputs(name, [8, 9], None)
+    fresh = models.MODELS[name][0]()
+    want = guided(fresh, text, other, GUIDES[0], do_sample=False)
+    guided(model, models.inputs(name, TEXT, 1), models.inputs(name, TEXT, 2), GUIDES[0], do_sample=False)
+    assert guided(model, text, other, GUIDES[0], do_sample=False) == want
+
+
+def test_what_cannot_be_a_negative_is_refused():
+    name, model = "LLaVA", _model("LLaVA")
+    prompt, other = models.inputs(name, TEXT, 1), models.inputs(name, TEXT, 3)
+    wrong = [
+        ({"pixel_values": other["pixel_values"]}, "no input_ids"),
+        ("a picture", "no input_ids"),
+        ({**other, "attention_mask": other["attention_mask"].clone().index_fill_(1, torch.tensor([-1]), 0)}, "right"),
+        ({"input_ids": torch.ones(3, 4, dtype=torch.long)}, "negative_inputs is of shape 3"),
+    ]
+    for negative, message in wrong:
+        with pytest.raises(PromptError, match=message):
+            guided(model, prompt, negative, GUIDES[0])
+    with pytest.raises(PromptError, match="both given"):
+        guided(model, prompt, other, GUIDES[0], negative_prompt_ids=torch.tensor([[1]]))
