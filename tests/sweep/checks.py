@@ -1,0 +1,324 @@
+"""What is checked of every class: the engine and `custom_generate` against a loop without any state."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from conformance.oracle import guided
+from torch import Tensor
+from transformers import PreTrainedModel, StoppingCriteria, StoppingCriteriaList
+
+from counterpoint.engine.generate import generate as engine_generate
+from counterpoint.guide import Guide
+from counterpoint.models.model import Model
+from counterpoint.transformers import generate
+from sweep.shrink import PAD, read
+
+TokenIds = tuple[int, ...]
+Rows = Sequence[TokenIds]
+
+NEAR = 2e-3  # of log-probabilities; two that are nearer may change places between two ways to compute them
+NEW, NEW_BEAMS, BEAMS = 16, 6, 3
+
+
+def _text(length: int, seed: int) -> TokenIds:
+    """Token ids that are neither special nor the placeholder of a picture."""
+    source = torch.Generator().manual_seed(seed)
+    return tuple(torch.randint(3, 185, (length,), generator=source).tolist())
+
+
+# Lengths on both sides of a window of 8 and of a rope's original length of 32; the new tokens cross them.
+P5, P9, Q9, P20, P28, P37 = (_text(n, seed) for seed, n in enumerate((5, 9, 9, 20, 28, 37)))
+N3, N7, N12, N30 = (_text(n, 10 + seed) for seed, n in enumerate((3, 7, 12, 30)))
+SHARED = P20 + N3  # begins as the prompt does
+AGAIN = P9 + P5 + P9 + P5 + P9[:4]  # repeats itself, for drafts
+GUIDE = Guide(scale=3.0)
+GUIDES = (
+    Guide(scale=1.5),
+    Guide(scale=5.0, space="prob", plausibility=0.1),
+    Guide(scale=2.5, start=2),
+    Guide(scale=4.0, gate=1.0),
+)
+
+
+class Oracle:
+    """The model's own forward of every text anew, row by row; each text is read once."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self._model = model
+        self._known: dict[tuple[TokenIds, TokenIds], Tensor] = {}
+
+    @torch.no_grad()
+    def logits(self, text: TokenIds, generated: TokenIds) -> Tensor:
+        key = (text, generated)
+        if key not in self._known:
+            self._known[key] = read(self._model, text, generated)
+        return self._known[key]
+
+    def logprobs(self, prompt: TokenIds, negative: TokenIds, generated: TokenIds, guide: Guide) -> Tensor:
+        cond = self.logits(prompt, generated)
+        step, off = len(generated), guide.stop is not None and len(generated) >= guide.stop
+        if step < guide.start or off or _entropy(cond) < guide.gate:
+            return cond.double().log_softmax(-1)
+        return guided(cond, self.logits(negative, generated), guide)
+
+    def gap(self, prompt: TokenIds, negative: TokenIds, got: TokenIds, guide: Guide) -> float:
+        """How much less probable than the best tokens those of a greedy text are at most, in nats."""
+        gaps = [0.0]
+        for step, token in enumerate(got):
+            logprobs = self.logprobs(prompt, negative, got[:step], guide)
+            gaps.append(float(logprobs.max() - logprobs[token]))
+        return max(gaps)
+
+    def total(self, prompt: TokenIds, negative: TokenIds, got: TokenIds, guide: Guide) -> float:
+        return sum(float(self.logprobs(prompt, negative, got[:at], guide)[token]) for at, token in enumerate(got))
+
+    def best_beams(self, prompt: TokenIds, negative: TokenIds, guide: Guide, steps: int) -> float:
+        """The log-probability of what a beam search finds."""
+        running: list[tuple[float, TokenIds]] = [(0.0, ())]
+        for _ in range(steps):
+            grown = []
+            for total, tokens in running:
+                top = self.logprobs(prompt, negative, tokens, guide).topk(BEAMS)
+                grown += [(total + float(v), (*tokens, int(i))) for v, i in zip(top.values, top.indices)]
+            running = sorted(grown, key=lambda pair: -pair[0])[:BEAMS]
+        return running[0][0]
+
+
+def _entropy(logits: Tensor) -> float:
+    logprobs = logits.double().log_softmax(-1)
+    return float(-(logprobs.exp() * logprobs).sum())
+
+
+class Wrong(Exception):
+    """A result differs from the oracle's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One column of the table.
+
+    Args:
+        run: raises `Wrong`; a `ValueError` where it is refused.
+        kinds: of classes it applies to: "causal", "encoder" or "image".
+    """
+
+    name: str
+    run: Callable[[PreTrainedModel, Oracle], None]
+    kinds: tuple[str, ...] = ("causal", "encoder", "image")
+
+
+def _compare(
+    oracle: Oracle, prompts: Rows, negatives: Rows, guides: Sequence[Guide], got: Rows, length: int = NEW
+) -> None:
+    if len(got) != len(prompts):
+        raise Wrong(f"{len(got)} rows in place of {len(prompts)}")
+    for row, (prompt, negative, guide, tokens) in enumerate(zip(prompts, negatives, guides, got)):
+        if len(tokens) != length:
+            raise Wrong(f"row {row} has {len(tokens)} tokens in place of {length}")
+        gap = oracle.gap(prompt, negative, tokens, guide)
+        if not gap <= NEAR:
+            raise Wrong(f"row {row} is off by {gap:.3g} nats")
+
+
+# The engine.
+
+
+def _engine(
+    oracle: Oracle, model: Model, prompts: Rows, negatives: Rows, guides: Sequence[Guide], *, n: int = 1, **more: Any
+) -> None:
+    done = engine_generate(
+        model,
+        [list(prompt) for prompt in prompts],
+        negative=[list(negative) for negative in negatives],
+        guide=list(guides),
+        max_tokens=NEW,
+        temperature=0.0,
+        logprobs=0,
+        n=n,
+        **more,
+    )
+    prompts, negatives, guides = ([one for one in many for _ in range(n)] for many in (prompts, negatives, guides))
+    _compare(oracle, prompts, negatives, guides, [completion.token_ids for completion in done])
+    for row, (prompt, negative, guide, completion) in enumerate(zip(prompts, negatives, guides, done)):
+        for step, told in enumerate(completion.logprobs):
+            want = oracle.logprobs(prompt, negative, completion.token_ids[:step], guide)[told.token_id]
+            if not abs(told.logprob - float(want)) <= 10 * NEAR:
+                raise Wrong(f"row {row} reports a log-probability off by {abs(told.logprob - float(want)):.3g}")
+
+
+def _alone(model: PreTrainedModel, oracle: Oracle) -> None:
+    """Long, then short: nothing may stay behind of what was read before."""
+    ours = Model(model, compile=False)
+    _engine(oracle, ours, [P28], [N12], [GUIDE])
+    _engine(oracle, ours, [P5], [N30], [GUIDE])
+
+
+def _ragged(model: PreTrainedModel, oracle: Oracle) -> None:
+    _engine(oracle, Model(model), [P5, P20, P9, P37], [N30, N3, N12, N7], GUIDES)
+
+
+def _shared(model: PreTrainedModel, oracle: Oracle) -> None:
+    _engine(oracle, Model(model), [P20 + P5], [SHARED], [GUIDE], n=2)
+
+
+def _drafts(model: PreTrainedModel, oracle: Oracle) -> None:
+    _engine(oracle, Model(model), [AGAIN, P5], [N12, N7], [GUIDE, GUIDE], draft_tokens=3)
+
+
+# transformers.
+
+
+class _Count(StoppingCriteria):
+    """Counts the tokens, so that a refusal after the first one is found out."""
+
+    steps = 0
+
+    def __call__(self, input_ids: Tensor, scores: object, **_: object) -> Tensor:
+        self.steps += 1
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+
+
+def _padded(rows: Rows, *, left: bool = True) -> tuple[Tensor, Tensor]:
+    width = max(map(len, rows))
+    gaps = [width - len(row) for row in rows]
+    ids = [(PAD,) * gap + row if left else row + (PAD,) * gap for row, gap in zip(rows, gaps)]
+    mask = [(0,) * g + (1,) * (width - g) if left else (1,) * (width - g) + (0,) * g for g in gaps]
+    return torch.tensor(ids), torch.tensor(mask)
+
+
+def _ask(model: PreTrainedModel, prompts: Rows, negatives: Rows, *, masked: bool = True, **more: Any) -> Any:
+    is_encoder = model.config.is_encoder_decoder
+    ids, mask = _padded(prompts, left=not is_encoder)
+    negative_ids, negative_mask = _padded(negatives)
+    arguments: dict[str, Any] = {
+        "input_ids": ids,
+        "negative_prompt_ids": negative_ids,
+        "negative_prompt_attention_mask": negative_mask,
+        "max_new_tokens": NEW,
+        "do_sample": False,
+        "guide": GUIDE,
+        "custom_generate": generate,
+        **more,
+    }
+    if masked:
+        arguments["attention_mask"] = mask
+    count = _Count()
+    try:
+        return model.generate(stopping_criteria=StoppingCriteriaList([count]), **arguments)
+    except ValueError as error:
+        if count.steps:
+            raise RuntimeError(f"after {count.steps} tokens: {error}") from error
+        raise
+
+
+def _tokens(model: PreTrainedModel, out: Tensor, prompts: Rows) -> list[TokenIds]:
+    width = 1 if model.config.is_encoder_decoder else max(map(len, prompts))
+    return [tuple(row[width:]) for row in out.tolist()]
+
+
+def _asked(prompts: Rows, negatives: Rows, **more: Any) -> Callable[[PreTrainedModel, Oracle], None]:
+    def run(model: PreTrainedModel, oracle: Oracle) -> None:
+        out = _ask(model, prompts, negatives, **more)
+        _compare(oracle, prompts, negatives, [GUIDE] * len(prompts), _tokens(model, out, prompts))
+
+    return run
+
+
+def _pads_with_end(model: PreTrainedModel, oracle: Oracle) -> None:
+    """No mask, and a padding token that ends texts too: a text can hold it as well."""
+    prompts, negatives = [P5, P20], [N12, N12]
+    out = _ask(model, prompts, negatives, masked=False, eos_token_id=PAD, pad_token_id=PAD)
+    got = [row[: row.index(PAD) + 1] if PAD in row else row for row in _tokens(model, out, prompts)]
+    for prompt, negative, tokens in zip(prompts, negatives, got):
+        if not (gap := oracle.gap(prompt, negative, tokens, GUIDE)) <= NEAR:
+            raise Wrong(f"off by {gap:.3g} nats")
+
+
+def _beams(prompts: Rows, negatives: Rows) -> Callable[[PreTrainedModel, Oracle], None]:
+    def run(model: PreTrainedModel, oracle: Oracle) -> None:
+        out = _ask(model, prompts, negatives, num_beams=BEAMS, max_new_tokens=NEW_BEAMS)
+        for row, (prompt, negative, got) in enumerate(zip(prompts, negatives, _tokens(model, out, prompts))):
+            if len(got) != NEW_BEAMS:
+                raise Wrong(f"row {row} has {len(got)} tokens in place of {NEW_BEAMS}")
+            want = oracle.best_beams(prompt, negative, GUIDE, NEW_BEAMS)
+            total = oracle.total(prompt, negative, got, GUIDE)
+            if not abs(want - total) <= 2 * NEAR:
+                raise Wrong(f"beams of row {row} are off by {abs(want - total):.3g} nats")
+
+    return run
+
+
+def _output(model: PreTrainedModel, oracle: Oracle) -> None:
+    prompts, negatives = [P9, Q9], [N12, N3]
+    out = _ask(model, prompts, negatives, return_dict_in_generate=True, output_scores=True, output_logits=True)
+    got = _tokens(model, out.sequences, prompts)
+    _compare(oracle, prompts, negatives, [GUIDE] * 2, got)
+    for step, (scores, logits) in enumerate(zip(out.scores, out.logits)):
+        for row, (prompt, negative) in enumerate(zip(prompts, negatives)):
+            want = oracle.logprobs(prompt, negative, got[row][:step], GUIDE)
+            kept = want > want.max() - 20  # below, rounding of both branches counts three times
+            if not (off := float((scores[row] - want)[kept].abs().max())) <= 0.05:
+                raise Wrong(f"scores of token {step} are off by {off:.3g}")
+            plain = oracle.logits(prompt, got[row][:step])
+            if not (off := float((logits[row] - plain).nan_to_num(0, 0, 0).abs().max())) <= 0.05:
+                raise Wrong(f"logits of token {step} are off by {off:.3g}")
+
+
+def _states(model: PreTrainedModel, oracle: Oracle) -> None:
+    prompts, negatives = [P9, Q9], [N12, N3]
+    out = _ask(model, prompts, negatives, return_dict_in_generate=True, output_hidden_states=True)
+    _compare(oracle, prompts, negatives, [GUIDE] * 2, _tokens(model, out.sequences, prompts))
+    states = out.decoder_hidden_states if model.config.is_encoder_decoder else out.hidden_states
+    if states is None or len(states) != NEW:
+        raise Wrong("no hidden states")
+
+
+def _assisted(model: PreTrainedModel, oracle: Oracle) -> None:
+    _asked([P20], [N7], assistant_model=model)(model, oracle)
+
+
+CHECKS = {
+    check.name: check
+    for check in (
+        Check("engine", _alone, ("causal",)),
+        Check("engine, ragged batch", _ragged, ("causal",)),
+        Check("engine, shared beginnings", _shared, ("causal",)),
+        Check("engine, drafts", _drafts, ("causal",)),
+        Check("padded prompts", _asked([P5, P20], [N30, N3])),
+        Check("prompts of one length", _asked([P9, Q9], [N12, N3])),
+        Check("prompts without a mask", _asked([P5, P20], [N12, N12], masked=False)),
+        Check("padding that ends texts", _pads_with_end, ("causal", "image")),
+        Check("beams, padded", _beams([P5, P20], [N12, N3])),
+        Check("beams", _beams([P9, Q9], [N12, N3])),
+        Check("assisted decoding", _assisted),
+        Check("prompt lookup", _asked([AGAIN], [N7], prompt_lookup_num_tokens=3)),
+        Check("static cache", _asked([P9, Q9], [N12, N3], cache_implementation="static")),
+        Check("output object", _output),
+        Check("hidden states", _states),
+    )
+}  # fmt: skip
+
+
+def outcome(check: Check, model: PreTrainedModel, oracle: Oracle) -> str:
+    """ "right", "refused: …", "wrong: …" or "crash: …"."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            check.run(model, oracle)
+        except Wrong as error:
+            return f"wrong: {error}"
+        except ValueError as error:
+            return f"refused: {_line(error)}"
+        except Exception as error:  # noqa: BLE001 - whatever is raised is what the table shows
+            return f"crash: {type(error).__name__}: {_line(error)}"
+    return "right"
+
+
+def _line(error: Exception) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0][:300] if text else type(error).__name__
