@@ -22,12 +22,13 @@ from evidence_data import CONDITIONS, held_out_once
 from evidence_page import draw, write_page
 
 import counterpoint as cp
+from counterpoint.evaluate.fingerprint import fingerprint
 from counterpoint.evaluate.frontier import SCALES, all_arms, choose_default, run_frontier, same_fluency
-from counterpoint.evaluate.grid import fingerprint, run_grid, versions
+from counterpoint.evaluate.grid import run_grid, versions
 from counterpoint.evaluate.judges import NgramModel, train_judge
-from counterpoint.store import Store
 from counterpoint.evaluate.table import plain, quiet
 from counterpoint.evaluate.tasks import lambada
+from counterpoint.store import Store
 
 ROOT = Path(__file__).parent.parent
 LAMBADA_SCALES = (1.0, 1.25, 1.5, 2.0)

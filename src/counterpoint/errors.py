@@ -14,7 +14,16 @@ CounterpointError
 └── Failure (also RuntimeError)       nobody's mistake; exit status 1, HTTP 500
 
 NoEffectWarning (UserWarning)         what was asked for is allowed and changes nothing
+CompileWarning (UserWarning)          steps run uncompiled
 """
+
+from __future__ import annotations
+
+import sys
+import warnings
+from pathlib import Path
+
+_PACKAGE = str(Path(__file__).parent)
 
 
 class CounterpointError(Exception):
@@ -98,3 +107,11 @@ class NoEffectWarning(UserWarning):
 
 class CompileWarning(UserWarning):
     """Steps can't be compiled on this machine or for this model; they run as they are."""
+
+
+def warn(warning: Warning) -> None:
+    """Warn at the line of the caller's that called the package."""
+    level, frame = 1, sys._getframe()
+    while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(warning, stacklevel=level)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 from counterpoint.errors import GuideError
@@ -16,7 +16,7 @@ DEFAULT_SCALE = 1.5
 CANCELLED = 1e-12  # weights as 0.1 + 0.2 - 0.3 are meant to be 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Guide:
     """How the branches' predictions become one distribution. Neutral at `scale=1`.
 
@@ -40,6 +40,7 @@ class Guide:
     """
 
     scale: float | None = None
+    _: KW_ONLY
     space: str = "log"
     plausibility: float = 0.0
     gate: float = 0.0
@@ -51,20 +52,20 @@ class Guide:
         if self.scale is not None:
             object.__setattr__(self, "scale", finite("guidance scale", self.scale))
         if self.space not in SPACES:
-            raise GuideError(f"space is {self.space!r}; use one of {', '.join(SPACES)}")
+            raise GuideError(f"space is {self.space!r}; use one of {', '.join(SPACES)}", param="space")
         object.__setattr__(self, "plausibility", finite("plausibility", self.plausibility))
         if not 0 <= self.plausibility <= 1:
-            raise GuideError(f"plausibility is {self.plausibility}; use a number from 0 to 1")
+            raise GuideError(f"plausibility is {self.plausibility}; use a number from 0 to 1", param="plausibility")
         object.__setattr__(self, "gate", finite("gate", self.gate))
         if self.gate < 0:
-            raise GuideError(f"gate is {self.gate}; use nats of entropy, 0 or more")
+            raise GuideError(f"gate is {self.gate}; use nats of entropy, 0 or more", param="gate")
         _step("start", self.start)
         if self.stop is not None:
             _step("stop", self.stop)
             if self.stop < self.start:
-                raise GuideError(f"stop is {self.stop}, before start at {self.start}; use start <= stop")
+                raise GuideError(f"stop is {self.stop}, before start at {self.start}; use start <= stop", param="stop")
         if self.adaptive is not None and self.adaptive not in ADAPTIVE:
-            raise GuideError(f"adaptive is {self.adaptive!r}; use {ADAPTIVE[0]!r} or None")
+            raise GuideError(f"adaptive is {self.adaptive!r}; use {ADAPTIVE[0]!r} or None", param="adaptive")
 
     def weights(self, branches: Sequence[Branch]) -> tuple[float, ...]:
         """The weight of each branch: its own, or `1 - scale`.
@@ -75,7 +76,8 @@ class Guide:
         if self.scale is not None and branches and all(b.weight is not None for b in branches):
             raise GuideError(
                 f"scale is {self.scale} and every branch has a weight of its own, so the scale would do nothing; "
-                "leave one of them out"
+                "leave one of them out",
+                param="scale",
             )
         shared = 1.0 - (DEFAULT_SCALE if self.scale is None else self.scale)
         return tuple(shared if b.weight is None else b.weight for b in branches)
@@ -94,7 +96,7 @@ class Guide:
         known = [f.name for f in dataclasses.fields(cls)]
         for name in fields:
             if name not in known:
-                raise GuideError(f"unknown guide field {name!r}; known are {', '.join(known)}")
+                raise GuideError(f"unknown guide field {name!r}; known are {', '.join(known)}", param=name)
         return cls(**fields)
 
     def __str__(self) -> str:
@@ -237,19 +239,19 @@ def _idle(guide: Guide, weights: Sequence[float], contexts: Sequence[Hashable], 
 def finite(name: str, value: Any) -> float:
     """`value` as a float; a `GuideError` that names it where it is no finite number."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise GuideError(f"{name} is {value!r}; use a number")
+        raise GuideError(f"{name} is {value!r}; use a number", param=name.removeprefix("guidance "))
     try:
         number = float(value)
     except OverflowError:
         number = math.inf
     if not math.isfinite(number):
-        raise GuideError(f"{name} is {value}; use a finite number")
+        raise GuideError(f"{name} is {value}; use a finite number", param=name.removeprefix("guidance "))
     return number
 
 
 def _step(name: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise GuideError(f"{name} is {value!r}; use a count of tokens, 0 or more")
+        raise GuideError(f"{name} is {value!r}; use a count of tokens, 0 or more", param=name)
 
 
 def _read(name: str, value: str) -> Any:
@@ -260,4 +262,4 @@ def _read(name: str, value: str) -> Any:
     try:
         return int(value) if name in ("start", "stop") else float(value)
     except ValueError:
-        raise GuideError(f"{name} is {value!r}; use a number") from None
+        raise GuideError(f"{name} is {value!r}; use a number", param=name) from None

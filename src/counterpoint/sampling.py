@@ -58,22 +58,26 @@ class Sampling:
             if f.name == "logit_bias":
                 continue
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-                raise SamplingError(f"{f.name} is {value!r}; use a finite number")
+                raise SamplingError(f"{f.name} is {value!r}; use a finite number", param=f.name)
         if self.temperature < 0:
-            raise SamplingError(f"temperature is {self.temperature}; use 0 (greedy) or more")
+            raise SamplingError(f"temperature is {self.temperature}; use 0 (greedy) or more", param="temperature")
         if not isinstance(self.top_k, int) or self.top_k < 0:
-            raise SamplingError(f"top_k is {self.top_k!r}; use a count of tokens, 0 for off")
+            raise SamplingError(f"top_k is {self.top_k!r}; use a count of tokens, 0 for off", param="top_k")
         if not 0 < self.top_p <= 1:
-            raise SamplingError(f"top_p is {self.top_p}; use a number above 0, up to 1")
+            raise SamplingError(f"top_p is {self.top_p}; use a number above 0, up to 1", param="top_p")
         if not 0 <= self.min_p <= 1:
-            raise SamplingError(f"min_p is {self.min_p}; use a number from 0 to 1")
+            raise SamplingError(f"min_p is {self.min_p}; use a number from 0 to 1", param="min_p")
         if self.repetition_penalty <= 0:
-            raise SamplingError(f"repetition_penalty is {self.repetition_penalty}; use a number above 0")
+            raise SamplingError(
+                f"repetition_penalty is {self.repetition_penalty}; use a number above 0", param="repetition_penalty"
+            )
         for token_id, bias in self.logit_bias.items():
             if isinstance(token_id, bool) or not isinstance(token_id, int) or token_id < 0:
-                raise SamplingError(f"logit_bias has the token id {token_id!r}; use ids from 0")
+                raise SamplingError(f"logit_bias has the token id {token_id!r}; use ids from 0", param="logit_bias")
             if isinstance(bias, bool) or not isinstance(bias, (int, float)) or math.isnan(bias) or bias == math.inf:
-                raise SamplingError(f"logit_bias of token {token_id} is {bias!r}; use a finite number or -inf")
+                raise SamplingError(
+                    f"logit_bias of token {token_id} is {bias!r}; use a finite number or -inf", param="logit_bias"
+                )
 
     @property
     def greedy(self) -> bool:
@@ -218,7 +222,8 @@ def _penalised(scores: Tensor, sampling: Sampling, prompt_ids: Sequence[int], ou
         ids = list(sampling.logit_bias)
         if max(ids) >= scores.shape[-1]:
             raise SamplingError(
-                f"logit_bias has the token id {max(ids)}; this model's ids end at {scores.shape[-1] - 1}"
+                f"logit_bias has the token id {max(ids)}; this model's ids end at {scores.shape[-1] - 1}",
+                param="logit_bias",
             )
         biased = scores[ids] + torch.tensor([float(sampling.logit_bias[i]) for i in ids], device=scores.device)
         scores[ids] = biased

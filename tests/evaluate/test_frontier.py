@@ -20,8 +20,8 @@ from counterpoint.evaluate.frontier import (
     write_samples,
 )
 from counterpoint.evaluate.judges import Labelled, NgramModel, train_judge
-from counterpoint.store import Store
 from counterpoint.guide import Guide
+from counterpoint.store import Store
 from counterpoint.trace.record import LIMITS
 
 CONDITIONS = [

@@ -145,3 +145,28 @@ def test_the_command_prints_a_table_or_json(passages):
     assert [guide["scale"] for guide in record["guides"]] == [1.0, 1.5, 1.5]
     with pytest.raises(UsageError, match="there is no task"):
         runner.invoke(command, [], catch_exceptions=False)
+
+
+def test_every_option_has_an_effect(passages, monkeypatch):
+    """As the docs have it, without a device, on any machine; and what the model's options say is done."""
+    runner, asked = CliRunner(), {}
+
+    def seen(tasks, guides, **options):
+        asked.update(options)
+        return run_grid(tasks, guides, resamples=5, **options)
+
+    monkeypatch.setattr(grid, "run_grid", seen)
+    plain = ["--lambada", passages, "--scales", "1,1.5", "--json"]
+    record = json.loads(runner.invoke(command, plain, catch_exceptions=False).stdout)
+    assert record["dtype"] == "float32"
+    rounded = [*plain, "--weights", "int8", "--no-compile"]
+    other = json.loads(runner.invoke(command, rounded, catch_exceptions=False).stdout)
+    assert (asked["weights"], asked["compile"]) == ("int8", False)
+    assert other["weights"] != record["weights"] and other["rows"] != record["rows"]
+    for given, needed in (
+        (["task", "--sample", "3"], "--lambada"),
+        (["task", "--spaces", "prob"], "--scales"),
+        (["--lambada", passages, "--include", "folder"], "a task"),
+    ):
+        with pytest.raises(UsageError, match=f"does nothing without {needed}"):
+            runner.invoke(command, given, catch_exceptions=False)

@@ -11,9 +11,10 @@ import pytest
 import torch
 import yaml
 
-from counterpoint.errors import GuideError, PromptError, SamplingError, UsageError
+from counterpoint.errors import GuideError, NoEffectWarning, PromptError, SamplingError, UsageError
 from counterpoint.evaluate import REGISTER
 from counterpoint.guide import Guide
+from counterpoint.models.loading import BUNDLED, load
 from tests.evaluate.tiny import guided_probs, next_probs, write_jsonl
 
 with warnings.catch_warnings():
@@ -46,8 +47,6 @@ def oracle(lm: GuidedLM, context: list[int], continuation: list[int], negative: 
 
 @pytest.fixture(scope="module")
 def unguided() -> HFLM:
-    from counterpoint.models.loading import BUNDLED
-
     return HFLM(str(BUNDLED), **CPU)
 
 
@@ -117,12 +116,13 @@ def test_whole_texts_in_several_windows(changed):
     ids = lm.tok_encode(text)
     assert len(ids) > 32
     got = lm.loglikelihood_rolling(instances("loglikelihood_rolling", [(text,)]), True)[0]
-    want, room, at = 0.0, 16 + 1 - 3, 0
+    want, room, at = 0.0, 16 - 3, 0
     while at < len(ids):
         size = min(room, len(ids) - at)
         # Windows after the first are filled up from the left with what came before.
         lead = ids[max(0, at + size - room - 1) : at] if at else [lm.prefix_token_id]
         negative = [7, 8, 9, *(lead if at else [])]
+        assert len(negative) + size - 1 <= 16  # what the model reads
         want += oracle(lm, lead, ids[at : at + size], negative)
         at += size
     assert got == pytest.approx(want, abs=5e-3)
@@ -161,6 +161,184 @@ def test_chats_lose_their_system_message(changed):
         lm.tokenizer.chat_template = None
 
 
+ENDS = ["", " ", "\n", "\n\n"]
+TEMPLATE = (
+    "{% for m in messages %}{% if m.content %}<{{ m.role }}>{{ m.content }}<end>{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>END{% endif %}"
+)
+DEFAULTING = "{% if messages[0].role != 'system' %}<system>Be good.<end>{% endif %}" + TEMPLATE
+FOLDING = (
+    "{% set s = messages[0].content if messages[0].role == 'system' else '' %}<user>{% if s %}{{ s }}\n\n{% endif %}"
+    "{{ messages[-1].content }}<end><assistant>END"
+)
+
+
+@pytest.fixture
+def templated(guided, changed, monkeypatch):
+    """The guided model with a chat template and nothing remembered, as in a new process."""
+
+    def make(template: str, end: str = "", **settings) -> GuidedLM:
+        monkeypatch.setattr(guided.tokenizer, "chat_template", template.replace("END", end))
+        return changed(**{"_without_system": {}, "_chats": None, "branch": None} | settings)
+
+    return make
+
+
+def read_by(lm: GuidedLM, monkeypatch, text: str, continuation: str = " yes") -> list:
+    """The items that are scored."""
+    seen = []
+    monkeypatch.setattr(
+        lm, "scores", lambda items, keys, disable_tqdm: [seen.extend(items)] * 0 + [(0.0, True)] * len(items)
+    )
+    lm.loglikelihood(instances("loglikelihood", [(text, continuation)]), True)
+    return seen
+
+
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize(
+    "template", [TEMPLATE, DEFAULTING, FOLDING, "{% for m in messages %}{{ m.content }}{% endfor %}END"]
+)
+def test_an_empty_system_message_gives_both_branches_the_same_ids(templated, monkeypatch, template, end):
+    lm = templated(template, end)
+    user = {"role": "user", "content": "Is it so?"}
+    system = "Be good." if template is DEFAULTING else ""  # a default's own words stand for nothing
+    text = lm.apply_chat_template([{"role": "system", "content": system}, user])
+    (item,) = read_by(lm, monkeypatch, text)
+    assert item.negative == item.context
+    with pytest.warns(NoEffectWarning, match="changes nothing"):
+        lm.loglikelihood(instances("loglikelihood", [(text, " yes")]), True)
+
+
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("template", [TEMPLATE, DEFAULTING, FOLDING])
+def test_both_branches_of_a_chat_are_encoded_by_one_rule(templated, monkeypatch, template, end):
+    lm = templated(template, end)
+    user = {"role": "user", "content": "Is it so?"}
+    text = lm.apply_chat_template([{"role": "system", "content": "Answer."}, user])
+    bare = HFLM.apply_chat_template(lm, [user])
+    (item,) = read_by(lm, monkeypatch, text)
+    # What stands before the continuation, and the continuation, are those of the bare chat scored by itself.
+    assert (list(item.negative), list(item.continuation)) == tuple(lm._encode_pair(bare, " yes"))
+    monkeypatch.setattr(lm, "_scored_negatives", {})
+    negative = "A dull report:" + text[len(text.rstrip()) :]
+    monkeypatch.setattr(lm, "negative_ids", lm._read_negative(negative))
+    (item,) = read_by(lm, monkeypatch, text)
+    assert (list(item.negative), list(item.continuation)) == tuple(lm._encode_pair(negative, " yes"))
+
+
+@pytest.mark.parametrize("template", [TEMPLATE, DEFAULTING])
+def test_chats_that_were_rendered_by_another_process(templated, template):
+    """The harness keeps rendered requests (--cache_requests), so that the template is not asked again."""
+    chat = [{"role": "system", "content": "Answer.\nBe kind."}, {"role": "user", "content": "a"},
+            {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]  # fmt: skip
+    lm = templated(template, "\n")
+    text = lm.apply_chat_template(chat)
+    request = instances("loglikelihood", [(text, " yes")])
+    first = lm.loglikelihood(request, True)
+    again = templated(template, "\n").loglikelihood(request, True)
+    assert first == again and first != templated(template, "\n", branch="last").loglikelihood(request, True)
+    # Without a system message there is nothing to take out, whoever rendered it.
+    alone = HFLM.apply_chat_template(lm, chat[1:])
+    with pytest.warns(NoEffectWarning):
+        templated(template, "\n").loglikelihood(instances("loglikelihood", [(alone, " yes")]), True)
+
+
+def test_chats_whose_system_message_cannot_be_found_are_refused(templated):
+    user = {"role": "user", "content": "Is it so?"}
+    chat = [{"role": "system", "content": "Answer."}, user]
+    text = templated(FOLDING).apply_chat_template(chat)
+    with pytest.raises(PromptError, match="--cache_requests refresh"):
+        templated(FOLDING).loglikelihood(instances("loglikelihood", [(text, " yes")]), True)
+    assert templated(FOLDING, branch="last").loglikelihood(instances("loglikelihood", [(text, " yes")]), True)
+    with pytest.raises(PromptError, match="can't be taken out again"):
+        templated(TEMPLATE).apply_chat_template([{"role": "system", "content": "Say <end><user>x"}, user])
+    dated = "<bos>Day END.<system>" + TEMPLATE
+    text = templated(dated, "1").apply_chat_template(chat)
+    with pytest.raises(PromptError, match="not as its template writes them now"):
+        templated(dated, "2").loglikelihood(instances("loglikelihood", [(text, " yes")]), True)
+
+
+def test_an_empty_context_never_turns_guidance_off_in_silence(changed):
+    only, mixed = [("", "Once upon a time")], [("", "Once upon a time"), ("The king", " rode")]
+    for branch in ("last", "empty", None):
+        with pytest.raises(GuideError, match="guidance can change nothing"):
+            changed(branch=branch).loglikelihood(instances("loglikelihood", only), True)
+    with pytest.warns(NoEffectWarning, match="in 1 of 2 requests"):
+        changed(branch="last").loglikelihood(instances("loglikelihood", mixed), True)
+    lm = changed(negative_ids=(7, 8, 9))
+    (got, _) = lm.loglikelihood(instances("loglikelihood", only), True)[0]
+    ids = lm.tok_encode(only[0][1], add_special_tokens=False)
+    assert got == pytest.approx(oracle(lm, [lm.prefix_token_id], ids, [7, 8, 9]), abs=1e-3)
+
+
+def test_cached_answers_are_those_of_the_guide(tmp_path, changed):
+    from lm_eval.api.model import CachingLM
+
+    request, got = instances("loglikelihood", [("The king rode", " out")]), []
+    for guide in (Guide(scale=2.0), Guide(scale=5.0), Guide(scale=2.0, space="prob"), Guide(scale=2.0)):
+        lm = changed(guide=guide)
+        plain = lm.loglikelihood(request, True)
+        with_cache = CachingLM(lm, str(tmp_path / "answers.db")).loglikelihood
+        assert with_cache(request) == plain
+        got.append(plain)
+    assert got[0] == got[3] and got[0] != got[1] != got[2] != got[0]
+    monkeyed = CachingLM(lm, str(tmp_path / "answers.db"))
+    assert len(list(monkeyed.dbdict.keys())) == 3
+    # The second time nothing is computed.
+    changed(scores=lambda *_, **__: pytest.fail("computed again"))
+    assert monkeyed.loglikelihood(request) == plain
+    # Another branch is another answer.
+    changed(negative_ids=(7, 8, 9))
+    with pytest.raises(pytest.fail.Exception, match="computed again"):
+        monkeyed.loglikelihood(request)
+
+
+def test_whole_texts_at_the_models_own_length():
+    import transformers as hf
+
+    torch.manual_seed(1)
+    tokenizer = hf.AutoTokenizer.from_pretrained(BUNDLED)
+    config = hf.LlamaConfig(vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+                            num_attention_heads=2, max_position_embeddings=16, bos_token_id=0, eos_token_id=0)  # fmt: skip
+    made = hf.LlamaForCausalLM(config)
+    lm = GuidedLM(made, tokenizer=tokenizer, scale=2.0, negative="A dull")
+    length = len(lm.negative_ids)
+    for count in (16 - length, 16 - length + 1, 16, 17, 50):
+        ids = tokenizer(" ".join(TEXTS * 3))["input_ids"][:count]
+        text = tokenizer.decode(ids)
+        assert lm.tok_encode(text) == ids
+        assert math.isfinite(lm.loglikelihood_rolling(instances("loglikelihood_rolling", [(text,)]), True)[0])
+
+
+def test_the_model_is_the_packages_own(monkeypatch):
+    from counterpoint.evaluate import opened
+
+    asked = []
+    monkeypatch.setattr(
+        opened, "load", lambda *given, **options: asked.append((given, options)) or load(*given, **options)
+    )
+    lm = GuidedLM(scale=1.5, weights="int8", compile=False)
+    ((name,), options) = asked[0]
+    assert (name, options["weights"], options["compile"]) == ("bundled", "int8", False)
+    assert lm.device.type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert any(type(part).__name__.startswith("Int8") for part in lm.model.modules())
+    assert not lm.guided_model._has_kernels
+    assert GuidedLM().guided_model.dtype == torch.float32 == load("bundled").dtype
+    assert GuidedLM(dtype="bfloat16").guided_model.dtype == torch.bfloat16
+    # Where only the harness' loader knows an option, it loads, and the package's options still act.
+    mine = GuidedLM(str(BUNDLED), revision="main", attn_implementation="eager", weights="int8", dtype="float32")
+    assert len(asked) == 3 and any(type(part).__name__.startswith("Int8") for part in mine.model.modules())
+
+
+def test_what_a_think_token_ends_is_left_out(changed):
+    request = instances("generate_until", [(TEXTS[0], {"until": [], "max_gen_toks": 8})])
+    whole = changed().generate_until(request, True)[0]
+    ids = changed().tok_encode(whole, add_special_tokens=False)
+    lm = changed(think_end_token=ids[3])
+    last = len(ids) - ids[::-1].index(ids[3])
+    assert lm.generate_until(request, True) == [lm.tok_decode(ids[last:]).lstrip()]
+
+
 def test_a_branch_that_does_not_fit_the_task(guided, changed):
     whole = instances("loglikelihood_rolling", [(TEXTS[0],)])
     with pytest.raises(GuideError, match="give negative=TEXT"):
@@ -177,6 +355,9 @@ def test_a_branch_that_does_not_fit_the_task(guided, changed):
         ({"space": "linear"}, GuideError, "use one of log, prob"),
         ({"branch": "first"}, GuideError, "use one of last, empty, no-system"),
         ({"branch": "last", "negative": "x"}, GuideError, "give one of them"),
+        ({"scale": 1, "compile": True}, UsageError, "leave it out"),
+        ({"softmax_dtype": "float64"}, UsageError, "no effect on guided results"),
+        ({"truncation": True}, UsageError, "no effect on guided results"),
     ],
 )
 def test_bad_model_arguments(arguments, error, message):

@@ -19,7 +19,7 @@ from counterpoint.guide import Guide
     "--guide", "guides", multiple=True, help='A guide, as "scale=1.5,space=prob"; may be given several times.'
 )
 @click.option("--scales", default=None, help="Comma-separated scales; with --spaces, every pair of them is a guide.")
-@click.option("--spaces", default="log", show_default=True, help="Comma-separated: log, prob.")
+@click.option("--spaces", default=None, help="Comma-separated: log, prob; log if left out.")
 @click.option("--branch", default=None, help="last, empty or no-system; the default suits the task.")
 @click.option("--negative", default=None, help="A text for the further branch instead.")
 @click.option("--negative-file", default=None, help="Read the negative from a file.")
@@ -38,6 +38,7 @@ def command(tasks: tuple[str, ...], as_json: bool, **options: Any) -> None:
     \b
     counterpoint eval --lambada passages.jsonl --scales 1,1.25,1.5,2 --folder run
     """
+    _check_effects(tasks, options)
     guides = _guides(options)
     negative = read_text(options["negative"], options["negative_file"], name="negative")
     if not tasks and options["lambada"] is None:
@@ -69,7 +70,9 @@ def command(tasks: tuple[str, ...], as_json: bool, **options: Any) -> None:
                 batch_size=options["batch_size"],
                 dtype=options["dtype"] or "auto",
                 trust_remote_code=options["trust_remote_code"],
-                **({} if options["device"] is None else {"device": options["device"]}),
+                device=options["device"],
+                weights=options["weights"],
+                compile=options["compile"],
             )
         if as_json:
             print(json.dumps(plain(record), ensure_ascii=False))
@@ -77,11 +80,22 @@ def command(tasks: tuple[str, ...], as_json: bool, **options: Any) -> None:
             print_table(record, sys.stdout)
 
 
+def _check_effects(tasks: tuple[str, ...], options: dict[str, Any]) -> None:
+    """Refuse an option that nothing would read."""
+    for name, needed, is_there in (
+        ("sample", "--lambada FILE", options["lambada"] is not None),
+        ("spaces", "--scales", options["scales"] is not None),
+        ("include", "a task", bool(tasks)),
+    ):
+        if options[name] is not None and not is_there:
+            raise UsageError(f"--{name} {options[name]} does nothing without {needed}; give both or neither")
+
+
 def _guides(options: dict[str, Any]) -> list[Guide]:
     """The guides of --guide, then those of --scales and --spaces; unguided and the default where there is none."""
     guides = [Guide.parse(text) for text in options["guides"]]
     for scale in filter(None, (part.strip() for part in (options["scales"] or "").split(","))):
-        for space in filter(None, (part.strip() for part in options["spaces"].split(","))):
+        for space in filter(None, (part.strip() for part in (options["spaces"] or "log").split(","))):
             guide = Guide.parse(f"scale={scale},space={space}")
             if guide.scale != 1 or guide.scale not in [g.scale for g in guides]:  # at 1 the spaces are one
                 guides.append(guide)

@@ -13,10 +13,16 @@ from counterpoint.cli.options import model_options, open_model
 
 
 @click.command("info")
+@click.argument("name", required=False, metavar="[MODEL]")
 @model_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(as_json: bool, **options: Any) -> None:
-    """Versions, and what the model is: size, context, how its rows are run."""
+def command(name: str | None, as_json: bool, **options: Any) -> None:
+    """Versions, and what the model is: size, context, how its rows are run; for a GGUF file also what is in it.
+
+    MODEL says the same as --model.
+    """
+    if name is not None:
+        options["model"] = name
     model = open_model(options)
     rows = model.new_rows()
     facts = {
@@ -35,8 +41,16 @@ def command(as_json: bool, **options: Any) -> None:
         "chat_template": bool(model.tokenizer is not None and model.tokenizer.chat_template),
         "rows": "ragged, one forward for all branches" if rows.can_crop and hasattr(rows, "num_bytes") else "separate",
     }
+    from counterpoint.models.gguf.find import find
+
+    file = find(options["model"])
+    if file is not None:
+        from counterpoint.models.gguf.facts import facts as facts_of
+
+        facts |= facts_of(file, model.name)
     if as_json:
         print(json.dumps(facts))
         return
-    for name, value in facts.items():
-        print(f"{name:15} {value}")
+    width = max(map(len, facts)) + 1
+    for fact, value in facts.items():
+        print(f"{fact:{width}} {value}")

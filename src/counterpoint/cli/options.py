@@ -30,7 +30,23 @@ class Number(click.ParamType):
             raise UsageError(f"{param.opts[0] if param else 'value'} is {value!r}; use a number") from None
 
 
+class Bias(click.ParamType):
+    """A token id and what is added to its score."""
+
+    name = "id=number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, float]:
+        if isinstance(value, tuple):
+            return value
+        token_id, _, number = value.partition("=")
+        try:
+            return int(token_id), float(number)
+        except ValueError:
+            raise UsageError(f"--logit-bias is {value!r}; write ID=NUMBER, as --logit-bias 50=-100") from None
+
+
 NUMBER = Number()
+BIAS = Bias()
 
 
 def model_options(function: Callable) -> Callable:
@@ -89,8 +105,20 @@ def sampling_options(function: Callable) -> Callable:
             click.option("--top-p", type=NUMBER, default=1.0, help="Keep the smallest set with this probability."),
             click.option("--min-p", type=NUMBER, default=0.0, help="Keep tokens with this share of the best one's."),
             click.option("--repetition-penalty", type=NUMBER, default=1.0, help="Above 1 discourages repetition."),
+            click.option("--presence-penalty", type=NUMBER, default=0.0, help="Above 0 discourages what is written."),
+            click.option(
+                "--frequency-penalty", type=NUMBER, default=0.0, help="The same, for each time it is written."
+            ),
+            click.option(
+                "--logit-bias",
+                type=BIAS,
+                multiple=True,
+                callback=lambda _ctx, _param, pairs: dict(pairs),
+                help="ID=NUMBER is added to a token's score; may be given several times.",
+            ),
             click.option("--seed", type=int, default=None, help="Makes sampling repeatable."),
             click.option("--stop", multiple=True, help="A text that ends the output; may be given several times."),
+            click.option("--ignore-eos", is_flag=True, help="Go on past the model's own end of a text."),
         ]
     ):
         function = option(function)
@@ -98,7 +126,8 @@ def sampling_options(function: Callable) -> Callable:
 
 
 SAMPLING_NAMES = (
-    "max_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed", "stop",
+    "max_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty",
+    "frequency_penalty", "logit_bias", "seed", "stop", "ignore_eos",
 )  # fmt: skip
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 from counterpoint.contexts.built import Built
@@ -83,16 +84,18 @@ def read_prompt(model: Model, prompt: str | Sequence[int] | Rendered, *, name: s
     text = prompt.text if is_rendered else prompt
     if isinstance(text, str):
         if not text:
-            raise PromptError(f"the {name} is empty; give a text, or counterpoint.contexts.Empty() for nothing")
+            raise PromptError(
+                f"the {name} is empty; give a text, or counterpoint.contexts.Empty() for nothing", param=name
+            )
         try:
             text.encode()
         except UnicodeEncodeError as error:
             raise PromptError(
-                f"the {name} is not valid Unicode at character {error.start}; mend its encoding"
+                f"the {name} is not valid Unicode at character {error.start}; mend its encoding", param=name
             ) from None
         ids = tuple(model.encode(text, special_tokens=not is_rendered))
         if not ids:
-            raise PromptError(f"the {name} {text[:40]!r} has no tokens; give a longer text")
+            raise PromptError(f"the {name} {text[:40]!r} has no tokens; give a longer text", param=name)
     else:
         ids = _checked_ids(model, prompt, name)
     _check_len(model, ids, name)
@@ -199,17 +202,34 @@ _READERS: dict[type, Callable[..., ReadBranch]] = {
 
 
 def _checked_ids(model: Model, ids: Any, name: str) -> tuple[int, ...]:
+    if isinstance(ids, (bytes, bytearray)):
+        raise PromptError(
+            f"the {name} is {type(ids).__name__}; decode it to a text first, as {name}.decode()", param=name
+        )
+    if hasattr(ids, "tolist"):  # an array or a tensor of ids
+        ids = ids.tolist()
+    first = ids[0] if isinstance(ids, (list, tuple)) and ids else ids
+    if isinstance(first, Mapping) and "input_ids" in first:
+        raise PromptError(f"the {name} is what a tokenizer returns; give its ['input_ids'] of one text", param=name)
+    if isinstance(first, Mapping):
+        raise PromptError(
+            f"the {name} is a conversation; give counterpoint.contexts.chat(model, messages) as the prompt", param=name
+        )
+    if isinstance(first, (list, tuple)):
+        raise PromptError(f"the {name} is a list of lists; give the token ids of one text", param=name)
     try:
         ids = tuple(ids)
     except TypeError:
-        raise PromptError(f"the {name} is {type(ids).__name__}; give a text or token ids") from None
+        raise PromptError(f"the {name} is {type(ids).__name__}; give a text or token ids", param=name) from None
     if not ids:
-        raise PromptError(f"the {name} is empty; give at least one token id")
+        raise PromptError(f"the {name} is empty; give at least one token id", param=name)
+    ids = tuple(int(i) if isinstance(i, Integral) and not isinstance(i, bool) else i for i in ids)
     for token_id in ids:
         if isinstance(token_id, bool) or not isinstance(token_id, int) or not 0 <= token_id < model.vocab_size:
             raise PromptError(
                 f"the {name} has the token id {token_id!r}; ids of {model.name} are whole numbers "
-                f"from 0 to {model.vocab_size - 1}"
+                f"from 0 to {model.vocab_size - 1}",
+                param=name,
             )
     return ids
 
@@ -218,5 +238,6 @@ def _check_len(model: Model, ids: tuple[int, ...], name: str) -> None:
     if model.context_len is not None and len(ids) >= model.context_len:
         raise TooLongError(
             f"the {name} has {len(ids)} tokens and the context of {model.name} holds {model.context_len}, "
-            "at least one of them for the output; shorten it"
+            "at least one of them for the output; shorten it",
+            param=name,
         )

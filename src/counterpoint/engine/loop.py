@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 
@@ -14,7 +14,7 @@ from counterpoint.engine.drafting import Ahead, Lookup
 from counterpoint.engine.feeding import feed, portions
 from counterpoint.engine.prefix import PrefixStore
 from counterpoint.engine.reader import Reader
-from counterpoint.engine.request import Progress, Request
+from counterpoint.engine.request import Completion, Progress, Request
 from counterpoint.engine.sequence import Sequence, new_sequence
 from counterpoint.engine.skipping import decide, skippable
 from counterpoint.errors import SamplingError, UnsupportedError
@@ -62,12 +62,12 @@ class Engine:
         idle = 1 if idle_prefill_tokens is None else idle_prefill_tokens
         for name, value in (("max_rows", max_rows), ("prefill_tokens", prefill_tokens), ("idle_prefill_tokens", idle)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise SamplingError(f"{name} is {value!r}; use a whole number, 1 or more")
+                raise SamplingError(f"{name} is {value!r}; use a whole number, 1 or more", param=name)
         for name, value in (("draft_tokens", draft_tokens), ("prefix_tokens", prefix_tokens)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-                raise SamplingError(f"{name} is {value!r}; use a whole number, 0 for none")
+                raise SamplingError(f"{name} is {value!r}; use a whole number, 0 for none", param=name)
         if (draft_model is not None or draft_ahead) and not draft_tokens:
-            raise SamplingError("draft_tokens is 0, so nothing would be guessed; use 4, say")
+            raise SamplingError("draft_tokens is 0, so nothing would be guessed; use 4, say", param="draft_tokens")
         if draft_model is not None and draft_ahead:
             raise SamplingError("draft_model and draft_ahead are both given; keep the one that is to guess")
         self.model, self.max_rows, self.draft_tokens = model, max_rows, draft_tokens
@@ -158,6 +158,43 @@ class Engine:
                 if progress.error is not None:
                     raise progress.error
                 yield progress
+
+    def complete(
+        self, requests: Iterable[Request], *, on_progress: Callable[[Progress], None] | None = None
+    ) -> list[list[Completion]]:
+        """Run requests to their ends, beside whatever else the engine runs.
+
+        Args:
+            on_progress: called at each token of theirs.
+
+        Returns:
+            In the order of the requests, the completions of each, sample by sample.
+
+        Raises:
+            UsageError: one of them is not possible on this model; none has begun then.
+            Exception: what one of them failed of; it and the others are cancelled.
+        """
+        left: dict[int, list[Completion | None]] = {}
+        try:
+            for request in requests:
+                left[self.add(request)] = [None] * request.num_samples
+            num_open = sum(map(len, left.values()))
+            while num_open:
+                for progress in self.step():
+                    if progress.request_id not in left:
+                        continue
+                    if progress.error is not None:
+                        raise progress.error
+                    if on_progress is not None:
+                        on_progress(progress)
+                    if progress.completion is not None:
+                        left[progress.request_id][progress.index] = progress.completion
+                        num_open -= 1
+        except BaseException:
+            for request_id in left:
+                self.cancel(request_id)
+            raise
+        return [[completion for completion in samples if completion is not None] for samples in left.values()]
 
     @torch.inference_mode()
     def step(self) -> list[Progress]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
+import html
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import Tensor
 
 from counterpoint.contexts import ReadBranch
-from counterpoint.errors import NoEffectWarning, PromptError, SamplingError
+from counterpoint.errors import NoEffectWarning, PromptError, SamplingError, warn
 from counterpoint.guide import Guide, NoEffect, acting, no_effect
 from counterpoint.sampling import Processor, Sampling
 
 if TYPE_CHECKING:
     from counterpoint.models.model import Model
 
-FinishReason = Literal["stop", "length", "cancelled"]
+FinishReason = Literal["stop", "length", "context", "cancelled"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +82,12 @@ class Request:
             if value is None and name in ("logprobs", "seed"):
                 continue
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise SamplingError(f"{name} is {value!r}; use a whole number, {least} or more")
+                said = "n" if name == "num_samples" else name  # as every caller calls it
+                raise SamplingError(f"{said} is {value!r}; use a whole number, {least} or more", param=said)
         if self.seed is not None and self.seed >= 2**63:
-            raise SamplingError(f"seed is {self.seed}; use a number below 2**63")
+            raise SamplingError(f"seed is {self.seed}; use a number below 2**63", param="seed")
         if any(not isinstance(text, str) or not text for text in self.stop):
-            raise SamplingError(f"stop is {list(self.stop)!r}; use texts of at least one character")
+            raise SamplingError(f"stop is {list(self.stop)!r}; use texts of at least one character", param="stop")
 
     @property
     def useful_branches(self) -> tuple[ReadBranch, ...]:
@@ -133,7 +134,7 @@ class Request:
             raise SamplingError(f"stop texts need a tokenizer and {model.name} has none; use stop_ids")
         verdict = self.no_effect(model)
         if verdict is not None:
-            warnings.warn(NoEffectWarning(f"guidance changes nothing: {verdict}", verdict.field), stacklevel=3)
+            warn(NoEffectWarning(f"guidance changes nothing: {verdict}", verdict.field))
 
     def room(self, model: Model) -> int:
         """Most tokens this request can generate on `model`."""
@@ -188,8 +189,12 @@ class Completion:
     Args:
         text: None where the model has no tokenizer; without the stop text.
         token_ids: all generated tokens, an end token included.
-        finish_reason: "stop" (an end token or a stop text), "length", or "cancelled".
+        finish_reason: "stop" (an end token or a stop text), "length" (`max_tokens`), "context" (the model holds no
+            more), or "cancelled".
         index: number of the sample, from 0.
+        logprobs: of each token, where they were asked for.
+
+    `str()` is the text.
     """
 
     text: str | None
@@ -198,6 +203,13 @@ class Completion:
     usage: Usage
     index: int = 0
     logprobs: tuple[TokenLogprob, ...] | None = None
+
+    def __str__(self) -> str:
+        return " ".join(map(str, self.token_ids)) if self.text is None else self.text
+
+    def _repr_html_(self) -> str:
+        told = f"{self.finish_reason}, {self.usage.completion_tokens} tokens"
+        return f'<div style="white-space: pre-wrap">{html.escape(str(self))}</div><small>{told}</small>'
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,7 +105,7 @@ class Sequence:
         if is_end or (self.stream is not None and self.stream.stopped):
             reason = "stop"
         elif self.step >= self.room:
-            reason = "length"
+            reason = "length" if self.step >= self.request.max_tokens else "context"
         if reason is None:
             return Progress(self.request_id, self.index, token_id, text, logprob)
         return self.finish(reason, token_id, text, logprob)

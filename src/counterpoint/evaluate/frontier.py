@@ -11,13 +11,13 @@ from typing import Any
 from counterpoint.contexts import Empty
 from counterpoint.engine import Engine, Observation, prepare
 from counterpoint.errors import UsageError
-from counterpoint.evaluate.intervals import difference, interval
 from counterpoint.evaluate.diversity import distinct, repetition, self_bleu
+from counterpoint.evaluate.intervals import difference, interval
 from counterpoint.evaluate.judges import Judge, NgramModel
-from counterpoint.store import Store, key_of
 from counterpoint.guide import Guide
 from counterpoint.models.model import Model
 from counterpoint.sampling import SEEDS
+from counterpoint.store import Store, key_of
 from counterpoint.trace.record import LIMITS
 
 SCALES = (1.5, 2.0, 3.0, 5.0, 8.0)
@@ -291,7 +291,7 @@ def same_fluency(measured: Sequence[Measured], *, seed: int) -> list[dict[str, A
 def _write(
     model: Model, arm: Arm, conditions: Sequence[Condition], samples: int, max_tokens: int, seed: int
 ) -> list[list[Sample]]:
-    engine, ids, artefacts = Engine(model, max_rows=MAX_ROWS), [], [[0] * samples for _ in conditions]
+    requests, artefacts = [], [[0] * samples for _ in conditions]
     for at, condition in enumerate(conditions):
         negative: Any = Empty() if condition.negative is None else condition.negative
         request = prepare(
@@ -305,11 +305,11 @@ def _write(
             n=samples,
             observe=functools.partial(_watch, artefacts[at]),
         )
-        ids.append(engine.add(request))
-    done = {(p.request_id, p.index): p.completion for p in engine.run() if p.completion is not None}
+        requests.append(request)
+    done = Engine(model, max_rows=MAX_ROWS).complete(requests)
     return [
-        [Sample(done[i, n].text or "", len(done[i, n].token_ids), counts[n]) for n in range(samples)]
-        for i, counts in zip(ids, artefacts)
+        [Sample(c.text or "", len(c.token_ids), count) for c, count in zip(completions, counts)]
+        for completions, counts in zip(done, artefacts)
     ]
 
 

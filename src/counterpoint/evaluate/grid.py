@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import importlib.metadata
 import math
 import platform
@@ -11,19 +10,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from lm_eval import simple_evaluate
 from lm_eval.api.registry import get_metric_aggregation
 from lm_eval.tasks import TaskManager
 
 from counterpoint.errors import GuideError, UsageError
-from counterpoint.evaluate.intervals import difference, interval
+from counterpoint.evaluate.fingerprint import fingerprint
 from counterpoint.evaluate.harness import GuidedLM
+from counterpoint.evaluate.intervals import difference, interval
 from counterpoint.evaluate.loglikelihood import Item, Score, score
-from counterpoint.store import Store, key_of
 from counterpoint.evaluate.writing import Passage, write
 from counterpoint.guide import Guide
 from counterpoint.sampling import SEEDS
+from counterpoint.store import Store, key_of
 
 PACKAGES = ("counterpoint", "lm_eval", "torch", "transformers", "scipy")
 
@@ -86,8 +85,8 @@ class GridLM(GuidedLM):
         found = self.store.get(keys)
         todo = [i for i, key in enumerate(keys) if key not in found]
         for i, done in zip(todo, write(self.guided_model, [passages[i] for i in todo], self.guide)):
-            found[keys[i]] = done.text
-            self.store.put({keys[i]: done.text})
+            found[keys[i]] = self._answer(done)
+            self.store.put({keys[i]: found[keys[i]]})
         return [found[key] for key in keys]
 
     def _key(self, kind: str, asked: Item | Passage) -> str:
@@ -237,13 +236,3 @@ def _manager(tasks: Sequence[str | dict[str, Any]], include: str | None) -> Task
         if not manager.match_tasks([name]):
             raise UsageError(f"unknown task {name!r}; `lm_eval ls tasks` lists the harness' own, or give a task file")
     return manager
-
-
-def fingerprint(model: torch.nn.Module) -> str:
-    """A hash of all weights, so that answers of another model are never taken for this one's."""
-    made = hashlib.sha256()
-    for name, weight in sorted(model.state_dict().items()):
-        made.update(name.encode())
-        made.update(str(weight.dtype).encode())
-        made.update(weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return made.hexdigest()[:16]

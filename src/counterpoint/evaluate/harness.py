@@ -12,39 +12,39 @@ Three ways to the harness' own command line, which knows no plug-ins:
 
 from __future__ import annotations
 
-import difflib
-import inspect
 import logging
+import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
+import torch
 from lm_eval import utils
 from lm_eval.api.registry import register_model
-from lm_eval.models.huggingface import HFLM
-from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
+from lm_eval.models.utils import handle_stop_sequences, postprocess_generated_text
 from tqdm import tqdm
 
-from counterpoint.errors import GuideError, PromptError, SamplingError, UsageError
+from counterpoint.engine import Completion
+from counterpoint.errors import GuideError, NoEffectWarning, PromptError, SamplingError
+from counterpoint.evaluate.arguments import check_effects, check_options, sampling_arguments
+from counterpoint.evaluate.chats import ChatTexts
+from counterpoint.evaluate.fingerprint import fingerprint
 from counterpoint.evaluate.loglikelihood import Item, score
+from counterpoint.evaluate.opened import OpenedLM
 from counterpoint.evaluate.writing import Passage, write
 from counterpoint.guide import DEFAULT_SCALE, Guide
-from counterpoint.models.loading import BUNDLED
-from counterpoint.models.model import Model
+from counterpoint.store import key_of
 
 BRANCHES = ("last", "empty", "no-system")
-SAMPLING_KEYS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
-_MORE_OPTIONS = ("attn_implementation",)
-
 logger = logging.getLogger(__name__)
 Ids = tuple[int, ...]
 
 
 @register_model("counterpoint")
-class GuidedLM(HFLM):
+class GuidedLM(OpenedLM):
     """The harness' `hf` model under guidance.
 
     Args:
-        pretrained: "bundled", a folder, a hub id, or a transformers model (then with `tokenizer`).
+        pretrained: what `counterpoint.load` takes, or a transformers model (then with `tokenizer`).
         scale, space, plausibility, gate, start, stop, adaptive: the fields of `Guide`; steps count the tokens of the
             continuation from 0. scale None is the package's default.
         branch: what the further branch reads. "last": the context's last token (Sanchez et al. 2023); "empty": the
@@ -52,10 +52,14 @@ class GuidedLM(HFLM):
             that have one, else "last".
         negative: a text for the further branch instead.
         seed: of sampled generations; request i uses seed + i.
-        options: the arguments of the harness' `hf` model.
+        weights, compile: as in `counterpoint.load`.
+        device: None is CUDA where there is one, else the CPU.
+        dtype: "auto" is that of the weights, and float32 for the models that ship with the package.
+        options: the other arguments of the harness' `hf` model.
 
     Raises:
-        UsageError: an unknown argument, a guide out of range, or a branch that does not fit the task.
+        UsageError: an unknown argument, one that could have no effect, a guide out of range, or a branch that does not
+            fit the task.
     """
 
     def __init__(
@@ -72,30 +76,28 @@ class GuidedLM(HFLM):
         branch: str | None = None,
         negative: str | None = None,
         seed: int = 0,
+        weights: str | None = None,
+        compile: bool | Literal["auto"] = "auto",
+        device: str | None = None,
+        dtype: str | torch.dtype | None = "auto",
         **options: Any,
     ) -> None:
-        _check_options(options)
+        check_options(options, own=GuidedLM)
         guide = Guide(
-            scale=DEFAULT_SCALE if scale is None else scale,
-            space=space,
-            plausibility=plausibility,
-            gate=gate,
-            start=start,
-            stop=stop,
-            adaptive=adaptive,
-        )
+            scale=DEFAULT_SCALE if scale is None else scale, space=space, plausibility=plausibility, gate=gate,
+            start=start, stop=stop, adaptive=adaptive,
+        )  # fmt: skip
         if branch is not None and negative is not None:
             raise GuideError(f"branch is {branch!r} and negative is {negative!r}; give one of them")
         if branch is not None and branch not in BRANCHES:
             raise GuideError(f"branch is {branch!r}; use one of {', '.join(BRANCHES)}, or negative=TEXT")
-        super().__init__(str(BUNDLED) if pretrained == "bundled" else pretrained, **options)
-        if self.backend != "causal":
-            raise UsageError(f"{pretrained} is an encoder-decoder, which this bridge can't guide; use a causal model")
         self.guide, self.branch, self.seed = guide, branch, seed
-        name = pretrained if isinstance(pretrained, str) else type(pretrained).__name__
-        self.guided_model = Model(self.model, self.tokenizer, name=name)
+        check_effects(options, compile=compile, is_unguided=self.is_unguided)
+        super().__init__(pretrained, weights=weights, compile=compile, device=device, dtype=dtype, **options)
+        self._scored_negatives: dict[Ids, Ids] = {}
         self.negative_ids: Ids | None = None if negative is None else self._read_negative(negative)
         self._without_system: dict[str, str] = {}
+        self._chats: tuple[Any, ChatTexts] | None = None
 
     @property
     def is_unguided(self) -> bool:
@@ -106,13 +108,46 @@ class GuidedLM(HFLM):
         branch = "negative text" if self.negative_ids is not None else self.branch or "last, or no-system for chats"
         return {**super().get_model_info(), "guide": self.guide.to_dict(), "branch": branch}
 
+    def set_cache_hook(self, cache_hook) -> None:
+        """Take the harness' cache of answers. Its own keys hold the request alone; here they hold all else that an
+        answer depends on too."""
+        super().set_cache_hook(cache_hook)
+        answers = cache_hook.dbdict
+        if answers is not None:
+            weights = fingerprint(self.model)
+            answers.encode_key = lambda key: f"{self._answers_of(weights)}:{key}"
+            answers.decode_key = lambda key: key.rpartition(":")[2]
+
+    def _answers_of(self, weights: str) -> str:
+        """A key for everything besides the request that an answer depends on."""
+        return key_of(
+            "counterpoint", weights, str(self.guide), self.branch, self.negative_ids, self.seed, self.max_length,
+            self.prefix_token_id, self.add_bos_token, str(self.tokenizer.chat_template), str(self.think_end_token),
+        )  # fmt: skip
+
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        """The chat as text; the same chat without its system message is remembered beside it."""
+        """The chat as text, from which its system message can be taken out again.
+
+        Raises:
+            PromptError: the other branch is the chat without its system message, and that can't be made of the text.
+        """
         rendered = super().apply_chat_template(chat_history, add_generation_prompt)
         rest = [message for message in chat_history if message["role"] != "system"]
-        if 0 < len(rest) < len(chat_history):
-            self._without_system[rendered] = super().apply_chat_template(rest, add_generation_prompt)
+        if self._swaps_system and 0 < len(rest) < len(chat_history):
+            self._chat_texts().check(rendered, super().apply_chat_template(rest, add_generation_prompt))
         return rendered
+
+    @property
+    def _swaps_system(self) -> bool:
+        """Whether the other branch of a chat is the chat without its system message."""
+        return not self.is_unguided and self.negative_ids is None and self.branch in (None, "no-system")
+
+    def _chat_texts(self) -> ChatTexts:
+        """The chats of the tokenizer's template as it is now."""
+        template = self.tokenizer.chat_template
+        if self._chats is None or self._chats[0] != template:
+            self._chats = (template, ChatTexts(super().apply_chat_template, self._without_system))
+        return self._chats[1]
 
     def _loglikelihood_tokens(self, requests, disable_tqdm: bool = False, override_bs: int | None = None):
         """(log-likelihood, is greedy) of (texts, context ids, continuation ids)."""
@@ -125,9 +160,30 @@ class GuidedLM(HFLM):
                     f"the continuation {text[1]!r} melts into the last token of its context, so it has none of its own; "
                     "begin it with a space"
                 )
-            items.append(self._item(context, continuation, self._negative(text[0] if text else None, context)))
+            negative = self._negative(text[0] if text else None, context, is_scored=True)
+            items.append(self._item(context, continuation, negative))
+        self._check_differences([(item.context, item.negative) for item in items])
         cache_keys = [("loglikelihood", text) if text else None for text, _, _ in requests]
         return self.scores(items, cache_keys, disable_tqdm=disable_tqdm)
+
+    def _check_differences(self, branches: Sequence[tuple[Ids, Ids]]) -> None:
+        """Say it where guidance can change nothing, since both branches read the same.
+
+        Raises:
+            GuideError: so it is in all requests, by the choice of the branch.
+        """
+        same = sum(context == negative for context, negative in branches)
+        if not same or self.guide.scale == 1:
+            return
+        told = f"in {same} of {len(branches)} requests the other branch reads the same as the context"
+        if same == len(branches) and (
+            self.branch in ("last", "empty") or all(len(context) == 1 for context, _ in branches)
+        ):
+            raise GuideError(
+                f"{told}, since the context is empty or one token, so guidance can change nothing; give negative=TEXT, or "
+                "scale=1"
+            )
+        warnings.warn(NoEffectWarning(f"{told}, so guidance changes nothing there"), stacklevel=3)
 
     def loglikelihood_rolling(self, requests, disable_tqdm: bool = False) -> list[float]:
         """Log-likelihoods of whole texts. The negative stands before the text in the further branch.
@@ -163,6 +219,7 @@ class GuidedLM(HFLM):
         end = self.tok_decode(self.eot_token_id, skip_special_tokens=False)
         think = self.think_end_token if isinstance(self.think_end_token, str) else None
         passages = [self._passage(*request.args, seed=self.seed + number) for number, request in enumerate(requests)]
+        self._check_differences([(passage.context, passage.negative) for passage in passages])
         texts = []
         bar = tqdm(total=len(requests), disable=disable_tqdm or self.rank != 0, desc="Running generate_until requests")
         for at in range(0, len(passages), self._num_together()):
@@ -192,8 +249,14 @@ class GuidedLM(HFLM):
         return [(result.logprob, result.is_greedy) for (result,) in results]
 
     def write(self, passages: Sequence[Passage]) -> list[str]:
-        """The guided text after each passage."""
-        return [done.text for done in write(self.guided_model, passages, self.guide)]
+        """The guided text after each passage, without what it thought where the end of thinking is a token."""
+        return [self._answer(done) for done in write(self.guided_model, passages, self.guide)]
+
+    def _answer(self, done: Completion) -> str:
+        end, ids = self.think_end_token, list(done.token_ids)
+        if not isinstance(end, int) or end not in ids:
+            return done.text
+        return self.tok_decode(ids[len(ids) - ids[::-1].index(end) :]).lstrip()
 
     def _num_together(self) -> int:
         return self.batch_size if isinstance(self.batch_size, int) else 16
@@ -204,13 +267,23 @@ class GuidedLM(HFLM):
             raise PromptError("negative is empty; give a text, or branch=empty for nothing")
         if len(ids) >= self.max_length:
             raise PromptError(f"negative has {len(ids)} tokens and the context holds {self.max_length}; shorten it")
+        if text != text.rstrip():
+            self._scored_negatives[ids] = self._encoded(text, is_scored=True)
         return ids
 
-    def _negative(self, text: str | None, context: Sequence[int]) -> Ids:
+    def _encoded(self, text: str, *, is_scored: bool) -> Ids:
+        """A context as the harness encodes it: before a continuation that is scored, white space at its end is left out,
+        since it begins the continuation."""
+        return tuple(self.tok_encode(text.rstrip() if is_scored else text))
+
+    def _negative(self, text: str | None, context: Sequence[int], *, is_scored: bool = False) -> Ids:
         """What the further branch reads before the continuation."""
         if self.negative_ids is not None:
-            return self.negative_ids
-        bare = None if text is None else self._bare(text)
+            ids = self._scored_negatives.get(self.negative_ids, self.negative_ids) if is_scored else self.negative_ids
+            if not ids:
+                raise PromptError("negative is white space, which scoring leaves to the continuation; give a word")
+            return ids
+        bare = self._chat_texts().without_system(text) if text and self._has_template() else None
         if self.branch == "no-system" and bare is None:
             raise GuideError(
                 "the branch 'no-system' needs chats with a system message; run with --apply_chat_template and "
@@ -218,34 +291,35 @@ class GuidedLM(HFLM):
             )
         if self.branch == "empty":
             return (self.prefix_token_id,)
-        return tuple(context[-1:]) if bare is None or self.branch == "last" else tuple(self.tok_encode(bare))
+        if bare is None or self.branch == "last":
+            return tuple(context[-1:])
+        return self._encoded(bare, is_scored=is_scored)
 
-    def _bare(self, text: str) -> str | None:
-        """The chat without its system message, and with what the task appended to it; None where there is none."""
-        if text in self._without_system:
-            return self._without_system[text]
-        starts = [rendered for rendered in self._without_system if text.startswith(rendered)]
-        longest = max(starts, key=len, default=None)
-        return None if longest is None else self._without_system[longest] + text[len(longest) :]
+    def _has_template(self) -> bool:
+        return self.branch in (None, "no-system") and self.tokenizer.chat_template is not None
 
     def _item(self, context: Sequence[int], continuation: Sequence[int], negative: Ids) -> Item:
         """An item that fits, cut from the left as the harness does."""
-        room = self.max_length + 1 - len(continuation)
-        if len(context) > room:
-            logger.warning("A context of %d tokens is cut to its last %d to fit the model.", len(context), room)
-        if self.negative_ids is not None and len(negative) > room:
+        tokens_left = self.max_length + 1 - len(continuation)
+        if tokens_left < 1:
             raise PromptError(
-                f"negative has {len(negative)} tokens and a continuation of {len(continuation)} leaves room for {room}; "
+                f"a continuation has {len(continuation)} tokens and the context holds {self.max_length}; shorten it"
+            )
+        if len(context) > tokens_left:
+            logger.warning("A context of %d tokens is cut to its last %d to fit the model.", len(context), tokens_left)
+        if self.negative_ids is not None and len(negative) > tokens_left:
+            raise PromptError(
+                f"negative has {len(negative)} tokens and a continuation of {len(continuation)} leaves {tokens_left}; "
                 "shorten the negative"
             )
-        return Item(tuple(context[-room:]), tuple(continuation), tuple(negative[-room:]))
+        return Item(tuple(context[-tokens_left:]), tuple(continuation), tuple(negative[-tokens_left:]))
 
     def _windows(self, ids: list[int]):
         lead = self.negative_ids
         windows = utils.get_rolling_token_windows(
             token_list=ids,
             prefix_token=self.prefix_token_id,
-            max_seq_len=self.max_length + 1 - len(lead),
+            max_seq_len=self.max_length - len(lead),
             context_len=1,
         )
         for number, window in enumerate(windows):
@@ -255,21 +329,9 @@ class GuidedLM(HFLM):
 
     def _passage(self, text: str, given: dict, *, seed: int) -> Passage:
         """A request to write, cut from the left as the harness does."""
-        wanted = normalize_gen_kwargs(given, self.max_gen_toks)
-        arguments: dict[str, Any] = {"max_tokens": wanted.pop("max_gen_toks"), "stop": tuple(wanted.pop("until", ()))}
-        is_sampled = wanted.pop("do_sample")
-        for key in SAMPLING_KEYS:
-            if key in wanted:
-                arguments[key] = wanted.pop(key)
-        if not is_sampled:
-            arguments["temperature"] = 0.0
-        if wanted:
-            raise SamplingError(
-                f"generation argument {min(wanted)!r} is not known; known are do_sample, until, max_gen_toks, "
-                f"{', '.join(SAMPLING_KEYS)}"
-            )
-        room = self.max_length - arguments["max_tokens"]
-        if room < 1:
+        arguments = sampling_arguments(given, self.max_gen_toks)
+        tokens_left = self.max_length - arguments["max_tokens"]
+        if tokens_left < 1:
             raise SamplingError(
                 f"max_gen_toks is {arguments['max_tokens']} and the context holds {self.max_length}; ask for less"
             )
@@ -277,19 +339,7 @@ class GuidedLM(HFLM):
         if not ids:
             raise PromptError("a context to continue is empty; give every document a context")
         negative = self._negative(text, ids)
-        return Passage(tuple(ids[-room:]), tuple(negative[-room:]), {**arguments, "seed": seed})
-
-
-def _check_options(options: dict[str, Any]) -> None:
-    known = [*inspect.signature(HFLM.__init__).parameters, *_MORE_OPTIONS]
-    own = [name for name in inspect.signature(GuidedLM.__init__).parameters if name not in ("self", "options")]
-    for name in options:
-        if name not in known:
-            close = difflib.get_close_matches(name, [*own, *known], n=1)
-            raise UsageError(
-                f"unknown model argument {name!r}; "
-                + (f"did you mean {close[0]!r}?" if close else f"its own are {', '.join(own)}")
-            )
+        return Passage(tuple(ids[-tokens_left:]), tuple(negative[-tokens_left:]), {**arguments, "seed": seed})
 
 
 def registered() -> None:

@@ -141,7 +141,7 @@ def _answers(
     model: Model, questions: Sequence[str], guide: Guide, positive: str, negative: str,
     samples: int, max_tokens: int, temperature: float, seed: int,
 ) -> list[str]:  # fmt: skip
-    engine, ids = Engine(model), []
+    requests = []
     for number, question in enumerate(questions):
         messages = [{"role": "system", "content": positive}, {"role": "user", "content": question}]
         built = chat(model, messages, negative=negative)
@@ -154,6 +154,5 @@ def _answers(
             max_tokens=max_tokens,
             temperature=temperature,
         )
-        ids.append(engine.add(request))
-    done = {(p.request_id, p.index): p.completion for p in engine.run() if p.completion is not None}
-    return [done[i, index].text or "" for i in ids for index in range(samples)]
+        requests.append(request)
+    return [completion.text or "" for samples in Engine(model).complete(requests) for completion in samples]

@@ -36,20 +36,16 @@ def write(model: Model, passages: Sequence[Passage], guide: Guide, *, max_rows: 
         UsageError: a context or a sampling argument can't be used.
     """
     unguided = dataclasses.replace(guide, scale=1.0)
-    engine = Engine(model, max_rows=max_rows)
-    numbers: dict[int, int] = {}
-    for number, passage in enumerate(passages):
+    requests = []
+    for passage in passages:
         has_branch = guide.scale != 1 and passage.negative is not None and passage.negative != passage.context
-        request = prepare(
-            model,
-            passage.context,
-            negative=passage.negative if has_branch else None,
-            guide=guide if has_branch else unguided,
-            **passage.arguments,
+        requests.append(
+            prepare(
+                model,
+                passage.context,
+                negative=passage.negative if has_branch else None,
+                guide=guide if has_branch else unguided,
+                **passage.arguments,
+            )
         )
-        numbers[engine.add(request)] = number
-    done: dict[int, Completion] = {}
-    for progress in engine.run():
-        if progress.completion is not None:
-            done[numbers[progress.request_id]] = progress.completion
-    return [done[number] for number in range(len(passages))]
+    return [samples[0] for samples in Engine(model, max_rows=max_rows).complete(requests)]

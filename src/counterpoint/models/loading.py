@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
+import re
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
 import torch
+import transformers
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -25,6 +30,7 @@ BUNDLED = Path(__file__).parent / "bundled"
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "vocab.json", "tokenizer.model", "spiece.model", "vocab.txt",
 )  # fmt: skip
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")  # some old ids, such as gpt2, have no owner
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -55,9 +61,8 @@ def load(
         UnsupportedError: int8 weights are wanted, and the model or the machine can't have them.
     """
     if weights not in (None, "int8"):
-        raise ModelError(f"weights is {weights!r}; use 'int8', or None for those of the model")
-    shown, wanted = str(name), _dtype(dtype)
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        raise ModelError(f"weights is {weights!r}; use 'int8', or None for those of the model", param="weights")
+    shown, wanted, device = str(name), _dtype(dtype), usable_device(device)
     if shown == "bundled":
         name, wanted = BUNDLED, wanted or torch.float32
     file = find(name)
@@ -77,10 +82,11 @@ def _from_transformers(
     folder = Path(name)
     if folder.exists():
         _check_folder(folder, shown)
-    elif shown == "bundled" or shown.count("/") != 1 or shown.startswith((".", "/", "~")):
+    elif shown == "bundled" or not HUB_ID.fullmatch(shown):
         raise ModelError(
             f"there is no model folder {shown!r}; give 'bundled', 'smollm2', a folder, a GGUF file, or a hub id such as "
-            "owner/name"
+            "owner/name",
+            param="model",
         )
     source = str(name)
     try:
@@ -89,14 +95,16 @@ def _from_transformers(
             raise ModelError(
                 f"the model {shown!r} is of type {config.model_type!r}, which is not a causal language model"
             )
-        hf, info = AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype or "auto", trust_remote_code=trust_remote_code, output_loading_info=True
-        )
+        with quietly():
+            hf, info = AutoModelForCausalLM.from_pretrained(
+                source, dtype=dtype or "auto", trust_remote_code=trust_remote_code, output_loading_info=True
+            )
         tokenizer = _tokenizer(source, folder, trust_remote_code)
     except UsageError:
         raise
     except Exception as error:  # transformers and safetensors raise many kinds for a model that can't be read
-        raise ModelError(f"the model {shown!r} can't be loaded: {_first_line(error)}") from error
+        missing = "" if folder.exists() else f"there is no model folder {shown!r} here, and as a hub id "
+        raise ModelError(f"{missing or 'the model '}{shown!r} can't be loaded: {_first_line(error)}") from error
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
         raise ModelError(
@@ -116,6 +124,42 @@ def _from_gguf(
             raise
         raise UnsupportedError(f"{shown!r} is a GGUF file; pip install 'counterpoint[gguf]' to read it") from None
     return gguf.load(file, shown=shown, dtype=dtype)
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Without transformers' progress bar, which would stand before a caller's first line."""
+    was_shown = transformers.logging.is_progress_bar_enabled()
+    transformers.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_shown:
+            transformers.logging.enable_progress_bar()
+
+
+@functools.lru_cache(maxsize=1)
+def named(name: str) -> Model:
+    """The model of a name, `load(name)`; the last one stays in memory."""
+    return load(name)
+
+
+def as_model(value: Model | str) -> Model:
+    """What a caller gave for a model: the model, or a name for it.
+
+    Raises:
+        ModelError: it is neither, or can't be loaded.
+    """
+    if isinstance(value, (str, Path)):
+        return named(str(value))
+    if isinstance(value, Model):
+        return value
+    kind = type(value).__name__
+    if isinstance(value, torch.nn.Module):
+        raise ModelError(
+            f"model is a {kind}; wrap it with its tokenizer: counterpoint.Model(hf, tokenizer)", param="model"
+        )
+    raise ModelError(f"model is {value!r:.60}; give what counterpoint.load(...) returns, or a name", param="model")
 
 
 def _check_folder(folder: Path, shown: str) -> None:
@@ -138,11 +182,33 @@ def _tokenizer(source: str, folder: Path, trust_remote_code: bool):
         return AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
 
 
+def usable_device(device: str | torch.device | None) -> torch.device:
+    """A device by its name; None is CUDA where there is one, else the CPU.
+
+    Raises:
+        ModelError: there is no device of that name, or this machine lacks it.
+    """
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError, TypeError, ValueError, NotImplementedError) as error:
+        ways = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        if torch.backends.mps.is_available():
+            ways.append("mps")
+        raise ModelError(
+            f"device is {str(device)!r}, which can't be used here ({_first_line(error):.80}); use {' or '.join(ways)}",
+            param="device",
+        ) from None
+    return found
+
+
 def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
     if dtype is None or isinstance(dtype, torch.dtype):
         return dtype
     if dtype not in DTYPES:
-        raise ModelError(f"dtype is {dtype!r}; use one of {', '.join(DTYPES)}")
+        raise ModelError(f"dtype is {dtype!r}; use one of {', '.join(DTYPES)}", param="dtype")
     return DTYPES[dtype]
 
 

@@ -6,11 +6,13 @@ import dataclasses
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack
 
 from rich.console import Console, ConsoleOptions, RenderableType
 
-from counterpoint.engine import Progress
+from counterpoint.engine import Options, Progress
+from counterpoint.engine.options import spelled_out
+from counterpoint.models.loading import as_model
 from counterpoint.models.model import Model
 from counterpoint.report import page, terminal
 from counterpoint.report.charts import frontier
@@ -108,8 +110,9 @@ class Comparison:
         yield terminal.metrics_table(self.cells, series_name)
 
 
+@spelled_out(Options)
 def compare(
-    model: Model,
+    model: Model | str,
     prompt: str | Sequence[int],
     *,
     negative: Any,
@@ -117,8 +120,9 @@ def compare(
     spaces: Sequence[str] = SPACES,
     plausibilities: Sequence[float] = PLAUSIBILITIES,
     limits: Limits = LIMITS,
+    seed: int | None = None,
     on_progress: Callable[[Progress], None] | None = None,
-    **options: Any,
+    **options: Unpack[Options],
 ) -> Comparison:
     """Continue one prompt under every combination of scale, space and plausibility, as one batch.
 
@@ -126,11 +130,13 @@ def compare(
         negative: what the scales push away from.
         limits: what counts as an artefact.
         on_progress: called at each token.
-        options: the other arguments of `counterpoint.engine.prepare` but the guide; with n, metrics are over n samples.
+        seed: makes sampling repeatable; sample i of n uses seed + i; None is fresh entropy.
+        options: see `Options`; with n, metrics are over n samples.
 
     Raises:
         UsageError: an axis is empty, holds a value twice, or a value is out of its range.
     """
+    model = as_model(model)
     cells = run_grid(
         model,
         prompt,
@@ -139,6 +145,7 @@ def compare(
         spaces=spaces,
         plausibilities=plausibilities,
         limits=limits,
+        seed=seed,
         on_progress=on_progress,
         **options,
     )

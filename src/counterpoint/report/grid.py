@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack
 
-from counterpoint.engine import Progress, Request, prepare
+from counterpoint.engine import Options, Progress, Request, prepare
 from counterpoint.errors import GuideError
 from counterpoint.guide import Guide
 from counterpoint.models.model import Model
@@ -38,8 +38,9 @@ def run_grid(
     plausibilities: Sequence[float],
     limits: Limits = LIMITS,
     max_rows: int = 256,
+    seed: int | None = None,
     on_progress: Callable[[Progress], None] | None = None,
-    **options: Any,
+    **options: Unpack[Options],
 ) -> tuple[Cell, ...]:
     """The cells, scale by scale, in each by space and plausibility. Equal requests run once.
 
@@ -52,7 +53,7 @@ def run_grid(
     distinct: dict[Guide, Request] = {}
     for guide in guides:
         if _of(guide) not in distinct:
-            distinct[_of(guide)] = _request(model, prompt, negative, _of(guide), options)
+            distinct[_of(guide)] = _request(model, prompt, negative, _of(guide), {**options, "seed": seed})
     traced = record_all(model, list(distinct.values()), limits=limits, max_rows=max_rows, on_progress=on_progress)
     cells = {guide: Cell(guide, tuple(traces), measure(traces)) for guide, traces in zip(distinct, traced, strict=True)}
     return tuple(dataclasses.replace(cells[_of(guide)], guide=guide) for guide in guides)

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack
 
 from rich.console import Console, ConsoleOptions, RenderableType
 
+from counterpoint.engine import Progress, RequestOptions
+from counterpoint.engine.generate import Prompt
+from counterpoint.engine.options import spelled_out
 from counterpoint.models.model import Model
 from counterpoint.report import page, terminal
 from counterpoint.report.charts import strips
 from counterpoint.report.metrics import measure
 from counterpoint.report.shades import BOUNDS, notable, shade
 from counterpoint.report.visible import label
-from counterpoint.trace import Seen, Step, Trace, record
-from counterpoint.trace.record import GUIDANCE
+from counterpoint.trace import Limits, Seen, Step, Trace, record
+from counterpoint.trace.record import GUIDANCE, LIMITS
+from counterpoint.trace.recorder import NUM_ALTERNATIVES
 
 MARKED_FROM = 100  # steps; a longer trace's table in a terminal has its notable steps only
 
@@ -57,9 +61,25 @@ class TraceReport:
         yield from terminal.trace_view(self.trace, steps if short else notable(steps), options.max_width)
 
 
-def trace(model: Model, prompt: str | Sequence[int], **options: Any) -> TraceReport:
-    """Continue a prompt and report every step. Arguments and errors are those of `counterpoint.trace.record`."""
-    return TraceReport(record(model, prompt, **options))
+@spelled_out(RequestOptions)
+def trace(
+    model: Model | str, prompt: Prompt, *, num_alternatives: int = NUM_ALTERNATIVES, limits: Limits = LIMITS,
+    on_progress: Callable[[Progress], None] | None = None, **options: Unpack[RequestOptions],
+) -> TraceReport:  # fmt: skip
+    """Continue a prompt and report every step.
+
+    Args:
+        model: what `counterpoint.load` gave, or a name for it.
+        prompt: a text or token ids, or what a builder of `counterpoint.contexts` made of both prompt and branches.
+        num_alternatives, limits, on_progress: as in `counterpoint.trace.record`.
+        options: see `RequestOptions`, with n = 1.
+
+    Raises:
+        UsageError: an argument is out of its range.
+    """
+    return TraceReport(
+        record(model, prompt, num_alternatives=num_alternatives, limits=limits, on_progress=on_progress, **options)
+    )
 
 
 def page_data(trace: Trace) -> dict[str, Any]:

@@ -30,6 +30,12 @@ class Sample:
     num_label_chars: int = 0  # of the labels, for `text_offset`
     completion: Completion | None = None
 
+    @property
+    def finish_reason(self) -> str | None:
+        """As OpenAI's clients know it: to them a full context is a length too."""
+        reason = self.completion.finish_reason if self.completion else None
+        return "length" if reason == "context" else reason
+
 
 class Answer:
     """One answer, whole or in chunks. Subclasses know the shape of a choice.
@@ -137,13 +143,13 @@ class CompletionAnswer(Answer):
 
     def _choice(self, index: int, text: str, sample: Sample) -> dict[str, Any]:
         logprobs = self._logprobs(sample.logprobs, 0) if sample.logprobs else None
-        return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": sample.completion.finish_reason}
+        return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": sample.finish_reason}
 
     def _silent(self, index: int) -> dict[str, Any]:
         return {"index": index, "text": "", "logprobs": None, "finish_reason": None}
 
     def _deltas(self, index, first, text, logprobs, sample):
-        reason = sample.completion.finish_reason if sample.completion else None
+        reason = sample.finish_reason
         if text or logprobs or reason:
             shown = self._logprobs(logprobs, sample.num_label_chars) if logprobs else None
             sample.num_label_chars += sum(len(self._label(t.token_id)) for t in logprobs)
@@ -173,7 +179,7 @@ class ChatAnswer(Answer):
             "index": index,
             "message": {"role": "assistant", "content": text, "refusal": None},
             "logprobs": self._logprobs(sample.logprobs),
-            "finish_reason": sample.completion.finish_reason,
+            "finish_reason": sample.finish_reason,
         }
 
     def _silent(self, index: int) -> dict[str, Any]:
@@ -185,7 +191,7 @@ class ChatAnswer(Answer):
         if text or logprobs:
             yield self._silent(index) | {"delta": {"content": text}, "logprobs": self._logprobs(logprobs)}
         if sample.completion:
-            yield self._silent(index) | {"finish_reason": sample.completion.finish_reason}
+            yield self._silent(index) | {"finish_reason": sample.finish_reason}
 
     def _logprobs(self, logprobs: list[TokenLogprob]) -> dict[str, Any] | None:
         if not logprobs:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Unpack
 
-from counterpoint.engine import Completion, Engine, Progress, Request, prepare
+from counterpoint.engine import Completion, Engine, Progress, Request, RequestOptions, prepare
+from counterpoint.engine.generate import Prompt
+from counterpoint.engine.options import spelled_out
 from counterpoint.engine.text import TextStream
 from counterpoint.errors import UsageError
+from counterpoint.models.loading import as_model
 from counterpoint.models.model import Model
 from counterpoint.sampling import Sampling
 from counterpoint.trace.labels import labeller
@@ -17,29 +20,33 @@ from counterpoint.trace.record import LIMITS, Limits, Step, Trace, TracedBranch
 from counterpoint.trace.recorder import NUM_ALTERNATIVES, Numbers, Recorder
 
 
+@spelled_out(RequestOptions)
 def record(
-    model: Model,
-    prompt: str | Sequence[int],
+    model: Model | str,
+    prompt: Prompt,
     *,
     num_alternatives: int = NUM_ALTERNATIVES,
     limits: Limits = LIMITS,
     on_progress: Callable[[Progress], None] | None = None,
-    **options: Any,
+    **options: Unpack[RequestOptions],
 ) -> Trace:
     """Continue one prompt and keep what every step looked like.
 
     Args:
+        model: what `counterpoint.load` gave, or a name for it.
+        prompt: a text or token ids, or what a builder of `counterpoint.contexts` made of both prompt and branches.
         num_alternatives: alternatives to keep of each distribution.
         limits: what counts as an artefact.
         on_progress: called at each token.
-        options: the arguments of `counterpoint.engine.prepare`, with n = 1.
+        options: see `RequestOptions`, with n = 1.
 
     Raises:
         UsageError: an argument is out of its range.
     """
+    model = as_model(model)
     request = prepare(model, prompt, **options)
     if request.num_samples != 1:
-        raise UsageError(f"n is {request.num_samples}; record traces one sample, use record_all for more")
+        raise UsageError(f"n is {request.num_samples}; record traces one sample, use record_all for more", param="n")
     return record_all(model, [request], num_alternatives=num_alternatives, limits=limits, on_progress=on_progress)[0][0]
 
 
@@ -53,19 +60,13 @@ def record_all(
     on_progress: Callable[[Progress], None] | None = None,
 ) -> list[list[Trace]]:
     """Run requests as one batch; returns, request by request, the traces of its samples. Arguments as in `record`."""
-    engine = Engine(model, max_rows=max_rows)
     recorders = [Recorder(request, num_alternatives=num_alternatives) for request in requests]
-    ids = [engine.add(dataclasses.replace(r, observe=watch)) for r, watch in zip(requests, recorders)]
-    done: dict[tuple[int, int], Completion] = {}
-    for progress in engine.run():
-        if on_progress is not None:
-            on_progress(progress)
-        if progress.completion is not None:
-            done[progress.request_id, progress.index] = progress.completion
+    watched = [dataclasses.replace(request, observe=watch) for request, watch in zip(requests, recorders)]
+    done = Engine(model, max_rows=max_rows).complete(watched, on_progress=on_progress)
     label = labeller(model)
     return [
-        [_trace(model, request, watch.steps[k], done[i, k], limits, label) for k in range(request.num_samples)]
-        for i, request, watch in zip(ids, requests, recorders)
+        [_trace(model, request, watch.steps[c.index], c, limits, label) for c in completions]
+        for request, watch, completions in zip(requests, recorders, done)
     ]
 
 

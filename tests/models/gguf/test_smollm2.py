@@ -2,7 +2,12 @@
 
 import importlib.util
 
+import gguf
 import pytest
+import torch
+from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 import counterpoint as cp
 from counterpoint.errors import ModelError
@@ -11,6 +16,12 @@ from counterpoint.models.gguf import find
 needs_smollm2 = pytest.mark.skipif(
     importlib.util.find_spec(find.PACKAGE) is None, reason=f"SmolLM2 is not installed: {find.INSTALL}"
 )
+NAMES = {
+    "token_embd.": "model.embed_tokens.", "output_norm.": "model.norm.", "blk.": "model.layers.",
+    "attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm", "attn_output": "self_attn.o_proj",
+    "attn_": "self_attn.", "ffn_": "mlp.", "_attn.q": "_attn.q_proj", "_attn.k": "_attn.k_proj",
+    "_attn.v": "_attn.v_proj", "mlp.gate": "mlp.gate_proj", "mlp.up": "mlp.up_proj", "mlp.down": "mlp.down_proj",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +36,35 @@ def test_it_answers_in_chat(smollm2):
     )
     done = cp.generate(smollm2, prompt, max_tokens=32, temperature=0)
     assert "Paris" in done.text and done.finish_reason == "stop"
+
+
+@needs_smollm2
+@torch.inference_mode()
+def test_logits_are_those_of_the_dequantized_weights(smollm2):
+    """Against a Llama that is put together here, name by name."""
+    reader = gguf.GGUFReader(find.find("smollm2"))
+    config = LlamaConfig(
+        vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9,
+        num_key_value_heads=3, max_position_embeddings=8192, rms_norm_eps=1e-5, tie_word_embeddings=True,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e5},
+    )  # fmt: skip
+    with torch.device("meta"):
+        want = LlamaForCausalLM(config)
+    want.model.rotary_emb = LlamaRotaryEmbedding(config)
+    for tensor in reader.tensors:
+        weight = torch.from_numpy(gguf.dequantize(tensor.data, tensor.tensor_type).copy())
+        for heads, name in ((9, ".attn_q."), (3, ".attn_k.")):
+            if name in tensor.name:
+                weight = weight.view(heads, 32, 2, 576).transpose(1, 2).reshape(weight.shape)
+        name = tensor.name
+        for pattern, own in NAMES.items():
+            name = name.replace(pattern, own)
+        module, _, leaf = name.rpartition(".")
+        setattr(want.get_submodule(module), leaf, nn.Parameter(weight))
+    want.tie_weights()
+    ids = torch.tensor([smollm2.encode("The sky is blue because 12,345 cafés are naïve. " * 12)])
+    assert ids.shape[1] > 128
+    assert torch.allclose(smollm2.hf(ids).logits, want.eval()(ids).logits, atol=1e-4)
 
 
 def test_where_it_is_missing_the_command_is_told(monkeypatch):

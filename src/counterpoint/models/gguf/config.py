@@ -13,14 +13,13 @@ from typing import Any
 import gguf
 import numpy as np
 import transformers
-from gguf import GGUFValueType
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.integrations import GGUF_CONFIG_MAPPING
 
 from counterpoint.errors import ModelError
 from counterpoint.models.gguf.file import GgufFile, dequantized
 
-#: the fields of an architecture that transformers' table leaves out, and the names in the configuration
+#: fields of an architecture that transformers' tables leave out, and their names in the configuration
 ATTRIBUTES = {
     "attention.key_length": "head_dim",
     "attention.sliding_window": "sliding_window",
@@ -61,6 +60,8 @@ def read_config(file: GgufFile) -> PreTrainedConfig:
     if embedding is None:
         raise ModelError(f"{file.shown!r} has no tensor token_embd.weight, so it is no language model")
     config.vocab_size = int(embedding.shape[1])
+    for name, own in GGUF_CONFIG_MAPPING["tokenizer"].items():
+        setattr(config, own, file.fields.get(f"tokenizer.{name}"))  # a class's defaults are those of one checkpoint
     if _is_complete(file.architecture):
         return config
     if config.model_type == "mistral" and file.own("attention.sliding_window") is None:
@@ -68,9 +69,13 @@ def read_config(file: GgufFile) -> PreTrainedConfig:
     table = GGUF_CONFIG_MAPPING.get(file.architecture) or GGUF_CONFIG_MAPPING.get(config.model_type) or {}
     prefix = f"{file.architecture}."
     left = {name.removeprefix(prefix): value for name, value in file.fields.items() if name.startswith(prefix)}
-    for name in [name for name in left if table.get(name) is not None and hasattr(config, table[name])]:
+    idle = {"context_length", "feed_forward_length"}  # some tables give these a name that the model does not read
+    known = {name for name in left if table.get(name) is not None}
+    for name in known - idle:
         del left[name]
     _fill_in(config, left)
+    for name in known & set(left):
+        del left[name]
     _set_rotary(config, left, file)
     if left:
         name, value = next(iter(left.items()))
@@ -93,8 +98,7 @@ def _of_transformers(file: GgufFile) -> PreTrainedConfig:
     with tempfile.TemporaryDirectory() as folder:
         writer = gguf.GGUFWriter(Path(folder, "header.gguf"), file.architecture)
         for name, types in file.types.items():
-            of_model = name.startswith((f"{file.architecture}.", "tokenizer.ggml.", "general.name"))
-            if of_model and not (name.startswith("tokenizer.") and types[0] == GGUFValueType.ARRAY):
+            if name.startswith(f"{file.architecture}.") or name == "general.name":
                 writer.add_key_value(name, file.fields[name], types[0], sub_type=types[-1] if len(types) > 1 else None)
         writer.add_token_list([""])
         for name in file.tensors:
@@ -125,6 +129,10 @@ def _fill_in(config: PreTrainedConfig, left: dict[str, Any]) -> None:
     for name in [name for name in left if name in neutral]:
         if isinstance(left[name], (int, float)) and math.isclose(left[name], neutral[name], rel_tol=1e-6):
             del left[name]
+    if hasattr(config, "query_pre_attn_scalar"):  # llama.cpp's rule: one size of each Gemma has another scale
+        own = config.hidden_size // config.num_attention_heads if config.num_hidden_layers in (46, 62) else head_dim
+        scale = left.pop("attention.scale", own**-0.5)
+        config.query_pre_attn_scalar = own if scale == own**-0.5 else scale**-2
     pattern = left.get("attention.sliding_window_pattern")
     if pattern is not None and hasattr(config, "layer_types"):
         del left["attention.sliding_window_pattern"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import struct
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from gguf import GGMLQuantizationType, GGUFValueType
 from counterpoint.errors import ModelError
 from counterpoint.models.gguf.find import parts
 
+UNKNOWN_TYPE = re.compile(r"(\d+)\)? is not a valid GGMLQuantizationType")
 BLOCKS = 128  #: of a quantized type, dequantized as one row
 
 
@@ -153,9 +156,11 @@ def _opened(path: Path, shown: str) -> Reader:
             f"{shown!r} ends after {size:,} bytes, before its header or its weights do; it is cut off: get it again"
         ) from None
     except Exception as error:  # gguf raises many kinds for a file that can't be read
-        said = str(error).strip().splitlines() or [type(error).__name__]
-        way_out = "; a newer gguf may know it" if "GGMLQuantizationType" in said[0] else ""
-        raise ModelError(f"{shown!r} can't be read as GGUF: {said[0]}{way_out}") from error
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        unknown = UNKNOWN_TYPE.search(said)
+        if unknown is not None:
+            said = f"its weights are of type {unknown[1]}, which gguf {version('gguf')} does not know; try a newer gguf"
+        raise ModelError(f"{shown!r} can't be read as GGUF: {said}") from error
     if reader.byte_order != "I":
         raise ModelError(f"{shown!r} was written for processors of the other byte order; convert it with gguf")
     return reader

@@ -49,6 +49,8 @@ def _fill(model: PreTrainedModel, file: GgufFile, dtype: torch.dtype) -> None:
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
     left = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     for name, own in read_weights(file, model):
+        if own.squeeze().shape == _squeezed(shapes[name]):  # converters drop dimensions of 1, or keep them
+            own = own.reshape(shapes[name])
         if own.shape != shapes[name]:
             raise ModelError(
                 f"{file.shown!r} has {name} in the shape {tuple(own.shape)}, and {type(model).__name__} takes "
@@ -63,6 +65,10 @@ def _fill(model: PreTrainedModel, file: GgufFile, dtype: torch.dtype) -> None:
     left = {name for name in left if id(model.get_parameter(name)) not in tied}
     if left:
         raise ModelError(f"{file.shown!r} lacks {len(left)} of the model's weights, {min(left)!r} first")
+
+
+def _squeezed(shape: torch.Size) -> tuple[int, ...]:
+    return tuple(size for size in shape if size != 1)
 
 
 def _divide_frequencies(model: PreTrainedModel, file: GgufFile) -> None:

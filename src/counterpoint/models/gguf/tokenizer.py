@@ -52,4 +52,5 @@ def _turn_end(tokenizer: PreTrainedTokenizerBase) -> set[int]:
     except Exception:  # a template may demand roles or fields of its own; the fields' tokens remain
         return set()
     after = tokenizer(text.rpartition(said)[2], add_special_tokens=False)["input_ids"]
-    return {token for token in after[:1] if token in tokenizer.all_special_ids}
+    special = {token for token, own in tokenizer.added_tokens_decoder.items() if own.special}
+    return special & set(after[:1])
