@@ -85,6 +85,7 @@ def test_steps_go_by_the_kernel(monkeypatch):
     monkeypatch.setattr(few_queries, "few_queries", lambda *given: calls.append(given[0].shape[2]) or kernel(*given))
     rows = model.new_rows()
     row = rows.add()
+    calls.clear()  # those of the trial
     with torch.inference_mode():
         rows.forward([Feed(row, list(range(1, 20)))])
         assert not calls

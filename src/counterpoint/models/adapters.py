@@ -1,18 +1,17 @@
-"""A model as it is with one of its adapters, or without any: the same weights, other rows."""
+"""Adapters of a model: loaded, and turned on or off around a forward (a switch, see `switched`)."""
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
 
 from counterpoint.errors import UsageError
-from counterpoint.models.rows import Feed, Rows, Snapshot
 
 
 class AdapterSwitch:
@@ -52,47 +51,6 @@ class AdapterSwitch:
                 _switch(layer, is_off, names)
             for parameter, flag in trainable:
                 parameter.requires_grad_(flag)
-
-
-class SwitchedRows(Rows):
-    """Rows whose forwards run under an `AdapterSwitch`."""
-
-    def __init__(self, rows: Rows, switch: AdapterSwitch) -> None:
-        self._rows, self._switch = rows, switch
-        self.can_crop, self.is_joint = rows.can_crop, rows.is_joint
-
-    @property
-    def num_rows(self) -> int:
-        return self._rows.num_rows
-
-    def add(self) -> int:
-        return self._rows.add()
-
-    def fork(self, row: int, length: int | None = None) -> int:
-        return self._rows.fork(row, length)
-
-    def crop(self, row: int, length: int) -> None:
-        self._rows.crop(row, length)
-
-    def free(self, row: int) -> None:
-        self._rows.free(row)
-
-    def length(self, row: int) -> int:
-        return self._rows.length(row)
-
-    def snapshot(self, row: int, length: int) -> Snapshot | None:
-        return self._rows.snapshot(row, length)
-
-    def add_from(self, snapshot: Snapshot, length: int) -> int:
-        return self._rows.add_from(snapshot, length)
-
-    @property
-    def num_bytes(self) -> int:
-        return self._rows.num_bytes
-
-    def forward(self, feeds: Sequence[Feed]) -> Tensor:
-        with self._switch():
-            return self._rows.forward(feeds)
 
 
 def load_adapter(hf: PreTrainedModel, folder: str, *, name: str = "adapter") -> None:

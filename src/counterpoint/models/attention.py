@@ -41,8 +41,11 @@ class FewQueries:
 
     def __init__(self, model: PreTrainedModel, *, compiled: bool = False) -> None:
         self._config = model.config.get_text_config()
-        suits = compiled and model.device.type == "cpu" and model.dtype in few_queries.NAMES
-        self._has_kernel = suits and few_queries.is_available()
+        # Falcon's own code, for one, asks what its attention is called, and takes another branch for a name it doesn't know.
+        self._is_named = type(model)._supports_attention_backend
+        suits = compiled and self._is_named and model.device.type == "cpu" and model.dtype in few_queries.NAMES
+        #: whether our kernel is there and is used
+        self.has_kernel = suits and few_queries.is_available()
 
     @contextmanager
     def joint(self, num_queries: int, *, traced: bool = False) -> Iterator[None]:
@@ -51,9 +54,9 @@ class FewQueries:
         Args:
             traced: the step is being compiled, or was compiled so.
         """
-        by_kernel = self._has_kernel and num_queries <= MOST_QUERIES
+        by_kernel = self.has_kernel and num_queries <= MOST_QUERIES
         before = self._config._attn_implementation
-        if before != "sdpa" or not (by_kernel or traced):
+        if before != "sdpa" or not self._is_named or not (by_kernel or traced):
             yield
             return
         self._config._attn_implementation_internal = KERNEL if by_kernel else FORMULA

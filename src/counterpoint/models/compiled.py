@@ -25,6 +25,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 from counterpoint.errors import CompileWarning
 from counterpoint.models.attention import FewQueries
 from counterpoint.models.caches import cache_argument
+from counterpoint.models.close import is_close
 from counterpoint.models.kernels.build import OPERATORS
 from counterpoint.models.linears import Linears, is_slow_blas
 
@@ -210,9 +211,3 @@ def _joint_linears() -> Iterator[None]:
         yield
     finally:
         torch.backends.mkldnn.matmul.fp32_precision = before
-
-
-def is_close(got: Tensor, want: Tensor) -> bool:
-    """Whether two results differ by rounding only: by some units in the last place of the largest logit."""
-    tolerance = 64 * torch.finfo(want.dtype).eps * float(want.float().abs().max())
-    return bool((got - want).float().abs().max() <= tolerance)

@@ -5,21 +5,21 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Literal
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from counterpoint.errors import ModelError, PromptError, UnsupportedError
-from counterpoint.models.adapters import AdapterSwitch, SwitchedRows
-from counterpoint.models.attention import FewQueries
-from counterpoint.models.choose import is_ragged
+from counterpoint.models.adapters import AdapterSwitch
 from counterpoint.models.compiled import CompiledSteps
-from counterpoint.models.linears import Linears
-from counterpoint.models.ragged import RaggedRows
+from counterpoint.models.devices import input_device
+from counterpoint.models.ids import num_ids
 from counterpoint.models.rows import Rows
-from counterpoint.models.separate import SeparateRows
+from counterpoint.models.switched import Switch, SwitchedRows
+from counterpoint.models.trials import Abilities, abilities_of
+from counterpoint.models.trials.shrink import get
 
 # Capitals, accents, digits, white space and more than one script: what tokenizers treat each in their own way.
 PROBE = "The  QUICK brown fox's 12,345 Äpfel\tcafé\n\n naïve — 日本語 🙂"
@@ -66,11 +66,11 @@ class Model:
         self.hf = hf.eval()
         self.tokenizer = tokenizer
         self.name = name or type(hf).__name__
-        self._ragged: bool | None = None
         self._has_kernels = compile is not False
         steps_too = compile is True or (compile == "auto" and hf.device.type == "cpu" and not adapted)
         self._compiled = CompiledSteps(hf, always=compile is True) if steps_too else None
-        self._with_adapter: dict[str | None, Model] = {}
+        self._switches: dict[str, tuple[Hashable, Switch]] = {}  # by kind, of which there is one at a time
+        self._variants: dict[tuple, Model] = {}  # shared by all variants of the same weights
 
     def __repr__(self) -> str:
         return f"Model({self.name!r}, {self.dtype}, {self.device})"
@@ -82,7 +82,8 @@ class Model:
 
     @property
     def device(self) -> torch.device:
-        return self.hf.device
+        """Where it takes its token ids."""
+        return input_device(self.hf)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -90,24 +91,41 @@ class Model:
 
     @property
     def vocab_size(self) -> int:
-        """Number of token ids that the model reads and predicts."""
-        return self.hf.config.get_text_config().vocab_size
+        """Number of token ids that the model both predicts and reads."""
+        return num_ids(self.hf)
 
     @property
     def context_len(self) -> int | None:
-        """Most tokens that a branch can hold; None where the model has no bound."""
-        return getattr(self.hf.config.get_text_config(), "max_position_embeddings", None)
+        """Most tokens that a branch can hold; None where the model has no bound.
+
+        What the config calls its positions, or where a trial of the model's forward fails, whichever is less.
+        """
+        named = get(self.hf.config.get_text_config(), "max_position_embeddings")
+        limits = [limit for limit in (named, self.abilities.context_len) if isinstance(limit, int) and limit > 0]
+        return min(limits, default=None)
+
+    @property
+    def abilities(self) -> Abilities:
+        """What trials find the model can do."""
+        return abilities_of(self.hf)
 
     @property
     def eos_ids(self) -> frozenset[int]:
         """The tokens that end a text."""
-        return frozenset(_as_ids(self.hf.generation_config.eos_token_id) or _as_ids(self.hf.config.eos_token_id))
+        return frozenset(_as_ids(self._special_id("eos_token_id")))
 
     @property
     def bos_id(self) -> int | None:
         """The token that begins a text, where there is one."""
         own = self.tokenizer.bos_token_id if self.tokenizer is not None else None
-        return own if own is not None else getattr(self.hf.config.get_text_config(), "bos_token_id", None)
+        found = own if own is not None else self._special_id("bos_token_id")
+        return next(iter(_as_ids(found)), None)
+
+    def _special_id(self, name: str) -> int | list[int] | None:
+        """A token id by its name, where the model says it: in what it generates by, its config, or its text's config."""
+        places = (self.hf.generation_config, self.hf.config, self.hf.config.get_text_config())
+        found = (get(place, name) for place in places if place is not None)
+        return next((value for value in found if value is not None), None)
 
     @functools.cached_property
     def vocabulary(self) -> str:
@@ -138,32 +156,41 @@ class Model:
         Raises:
             UsageError: the model has no such adapter.
         """
-        if name not in self._with_adapter:
-            self._with_adapter[name] = _SwitchedModel(self, name)
-        return self._with_adapter[name]
+        shown = "without an adapter" if name is None else f"with the adapter {name}"
+        return self._variant("adapter", name, lambda: AdapterSwitch(self.hf, name), shown)
+
+    def _variant(self, kind: str, key: Hashable, new_switch: Callable[[], Switch], shown: str) -> Model:
+        """The same weights with a switch on, in the place of another of its kind; always the same object.
+
+        Args:
+            key: tells switches of a kind apart.
+        """
+        switches = {**self._switches, kind: (key, None)}
+        names = tuple(sorted((kind, repr(key)) for kind, (key, _) in switches.items()))
+        if names not in self._variants:
+            switches[kind] = key, new_switch()
+            self._variants[names] = _SwitchedModel(self, switches, f"{self.name} {shown}")
+        return self._variants[names]
 
     def new_rows(self) -> Rows:
-        """Empty rows of this model, ragged where a short trial shows that they are exact, else separate."""
-        if self._ragged is None:
-            self._ragged = is_ragged(self.hf)
-        linears = Linears(self.hf, compiled=self._has_kernels)
-        if not self._ragged:
-            return SeparateRows(self.hf, linears)
-        return RaggedRows(self.hf, self._compiled, linears, FewQueries(self.hf, compiled=self._has_kernels))
+        """Empty rows of this model: one forward for all where trials show that they are exact, else one for each.
+
+        Raises:
+            UnsupportedError: the model can't be continued token by token.
+        """
+        return self.abilities.new_rows(limit=self.context_len, kernels=self._has_kernels, steps=self._compiled)
 
 
 class _SwitchedModel(Model):
     """What `Model.with_adapter` gives."""
 
-    def __init__(self, model: Model, adapter: str | None) -> None:
-        self._switch = AdapterSwitch(model.hf, adapter)
-        name = f"{model.name} without an adapter" if adapter is None else f"{model.name} with the adapter {adapter}"
+    def __init__(self, model: Model, switches: dict[str, tuple[Hashable, Switch]], name: str) -> None:
         super().__init__(model.hf, model.tokenizer, name=name, compile=False)
+        self._switches, self._variants = switches, model._variants
         self._has_kernels = model._has_kernels
-        self._with_adapter = model._with_adapter
 
     def new_rows(self) -> Rows:
-        return SwitchedRows(super().new_rows(), self._switch)
+        return SwitchedRows(super().new_rows(), [switch for _, switch in self._switches.values()])
 
 
 def _as_ids(value: int | Sequence[int] | None) -> list[int]:

@@ -100,7 +100,7 @@ class RaggedRows(Rows):
     """Rows of an attention model, all in one forward.
 
     Args:
-        model: a causal model that takes `position_ids` and four-dimensional masks; `counterpoint.models.choose`
+        model: a causal model that takes `position_ids` and four-dimensional masks; `counterpoint.models.trials`
             finds out whether one does.
         compiled: steps of a few tokens a row go through these where their shape suits; None is never.
         linears, attention: the kernels of the other steps; None is torch's own.

@@ -24,13 +24,14 @@ from transformers.utils import ModelOutput
 from counterpoint.errors import UnsupportedError
 from counterpoint.guide import Guide
 from counterpoint.models.caches import CACHE_NAMES, CAUSAL_FIELD, GENERATED_FIELD, cache_of
+from counterpoint.models.padded import PaddedHistories
+from counterpoint.models.trials import abilities_of
 from counterpoint.transformers.asked import Asked, guides_of
 from counterpoint.transformers.caller import running_generate
 from counterpoint.transformers.histories import Histories, reads_jointly, rows_for
 from counterpoint.transformers.joint import JointGuidance, JointModel, NeedsStates
 from counterpoint.transformers.loops import keeps_reorderable_cache, misread_padding
 from counterpoint.transformers.negatives import TokenIds
-from counterpoint.transformers.padded import PaddedHistories, reads_padded
 from counterpoint.transformers.processor import GuidanceLogitsProcessor
 
 LOOPS = {
@@ -115,7 +116,7 @@ def _reader(request: Asked, loop: str, misreads_padding: bool) -> Histories | Pa
     if reads_jointly(model):
         return Histories(rows_for(model))
     keeps_cache = request.config.return_dict_in_generate  # which is in nobody's hands but ours then
-    if loop != "_assisted_decoding" and not keeps_cache and reads_padded(model):
+    if loop != "_assisted_decoding" and not keeps_cache and abilities_of(model).padded:
         return PaddedHistories(model)
     return Histories(rows_for(model)) if misreads_padding else None
 

@@ -6,23 +6,16 @@ So reordered beams, rolled-back drafts, a second use and rows that happen to be 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 from transformers import Cache, PreTrainedModel
 
-from counterpoint.models.attention import FewQueries
-from counterpoint.models.choose import is_ragged
-from counterpoint.models.linears import Linears
-from counterpoint.models.ragged import RaggedRows
 from counterpoint.models.rows import Feed, Rows
-from counterpoint.models.separate import SeparateRows
+from counterpoint.models.trials import abilities_of
 
 TokenIds = tuple[int, ...]
 
-# What a trial found, forgotten with the model: `model.generate` has no object of ours to keep it on.
-_TRIALS: WeakKeyDictionary[PreTrainedModel, tuple[object, bool]] = WeakKeyDictionary()
 WASTE = 1.5  # tokens with padding over tokens without, from where rows are better read one at a time
 
 
@@ -112,18 +105,12 @@ class Histories:
 
 def rows_for(model: PreTrainedModel) -> Rows:
     """Rows in one forward where the model can have them, else a forward for each."""
-    linears = Linears(model, compiled=True, keeps_layout=True)
-    if not reads_jointly(model):
-        return SeparateRows(model, linears)
-    return RaggedRows(model, linears=linears, attention=FewQueries(model, compiled=True))
+    return abilities_of(model).new_rows(keeps_layout=True)
 
 
 def reads_jointly(model: PreTrainedModel) -> bool:
-    """Whether the model's rows go through it in one forward; found out once, by a trial of a few tokens."""
-    kind = (model.config.get_text_config()._attn_implementation, model.dtype, model.device)
-    if _TRIALS.get(model, (None, False))[0] != kind:
-        _TRIALS[model] = kind, is_ragged(model)
-    return _TRIALS[model][1]
+    """Whether the model's rows go through it in one forward."""
+    return abilities_of(model).joint.holds(None)
 
 
 def _left_padded(states: Tensor, width: int) -> Tensor:

@@ -11,11 +11,11 @@ from transformers.generation import CandidateGenerator
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from counterpoint.models.caches import CAUSAL_FIELD, cache_of
+from counterpoint.models.padded import PaddedHistories
 from counterpoint.transformers.caller import is_drafting
 from counterpoint.transformers.guides import RowGuides
 from counterpoint.transformers.histories import Histories
 from counterpoint.transformers.negatives import TokenIds
-from counterpoint.transformers.padded import PaddedHistories
 
 
 class NeedsStates(Exception):

@@ -10,7 +10,7 @@ from transformers import Cache, PreTrainedModel
 
 from counterpoint.errors import UnsupportedError
 from counterpoint.models.caches import cache_of
-from counterpoint.models.compiled import is_close
+from counterpoint.models.close import is_close
 
 
 def has_padding(prompt_mask: Tensor | None) -> bool:

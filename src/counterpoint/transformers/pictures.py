@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from counterpoint.errors import PromptError
 from counterpoint.models.caches import cache_of
-from counterpoint.transformers.padded import state_places
+from counterpoint.models.padded import state_places
 
 #: a prompt by its number, and the tokens generated after it
 History = tuple[int, tuple[int, ...]]

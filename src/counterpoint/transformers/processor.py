@@ -12,13 +12,14 @@ from transformers import LogitsProcessor, PreTrainedModel
 
 from counterpoint.errors import GuideError, PromptError, UnsupportedError
 from counterpoint.guide import Guide
+from counterpoint.models.padded import PaddedHistories, state_places
+from counterpoint.models.trials import abilities_of
 from counterpoint.transformers.caller import Caller, is_drafting, running_generate
 from counterpoint.transformers.encoded import EncodedHistories
 from counterpoint.transformers.guides import RowGuides
 from counterpoint.transformers.histories import Histories, reads_jointly, rows_for
 from counterpoint.transformers.loops import check_padding, keeps_state_inside
 from counterpoint.transformers.negatives import TokenIds, check_vocabulary, read_negatives, spread
-from counterpoint.transformers.padded import PaddedHistories, reads_padded, state_places
 from counterpoint.transformers.pictures import InputHistories, check_inputs
 
 
@@ -152,7 +153,7 @@ class GuidanceLogitsProcessor(LogitsProcessor):
 
     def _new_read(self, num_rows: int) -> Histories | PaddedHistories:
         # One row is quicker by itself, and can be rolled back where drafts are.
-        if num_rows > 1 and not reads_jointly(self._model) and reads_padded(self._model):
+        if num_rows > 1 and not reads_jointly(self._model) and abilities_of(self._model).padded:
             return PaddedHistories(self._model)
         return Histories(rows_for(self._model))
 

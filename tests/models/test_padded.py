@@ -5,8 +5,9 @@ import torch
 from conformance.architectures import ARCHITECTURES, next_logits
 
 from counterpoint.guide import Guide
+from counterpoint.models.padded import PaddedHistories
+from counterpoint.models.trials import abilities_of
 from counterpoint.transformers import generate
-from counterpoint.transformers.padded import PaddedHistories, reads_padded
 
 PROMPTS = torch.tensor([[0, 0, 7, 12, 9, 33], [5, 6, 7, 8, 9, 10]])
 ASK = {
@@ -37,9 +38,9 @@ def test_steps_have_the_logits_of_none_cached(name: str) -> None:
 
 
 def test_a_model_that_reads_padding_is_found_out() -> None:
-    assert not reads_padded(ARCHITECTURES["rwkv"].model())
-    assert not reads_padded(ARCHITECTURES["recurrent_gemma"].model())
-    assert reads_padded(ARCHITECTURES["bloom"].model())
+    assert not abilities_of(ARCHITECTURES["rwkv"].model()).padded
+    assert not abilities_of(ARCHITECTURES["recurrent_gemma"].model()).padded
+    assert abilities_of(ARCHITECTURES["bloom"].model()).padded
 
 
 @pytest.mark.parametrize("name", ["bloom", "mamba"])

@@ -8,23 +8,20 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
-from transformers import Cache, PreTrainedModel
+from transformers import PreTrainedModel
 
 from counterpoint.models.caches import cache_argument, cache_of
-from counterpoint.models.compiled import is_close
+from counterpoint.models.devices import input_device
+from counterpoint.models.ids import num_ids
 from counterpoint.models.linears import Linears
 
 TokenIds = tuple[int, ...]
 
 # Vision-language models: the offset of positions after a picture. RecurrentGemma: its states.
 STATE_ON_MODULES = frozenset({"rope_deltas", "recurrent_states", "conv1d_state"})
-
-# What a trial found, forgotten with the model: `model.generate` has no object of ours to keep it on.
-_TRIALS: WeakKeyDictionary[PreTrainedModel, tuple[object, bool]] = WeakKeyDictionary()
 
 
 class PaddedHistories:
@@ -33,7 +30,7 @@ class PaddedHistories:
     A call whose histories extend those of the last one by a token, in any order, uses the cache; another starts anew.
 
     Args:
-        model: a causal model of transformers for which `reads_padded` holds.
+        model: a causal model of transformers; `counterpoint.models.trials` finds out whether padding misleads it.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -41,6 +38,7 @@ class PaddedHistories:
         self._linears = Linears(model, compiled=True, keeps_layout=True)
         takes = inspect.signature(model.forward).parameters
         self._cache_name = cache_argument(model.forward)
+        self._num_ids = num_ids(model)
         self._takes_positions = "position_ids" in takes
         self._held: list[TokenIds] = []
         self._mask = torch.empty(0)
@@ -56,7 +54,7 @@ class PaddedHistories:
     def _read(self, histories: list[TokenIds]) -> Tensor:
         places = {history: place for place, history in enumerate(self._held)}
         sources = [places.get(history[:-1]) for history in histories]
-        device = self._model.device
+        device = input_device(self._model)
         if self._cache is None or None in sources:
             self._cache, width = None, max(map(len, histories))
             gaps = [width - len(history) for history in histories]
@@ -87,36 +85,9 @@ class PaddedHistories:
         finally:
             hook.remove()
         self._cache = cache_of(out, self._cache_name)
-        return out.logits[:, -1]
+        return out.logits[:, -1, : self._num_ids]
 
 
 def state_places(model: PreTrainedModel) -> list[tuple[Any, str]]:
     """Modules, and their attributes that keep a state of the text being read."""
     return [(module, name) for module in model.modules() for name in STATE_ON_MODULES & vars(module).keys()]
-
-
-def reads_padded(model: PreTrainedModel) -> bool:
-    """Whether `PaddedHistories` are exact on a model; found out once, by a trial of a few tokens."""
-    kind = (model.config.get_text_config()._attn_implementation, model.dtype, model.device)
-    if _TRIALS.get(model, (None, False))[0] != kind:
-        _TRIALS[model] = kind, _trial(model)
-    return _TRIALS[model][1]
-
-
-@torch.no_grad()
-def _trial(model: PreTrainedModel) -> bool:
-    """Texts of two lengths, read, changed places and continued, against the model's own forward of each alone."""
-    if state_places(model):
-        return False  # one state for all texts
-    last = model.config.get_text_config().vocab_size - 1
-    texts = [tuple(min(token_id, last) for token_id in text) for text in ((1, 3, 2, 5), (4, 6))]
-    longer = [texts[1] + (min(7, last),), texts[0] + (min(8, last),)]
-    try:
-        read = PaddedHistories(model)
-        got = torch.cat([read.logits(texts), read.logits(longer)])
-        if not isinstance(read._cache, Cache):
-            return False
-    except Exception:  # any failure of the trial means that this model's forward is of another kind
-        return False
-    want = [model(input_ids=torch.tensor([text], device=model.device)).logits[0, -1] for text in texts + longer]
-    return is_close(got, torch.stack(want))

@@ -1,0 +1,239 @@
+"""One record a model of what it can do. Whoever wants to know asks here: engine, integrations, `info`, refusals."""
+
+from __future__ import annotations
+
+import functools
+import weakref
+from collections.abc import Callable
+
+import torch
+from transformers import PreTrainedModel
+
+from counterpoint.errors import UnsupportedError
+from counterpoint.models.attention import FewQueries
+from counterpoint.models.devices import input_device
+from counterpoint.models.linears import Linears
+from counterpoint.models.padded import PaddedHistories
+from counterpoint.models.ragged import RaggedRows
+from counterpoint.models.rows import Feed, Rows
+from counterpoint.models.separate import Manner, SeparateRows
+from counterpoint.models.trials.structure import ANEW, YES, Answer, Structure, first_line
+from counterpoint.models.trials.texts import Texts
+from counterpoint.models.trials.twin import twin_of
+
+ATTENTION = ("sdpa", "eager")  # what takes a mask for each row
+MOST_REMEMBERED = 8  # structures
+NO_TWIN = "no small model of its config can be built to try lengths on"
+
+_ABILITIES: weakref.WeakKeyDictionary[PreTrainedModel, tuple[object, Abilities]] = weakref.WeakKeyDictionary()
+_STRUCTURES: dict[tuple[type, str], Structure | None] = {}
+
+
+def abilities_of(model: PreTrainedModel) -> Abilities:
+    """What a model can do; found out once, and forgotten with the model."""
+    kind = (model.config.get_text_config()._attn_implementation, model.dtype, model.device)
+    known = _ABILITIES.get(model)
+    if known is None or known[0] != kind:
+        known = _ABILITIES[model] = kind, Abilities(model)
+    return known[1]
+
+
+class Abilities:
+    """The trials of one model: on its twin what depends on its code, on itself that its own weights and kernels agree.
+
+    Each is made when its answer is first asked for.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self._ref = weakref.ref(model)
+        self._own: dict[object, Answer] = {}
+
+    @property
+    def _model(self) -> PreTrainedModel:
+        return self._ref()
+
+    @functools.cached_property
+    def _structure(self) -> Structure | None:
+        return _structure_of(self._model)
+
+    @functools.cached_property
+    def _texts(self) -> Texts:
+        texts = Texts(self._model, 8, is_twin=False)
+        if self._structure is not None:
+            texts.set_traces(self._structure.traces)
+        return texts
+
+    @property
+    def context_len(self) -> int | None:
+        """Tokens past which the model's own forward fails; None where none is known."""
+        return None if self._structure is None else self._structure.context_len
+
+    @functools.cached_property
+    def causal(self) -> Answer:
+        """Whether it can be continued token by token at all: plain ids suffice, and no prediction sees later tokens."""
+        return self._try_own("causal", self._causal) if self._structure is None else self._structure.causal
+
+    def _causal(self) -> Answer:
+        early, late = self._texts.along(self._texts.long[:5], [3])[0], self._texts.after(self._texts.long[:3])
+        return YES if self._texts.alike(early, late) else Answer(False, "it is not causal")
+
+    @functools.cached_property
+    def kernels(self) -> Answer:
+        """Whether it attends by our kernels where rows are read together."""
+        if not FewQueries(self._model, compiled=True).has_kernel:
+            return Answer(False, "there are none for this device, dtype or class")
+        return self._joint(True)
+
+    @functools.cached_property
+    def joint(self) -> Answer:
+        """Whether rows of any lengths go through one forward, each exact."""
+        return self.kernels if self.kernels else self._joint(False)
+
+    @functools.cached_property
+    def manner(self) -> Manner:
+        """How its rows are read one by one."""
+        manner = ANEW if self._structure is None else self._structure.manner
+        if manner == ANEW:
+            return manner
+        found = self._try_own("separate", lambda: self._same_as_own(SeparateRows(self._model, manner=manner)))
+        return manner if found else ANEW
+
+    @functools.cached_property
+    def padded(self) -> Answer:
+        """Whether rows padded on the left share a forward and the model's own cache, each exact."""
+        if self._structure is None:
+            return Answer(False, NO_TWIN)
+        found = self._structure.padded
+        return found if not found else self._try_own("padded", self._padded, found)
+
+    @functools.cached_property
+    def own_loop(self) -> Answer:
+        """Whether transformers' own loop is right on rows of one length."""
+        return Answer(False, NO_TWIN) if self._structure is None else self._structure.own_loop
+
+    @functools.cached_property
+    def own_padded_loop(self) -> Answer:
+        """Whether transformers' own loop is right on rows padded on the left."""
+        return Answer(False, NO_TWIN) if self._structure is None else self._structure.own_padded_loop
+
+    def new_rows(
+        self,
+        *,
+        limit: int | None = None,
+        kernels: bool = True,
+        keeps_layout: bool = False,
+        steps: object = None,
+    ) -> Rows:
+        """Empty rows: joint ones where trials show that they are exact up to `limit` tokens, else separate ones.
+
+        Args:
+            limit: most tokens of a row; None is no bound.
+            kernels: use the kernels that the machine's C compiler makes.
+            keeps_layout: leave weights as they lie in memory.
+            steps: `CompiledSteps` for joint rows.
+
+        Raises:
+            UnsupportedError: the model can't be continued token by token.
+        """
+        model = self._model
+        input_device(model)  # raises where there are no weights
+        if not self.causal:
+            raise UnsupportedError(
+                f"{type(model).__name__} can't be guided: {self.causal.reason}; use a causal language model "
+                "(for classes with config.is_decoder, set it to True)"
+            )
+        linears = Linears(model, compiled=kernels, keeps_layout=keeps_layout)
+        if self.joint.holds(limit):
+            attention = FewQueries(model, compiled=kernels and bool(self.kernels))
+            return RaggedRows(model, steps, linears, attention)
+        return SeparateRows(model, linears, manner=self.manner)
+
+    def facts(self, limit: int | None = None) -> dict[str, str]:
+        """What was found, for people to read."""
+        if not self.causal:
+            return {"rows": f"none: {self.causal.reason}"}
+        facts = {"rows": "joint, one forward for all branches" if self.joint.holds(limit) else _separate(self.manner)}
+        if not self.joint.holds(limit):
+            facts["not joint"] = self.joint.reason
+        facts["kernels"] = _shown(self.kernels)
+        facts["rolled back"] = "yes" if self.joint.holds(limit) or self.manner.crops else "no, so nothing is drafted"
+        facts["padded rows"] = _shown(self.padded)
+        facts["own loop"] = _shown(self.own_loop)
+        facts["own loop, padded"] = _shown(self.own_padded_loop)
+        return facts
+
+    def _joint(self, kernels: bool) -> Answer:
+        if self._model.config.get_text_config()._attn_implementation not in ATTENTION:
+            return Answer(False, "its attention takes no mask for each row; load it with attn_implementation='sdpa'")
+        if self._structure is None:
+            return Answer(False, NO_TWIN)
+        found = self._structure.joint(kernels)
+        if not found:
+            return found
+
+        def own() -> Answer:
+            linears = Linears(self._model, compiled=kernels, keeps_layout=True)
+            attention = FewQueries(self._model, compiled=kernels)
+            return self._same_as_own(RaggedRows(self._model, None, linears, attention))
+
+        return self._try_own(("joint", kernels), own, found)
+
+    def _same_as_own(self, rows: Rows) -> Answer:
+        """A text read and continued, beside a shorter one, against the model's own forwards."""
+        texts = self._texts
+        long, short = rows.add(), rows.add()
+        rows.forward([Feed(long, texts.long[:4], columns=())])
+        got = rows.forward([Feed(long, texts.long[4:5]), Feed(short, texts.short[:2])])
+        return self._compared(got, [texts.long[:5], texts.short[:2]])
+
+    def _padded(self) -> Answer:
+        texts, read = self._texts, PaddedHistories(self._model)
+        read.logits([texts.long[:4], texts.short[:2]])
+        got = read.logits([texts.short[:3], texts.long[:5]])
+        return self._compared(got, [texts.short[:3], texts.long[:5]])
+
+    def _compared(self, got: torch.Tensor, texts: list[tuple[int, ...]]) -> Answer:
+        alike = all(self._texts.agrees(row, text) for row, text in zip(got, texts))
+        return YES if alike else Answer(False, "with its own weights, logits differ from those without a cache")
+
+    def _try_own(self, name: object, trial: Callable[[], Answer], found: Answer = YES) -> Answer:
+        """The answer of a trial on the model itself; `found`, what its twin showed, where it agrees."""
+        if name not in self._own:
+            try:
+                with torch.inference_mode():
+                    self._own[name] = trial()
+            except Exception as error:  # any failure of the trial means that this model's forward is of another kind
+                self._own[name] = Answer(False, first_line(error))
+        return self._own[name] and found
+
+
+def _structure_of(model: PreTrainedModel) -> Structure | None:
+    key = (
+        type(model),
+        model.config.to_json_string(use_diff=False) + str(model.config.get_text_config()._attn_implementation),
+    )
+    if key not in _STRUCTURES:
+        twin = twin_of(model)
+        while len(_STRUCTURES) >= MOST_REMEMBERED:
+            del _STRUCTURES[next(iter(_STRUCTURES))]
+        _STRUCTURES[key] = None if twin is None else Structure(twin)
+    return _STRUCTURES[key]
+
+
+def _shown(answer: Answer) -> str:
+    return (
+        "yes"
+        if answer.ok and answer.upto is None
+        else f"up to {answer.upto} tokens"
+        if answer
+        else f"no: {answer.reason}"
+    )
+
+
+def _separate(manner: Manner) -> str:
+    if manner.anew_from == 0:
+        return "separate, each read anew at each step"
+    ends = [f"read anew past {length} tokens" for length in manner.anew_at]
+    if manner.anew_from is not None:
+        ends.append(f"read anew at each step past {manner.anew_from} tokens")
+    return ", ".join(["separate, one forward for each branch", *ends])

@@ -1,0 +1,103 @@
+"""The texts of a trial, and what a model itself predicts after them: the answer that everything else has to give."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import re
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from counterpoint.models.close import is_close, is_within
+from counterpoint.models.devices import input_device
+from counterpoint.models.ids import num_ids
+from counterpoint.models.traces import Traces, traces_of, unchanged
+
+TokenIds = tuple[int, ...]
+
+#: share of the largest logit by which two ways of computing may differ on a twin, in float32. A wrong position or mask
+#: differs by a hundred times more.
+TWIN_TOLERANCE = 1e-4
+
+
+class Texts:
+    """Two texts of a model's token ids, and the model's own predictions, each from a forward of its own without a cache.
+
+    Args:
+        longest: tokens of each text.
+        is_twin: the model is a twin in float32.
+    """
+
+    def __init__(self, model: PreTrainedModel, longest: int, *, is_twin: bool) -> None:
+        self.model, self._is_twin = model, is_twin
+        ids = _plain_ids(model)
+        self.long = tuple(ids[(7 * at * at + 3 * at + 1) % len(ids)] for at in range(longest))
+        self.short = tuple(ids[(5 * at * at + 11 * at + 2) % len(ids)] for at in range(longest))
+        self._gives_use_cache = "use_cache" in inspect.signature(model.forward).parameters
+        self._num_ids = num_ids(model)
+        self._known: dict[TokenIds, Tensor] = {}
+        self.traces = Traces()
+        self._places: list = []
+
+    def find_traces(self, read: Callable[[], object]) -> None:
+        """Find what is left on the modules by `read`, which reads texts that are as long as any."""
+        self.set_traces(traces_of(self.model, read))
+
+    def read(self, ids: TokenIds) -> None:
+        """Read a text without a cache, and with one where the model has one that fits it."""
+        self._forward(ids)
+        with contextlib.suppress(Exception):  # whether it fits is another trial's to find
+            self.model(input_ids=torch.tensor([ids], device=input_device(self.model)))
+
+    def set_traces(self, traces: Traces) -> None:
+        """Know what a forward leaves on the modules, and put it back after each."""
+        self.traces = traces
+        self._places = traces.places(self.model)
+
+    def after(self, ids: TokenIds) -> Tensor:
+        """Logits (V,) of the token that follows."""
+        if ids not in self._known:
+            self._known[ids] = self._forward(ids)[-1]
+        return self._known[ids]
+
+    def along(self, ids: TokenIds, lengths: Iterable[int]) -> list[Tensor]:
+        """Logits (V,) after these lengths of a text, from one forward of the whole."""
+        logits = self._forward(ids)
+        return [logits[length - 1] for length in lengths]
+
+    def agrees(self, got: Tensor, ids: TokenIds) -> bool:
+        """Whether these are the logits after a text, but for rounding."""
+        return self.alike(got, self.after(ids))
+
+    def alike(self, got: Tensor, want: Tensor) -> bool:
+        return is_within(got, want, TWIN_TOLERANCE) if self._is_twin else is_close(got, want)
+
+    def unchanged(self) -> contextlib.AbstractContextManager[None]:
+        """Leave the modules as they are now, whatever is read meanwhile."""
+        return unchanged(self._places)
+
+    def _forward(self, ids: TokenIds) -> Tensor:
+        extra = {"use_cache": False} if self._gives_use_cache else {}
+        with self.unchanged():
+            out = self.model(input_ids=torch.tensor([ids], device=input_device(self.model)), **extra)
+        logits = out.logits
+        if logits.dim() != 3 or logits.shape[:2] != (1, len(ids)):
+            raise ValueError(f"logits are of shape {tuple(logits.shape)} for {len(ids)} tokens")
+        return logits[0, :, : self._num_ids]
+
+
+def _plain_ids(model: PreTrainedModel) -> list[int]:
+    """Token ids that have no part of their own in the model: padding, ends, pictures."""
+    special: set[int] = set()
+    for config in (model.config, model.config.get_text_config(), model.generation_config):
+        for name, value in vars(config).items() if config is not None else ():
+            if re.search(r"(_id|_ids|_index)$", name):
+                special |= {
+                    one for one in (value if isinstance(value, (list, tuple)) else [value]) if isinstance(one, int)
+                }
+    count = num_ids(model)
+    plain = [token_id for token_id in range(min(count, 1000)) if token_id not in special]
+    return plain or list(range(count))
