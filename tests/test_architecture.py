@@ -9,12 +9,12 @@ import counterpoint
 
 SOURCE = Path(counterpoint.__file__).parent
 ORDER = [
-    "errors", "guide", "formulas", "guiding", "contexts", "wire", "sampling", "models", "engine", "store", "transformers",
-    "vllm", "trace", "report", "evaluate", "bench", "train", "server", "cli",
+    "errors", "guide", "presets", "formulas", "guiding", "contexts", "wire", "sampling", "models", "engine", "batch",
+    "store", "transformers", "vllm", "trace", "report", "evaluate", "bench", "train", "server", "cli",
 ]  # fmt: skip
 INTEGRATIONS = {"transformers", "vllm"}
 #: rooms that work without torch, so that a mistake on the command line is told at once
-LIGHT = {"errors", "guide", "contexts", "wire"}
+LIGHT = {"errors", "guide", "presets", "contexts", "wire"}
 HEAVY = {"torch", "transformers", "vllm", "fastapi", "uvicorn", "lm_eval", "sklearn", "scipy", "peft", "matplotlib"}
 
 

@@ -1,10 +1,10 @@
 """Presets: a guide, contexts and sampling under one name, in a TOML file. Plain values.
 
-    [polite]
-    about = "polite answers"
-    guide = {scale = 3.0, space = "prob"}
-    contexts = {negative_system = "You are rude."}
-    sampling = {temperature = 0.7, max_tokens = 200}
+[polite]
+about = "polite answers"
+guide = {scale = 3.0, space = "prob"}
+contexts = {negative_system = "You are rude."}
+sampling = {temperature = 0.7, max_tokens = 200}
 """
 
 from __future__ import annotations
@@ -111,5 +111,7 @@ def _preset(name: str, fields: Any) -> Preset:
         raise UsageError(f"the preset {name!r} is {fields!r:.40}; write a table, as [{name}]")
     for key, value in fields.items():
         if key not in known or (key != "about" and not isinstance(value, dict)):
-            raise UsageError(f"the preset {name!r} has {key} = {value!r:.40}; known are the tables {', '.join(known[1:])}")
+            raise UsageError(
+                f"the preset {name!r} has {key} = {value!r:.40}; known are the tables {', '.join(known[1:])}"
+            )
     return Preset(name, **fields)

@@ -135,7 +135,7 @@ def test_lines_have_branches_of_their_own(run, folders):
         (["--instead", "a"], "--instead needs --without"),
         (["--undo"], "--undo needs --adapter"),
         (["--branch", "Bye"], "write WEIGHT=TEXT"),
-        (["--branch", "x=Bye"], "use a number"),
+        (["--branch", "x=Bye"], "write WEIGHT=TEXT"),
         (["--branch", "1={"], "not valid JSON"),
         (["--branch", '1={"model": "o"}'], "no other model is loaded"),
         (["--chat", "--contrast", "x"], "for a plain prompt"),

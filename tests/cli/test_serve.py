@@ -26,8 +26,8 @@ def test_with_vllm_everything_else_is_passed_on(monkeypatch, arguments, passed):
     "arguments, words",
     [
         (["--memory-gb", "1", "--max-rows", "2"], "both given"),
-        (["--max-rows", "0"], "max_rows is 0"),
-        (["--deadline", "nan"], "deadline_s is nan"),
+        (["--max-rows", "0"], "--max-rows is 0"),
+        (["--deadline", "nan"], "--deadline is nan"),
         (["--model", "/nowhere"], "no model folder"),
         (["--memory-gb", "0.00001"], "one row of 1024 tokens"),
     ],

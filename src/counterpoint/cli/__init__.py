@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 
 from counterpoint import __version__
+from counterpoint.cli.command import CommandGroup
+from counterpoint.cli.record import ARGUMENTS
 from counterpoint.errors import CounterpointError, UsageError
 
 COMMANDS = {
@@ -21,39 +23,42 @@ COMMANDS = {
     "bench": "time guided generation against transformers",
     "train": "train a small conditional model from records of text",
     "info": "versions, and what a model is",
+    "again": "make again what --log kept",
 }
 
 
-class _Commands(click.Group):
-    """Knows its commands by name, so that help needs none of them."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        if name not in COMMANDS:
-            return None
-        return importlib.import_module(f"counterpoint.cli.{name}").command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+def _find(name: str) -> click.Command:
+    return importlib.import_module(f"counterpoint.cli.{name}").command
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(
+    cls=CommandGroup,
+    texts=COMMANDS,
+    find=_find,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
 @click.version_option(__version__, prog_name="counterpoint")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def cli(debug: bool) -> None:
     """Text generation under guidance: a prompt pulls, a negative prompt pushes away."""
 
 
+def run(arguments: list[str]) -> Any:
+    """Run one command in this process; its errors are raised."""
+    with cli.make_context("counterpoint", list(arguments)) as ctx:
+        ctx.meta[ARGUMENTS] = list(arguments)
+        return cli.invoke(ctx)
+
+
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and exit: 0, 1 after a failure, 2 after a mistake of the caller's, 130 after Ctrl-C."""
+    if "_COUNTERPOINT_COMPLETE" in os.environ:  # the shell asks how a word may go on
+        cli.main(prog_name="counterpoint")
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments
     arguments = ["--debug", *(a for a in arguments if a != "--debug")] if debug else arguments
     try:
-        status = cli.main(arguments, prog_name="counterpoint", standalone_mode=False)
+        status = run(arguments)
         sys.stdout.flush()
         _exit(status if isinstance(status, int) else 0)
     except (click.exceptions.Abort, KeyboardInterrupt):
@@ -63,6 +68,9 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except BrokenPipeError:  # the reader went away: nothing more to say, and nobody to say it to
         sys.stdout = open(os.devnull, "w")
         _exit(0)
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.format_message())
+        _exit(2)
     except click.ClickException as error:
         _complain(error.format_message(), 2)
     except UsageError as error:

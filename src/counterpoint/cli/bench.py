@@ -8,39 +8,55 @@ from typing import Any
 
 import click
 
-from counterpoint.cli.options import model_options, open_model
+from counterpoint.cli.command import Command, Options
+from counterpoint.cli.contexts import CONTEXTS, has_contexts, read_contexts
+from counterpoint.cli.kinds import OUTPUT, Count
+from counterpoint.cli.options import MODEL, open_model
 from counterpoint.errors import UsageError
 
 
-@click.command("bench")
-@model_options
+def _check(options: Options) -> None:
+    if options["prompt"] is None and options["prompt_file"] is None:
+        if has_contexts(options):
+            raise UsageError("there are contexts and no PROMPT; give one, or leave them out for random tokens")
+    elif not has_contexts(options):
+        raise UsageError("there is a PROMPT and nothing that it is read against; give --negative, say")
+
+
+@click.command("bench", cls=Command, groups=(CONTEXTS, MODEL), check=_check)
+@click.argument("prompt", required=False)
 @click.option("--gpt2-124m", "is_gpt2", is_flag=True, help="Random weights in GPT-2's 124M configuration, no --model.")
-@click.option("--branches", type=int, default=2, show_default=True, help="Contexts of a request, the prompt included.")
-@click.option("--batch", type=int, default=1, show_default=True, help="Requests at once.")
-@click.option("--context-tokens", type=int, default=48, show_default=True, help="Tokens of each context.")
-@click.option("--max-tokens", type=int, default=32, show_default=True, help="Tokens to write.")
-@click.option("--draft-tokens", type=int, default=0, show_default=True, help="Also with this many guesses a step.")
-@click.option("--rounds", type=int, default=5, show_default=True, help="Paired rounds; medians are reported.")
-@click.option("--svg", default=None, help="Write a chart to this file.")
+@click.option(
+    "--branches", type=Count(2), default=2, show_default=True, help="Contexts of a request, the prompt included."
+)
+@click.option("--batch", type=Count(1), default=1, show_default=True, help="Requests at once.")
+@click.option("--context-tokens", type=Count(1), default=48, show_default=True, help="Tokens of each context.")
+@click.option("--max-tokens", type=Count(3), default=32, show_default=True, help="Tokens to write.")
+@click.option("--draft-tokens", type=Count(0), default=0, show_default=True, help="Also with this many guesses a step.")
+@click.option("--rounds", type=Count(1), default=5, show_default=True, help="Paired rounds; medians are reported.")
+@click.option("--svg", type=OUTPUT, default=None, help="Write a chart to this file.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(as_json: bool, svg: str | None, is_gpt2: bool, **options: Any) -> None:
-    """Measure guided generation here against transformers' generate, in pairs, on random prompts."""
-    least = {"branches": 2, "batch": 1, "context_tokens": 1, "max_tokens": 3, "draft_tokens": 0, "rounds": 1}
-    for name, value in least.items():
-        if options[name] < value:
-            raise UsageError(f"--{name.replace('_', '-')} is {options[name]}; use {value} or more")
+    """Measure guided generation here against transformers' generate, in pairs, on random tokens or on PROMPT."""
     from counterpoint.bench import measure
     from counterpoint.bench.machine import describe_machine
     from counterpoint.bench.table import as_json as to_json
     from counterpoint.bench.table import as_markdown, as_svg
 
+    task = None
     if is_gpt2:
         model = measure.gpt2_124m(options["dtype"] or "float32", compile=options["compile"])
+    elif options["prompt"] is not None or options["prompt_file"] is not None:
+        model, task = _task(options)
     else:
         model = open_model(options)
-    task = measure.random_task(
-        model, num_branches=options["branches"], context_len=options["context_tokens"], num_tokens=options["max_tokens"]
-    )
+    if task is None:
+        task = measure.random_task(
+            model,
+            num_branches=options["branches"],
+            context_len=options["context_tokens"],
+            num_tokens=options["max_tokens"],
+        )
     rounds = options["rounds"]
     lines = measure.one_request(model, task, rounds=rounds)
     if options["batch"] > 1:
@@ -57,3 +73,15 @@ def command(as_json: bool, svg: str | None, is_gpt2: bool, **options: Any) -> No
         return
     print(", ".join(f"{name} {value}" for name, value in machine.items()), file=sys.stderr)
     print(as_markdown(lines))
+
+
+def _task(options: Options) -> tuple[Any, Any]:
+    """The contexts of the options as a task. Transformers' `generate` has texts beside the prompt only."""
+    from counterpoint.bench.ways import Task
+    from counterpoint.contexts import read_request
+
+    read = read_contexts(options)
+    prompt_ids, branches, _ = read_request(read.model, read.prompt, **read.given)
+    if any(branch.is_suffix or branch.model is not None for branch in branches):
+        raise UsageError("transformers has no suffix and no other model to measure against; give --negative, say")
+    return read.model, Task(prompt_ids, tuple(branch.ids for branch in branches), num_tokens=options["max_tokens"])

@@ -56,7 +56,7 @@ class Command(click.Command):
         self.params = [*self.params, *(option for group in groups for option in group.options)]
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        own = [p for p in self.get_params(ctx) if p in self.own or p.name == "help"]
+        own = [p for p in self.get_params(ctx) if (p in self.own or p.name == "help") and isinstance(p, click.Option)]
         for title, params in [("Options", own), *((group.title, group.options) for group in self.groups)]:
             rows = [row for param in params if (row := param.get_help_record(ctx)) is not None]
             if rows:
@@ -130,7 +130,9 @@ class CommandGroup(click.Group):
         find: name -> the command.
     """
 
-    def __init__(self, *args: Any, texts: Mapping[str, str], find: Callable[[str], click.Command], **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, texts: Mapping[str, str], find: Callable[[str], click.Command], **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.texts, self.find = texts, find
 
@@ -140,7 +142,9 @@ class CommandGroup(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         return self.find(name) if name in self.texts else None
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0]
         if name not in self.texts and not name.startswith("-"):
             import difflib

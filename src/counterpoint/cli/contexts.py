@@ -1,14 +1,15 @@
-"""Options that say what the other branches are, and what they are made into. No heavy import at the top."""
+"""Options that say what the branches read, the same for every command, and what they are made into."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import click
-
-from counterpoint.cli.options import NUMBER, read_text
+from counterpoint.cli.command import OptionGroup, Options
+from counterpoint.cli.kinds import FILE, Count, Input, Pair
+from counterpoint.cli.options import open_model, option, read_text
 from counterpoint.errors import PromptError, UsageError
 
 if TYPE_CHECKING:
@@ -22,49 +23,44 @@ WAYS = (
 )  # fmt: skip
 
 
-def context_options(function: Callable) -> Callable:
-    """What the prompt is read against, instead of --negative."""
-    for option in reversed(
-        [
-            click.option("--last-tokens", type=int, default=None, help="Against the last tokens of the prompt alone."),
-            click.option("--empty", is_flag=True, help="Against nothing but the token that begins a text."),
-            click.option("--suffix", default=None, help="Against prompt and output with this text after them."),
-            click.option("--without", default=None, help="Against the prompt without this passage of it ..."),
-            click.option("--instead", default=None, help="... or with this in its place."),
-            click.option("--document", multiple=True, help="PROMPT is a question: with this file against without it."),
-            click.option("--chat", is_flag=True, help="Write PROMPT as a user turn through the model's chat template."),
-            click.option("--system", default=None, help="The system message before PROMPT."),
-            click.option("--negative-system", default=None, help="Another system message, or 'none', or 'default'."),
-            click.option("--contrast", default=None, help="Against what this weaker model predicts: folder or hub id."),
-            click.option(
-                "--adapter", default=None, help="A peft adapter's folder: the model with it against without it."
-            ),
-            click.option("--undo", is_flag=True, help="With --adapter: the model without it against with it."),
-            click.option("--branch", multiple=True, help="WEIGHT=TEXT or WEIGHT={JSON}; may be given several times."),
-            click.option("--with-model", multiple=True, help="NAME=FOLDER: a model that branches can name."),
-            click.option("--show-branches", is_flag=True, help="Print what each branch reads and where they differ."),
-        ]
-    ):
-        function = option(function)
-    return function
-
-
-def check_contexts(options: dict[str, Any], *, many: bool) -> None:
-    """Refuse options that exclude one another, before a model is loaded.
+@dataclass(frozen=True, slots=True)
+class Contexts:
+    """What the options amount to.
 
     Args:
-        many: whether the prompts come from a file of JSON Lines, whose lines name their own branches.
-
-    Raises:
-        UsageError: two ways to make a branch, or an option that needs another one or does nothing.
+        model: the model that generates.
+        prompt: a text, or a `Built` with its branches.
+        negative, branches: as `generate` takes them.
     """
-    if many:
-        for name in ("branch", "chat", "system", "show_branches", "with_model", *WAYS[2:]):
-            if options[name] not in (None, False, ()):
-                raise UsageError(
-                    f"--{name.replace('_', '-')} is for one PROMPT; write branches into the lines of --jsonl"
-                )
-    given = [f"--{name.replace('_', '-')}" for name in WAYS if options[name] not in (None, False, ())]
+
+    model: Model
+    prompt: Any
+    negative: Any = None
+    branches: list[Branch] | None = None
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """For `generate` and its like."""
+        return {"negative": self.negative, "branches": self.branches}
+
+
+class _Branch(Pair):
+    """WEIGHT=TEXT, WEIGHT={JSON}, or {JSON} with the weight in it."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> str:
+        text = str(value)
+        if text.startswith("{"):
+            _json_branch(text)
+            return text
+        text = super().convert(value, param, ctx)
+        context = text.partition("=")[2]
+        if context.startswith("{"):
+            _json_branch(context)
+        return text
+
+
+def _check(options: Options) -> None:
+    given = [f"--{name.replace('_', '-')}" for name in WAYS if options.get(name) not in (None, False, ())]
     if options["branch"] and given != ["--negative-system"]:
         given += ["--branch"] if given or not _is_chat(options) else []
     if len(given) > 1:
@@ -74,45 +70,108 @@ def check_contexts(options: dict[str, Any], *, many: bool) -> None:
             raise UsageError(f"--{name} needs --{needs}")
     if _is_chat(options) and given and given[0] in ("--without", "--contrast", "--adapter"):
         raise UsageError(f"{given[0]} is for a plain prompt; in a chat use --branch with JSON")
-    for text in options["branch"]:
-        if "=" not in text:
-            raise UsageError(f"--branch is {text[:40]!r}; write WEIGHT=TEXT, as --branch=-0.5=TEXT")
-    named(options["with_model"], "--with-model")
+    if options["no_prompt"] and (options.get("prompt") or options["prompt_file"]):
+        raise UsageError("--no-prompt and a prompt are both given; keep one")
+    if options["no_prompt"] and (given or _is_chat(options) or options["branch"]) and given != ["--negative"]:
+        raise UsageError("--no-prompt goes with --negative only; the other branches are made of a prompt")
+    if options.get("prompt") == "":
+        raise UsageError("the prompt is empty; give a text, or --no-prompt to begin from nothing")
+    for name in ("negative", "suffix"):
+        if options[name] == "":
+            raise UsageError(f"--{name} is empty; give a text, or --empty for a branch that reads nothing")
 
 
-def read_contexts(model: Model, prompt: str, options: dict[str, Any]) -> tuple[Model, Any, Any, list[Branch] | None]:
-    """The model that generates, the prompt (or a `Built`), the negative and the branches that the options ask for.
+CONTEXTS = OptionGroup(
+    "What is read: the prompt, and what it is read against",
+    (
+        option("--prompt-file", type=FILE, default=None, help="Read the prompt from a file."),
+        option("--no-prompt", is_flag=True, help="Begin from nothing but the token that begins a text."),
+        option("-e", "--escapes", is_flag=True, help=r"Read \n, \t and \\ in texts typed here as what they mean."),
+        option("--negative", default=None, metavar="TEXT", help="What to move away from."),
+        option("--negative-file", type=FILE, default=None, help="Read the negative from a file."),
+        option("--last-tokens", type=Count(1), default=None, help="Against the last tokens of the prompt alone."),
+        option("--empty", is_flag=True, help="Against nothing but the token that begins a text."),
+        option("--suffix", default=None, metavar="TEXT", help="Against prompt and output with this text after them."),
+        option("--without", default=None, metavar="TEXT", help="Against the prompt without this passage of it ..."),
+        option("--instead", default=None, metavar="TEXT", help="... or with this in its place."),
+        option(
+            "--document", type=FILE, multiple=True, help="PROMPT is a question: with this file against without it."
+        ),
+        option("--chat", is_flag=True, help="Write PROMPT as a user turn through the model's chat template."),
+        option("--system", default=None, metavar="TEXT", help="The system message before PROMPT."),
+        option(
+            "--negative-system", default=None, metavar="TEXT", help="Another system message, or 'none', or 'default'."
+        ),
+        option("--contrast", default=None, metavar="NAME", help="Against what this weaker model predicts."),
+        option(
+            "--adapter", type=Input(folder=True), default=None,
+            help="A peft adapter's folder: the model with it against without it.",
+        ),
+        option("--undo", is_flag=True, help="With --adapter: the model without it against with it."),
+        option(
+            "--branch", type=_Branch("WEIGHT", "TEXT", number="WEIGHT", example="--branch=-0.5=TEXT"), multiple=True,
+            help="Or WEIGHT={JSON}; may be given several times.",
+        ),
+        option("--with-model", type=Pair("NAME", "FOLDER"), multiple=True, help="A model that branches can name."),
+    ),
+    _check,
+)  # fmt: skip
+
+
+def check_prompt(options: Options) -> None:
+    """Refuse a command without a prompt, or with two."""
+    given = [options.get("prompt") is not None, options["prompt_file"] is not None, options["no_prompt"]]
+    if sum(given) == 0:
+        raise UsageError("give a PROMPT (a text, or - for standard input), --prompt-file, or --no-prompt")
+    if sum(given) > 1:
+        raise UsageError("the prompt is given twice; keep PROMPT, --prompt-file or --no-prompt")
+
+
+def has_contexts(options: Options) -> bool:
+    """Whether the options name something to read the prompt against."""
+    return bool(options["branch"]) or any(options[name] not in (None, False, ()) for name in WAYS)
+
+
+def read_contexts(options: Options) -> Contexts:
+    """Read the files, load the model, and make the branches.
 
     Raises:
         UsageError: a file, a model or a value can't be read.
     """
+    prompt = read_text(options["prompt"], options["prompt_file"], name="prompt")
+    negative = _negative(options)
+    texts = [read_text(None, path, name="document") or "" for path in options["document"]]
+    if prompt == "":
+        raise UsageError("the prompt is empty; give a text, or --no-prompt to begin from nothing")
+    model = open_model(options)
     from counterpoint import contexts
 
-    if options["document"]:
-        texts = [read_text(None, path, name="document") for path in options["document"]]
+    if options["no_prompt"]:
+        return Contexts(model, contexts.Empty(), negative)
+    assert prompt is not None
+    if texts:
         chat_model = model if _is_chat(options) else None
-        return model, contexts.documents(prompt, texts, model=chat_model, system=options["system"]), None, None
+        return Contexts(model, contexts.documents(prompt, texts, model=chat_model, system=options["system"]))
     if options["contrast"] is not None:
-        return model, contexts.contrastive(prompt, _load(options["contrast"], options)), None, None
+        return Contexts(model, contexts.contrastive(prompt, _load(options["contrast"], options)))
     if options["adapter"] is not None:
         return _with_adapter(model, prompt, options)
-    negative = _negative(prompt, options)
     branches = _branches(model, options) if options["branch"] else None
     if not _is_chat(options):
-        return model, prompt, negative, branches
+        return Contexts(model, prompt, negative, branches)
     turns = [{"role": "user", "content": prompt}]
     messages = turns if options["system"] is None else [{"role": "system", "content": options["system"]}, *turns]
     built = contexts.chat(model, messages, negative=negative, branches=branches)
     if len(messages) == 1 and negative is None and branches is None:  # a turn, and nothing to move away from
-        return model, built.prompt, None, None
-    return model, built, None, None
+        return Contexts(model, built.prompt)
+    return Contexts(model, built)
 
 
-def _is_chat(options: dict[str, Any]) -> bool:
+def _is_chat(options: Options) -> bool:
     return options["chat"] or options["system"] is not None or options["negative_system"] is not None
 
 
-def _negative(prompt: str, options: dict[str, Any]) -> Any:
+def _negative(options: Options) -> Any:
     from counterpoint.contexts import Empty, LastTokens, Suffix, Swapped, System
 
     if options["negative_system"] is not None:
@@ -129,25 +188,31 @@ def _negative(prompt: str, options: dict[str, Any]) -> Any:
     return read_text(options["negative"], options["negative_file"], name="negative")
 
 
-def _branches(model: Model, options: dict[str, Any]) -> list[Branch]:
+def _json_branch(text: str) -> dict[str, Any]:
+    try:
+        fields = json.loads(text)
+    except ValueError as error:
+        raise PromptError(f"the branch {text[:40]!r} is not valid JSON: {error}") from None
+    if not isinstance(fields, dict):
+        raise PromptError(f"the branch {text[:40]!r} is no JSON object")
+    return fields
+
+
+def _branches(model: Model, options: Options) -> list[Branch]:
     from counterpoint.wire import branch_from_wire
 
     models = load_models(options)
     branches = []
     for text in options["branch"]:
-        weight, _, context = text.partition("=")
-        fields: Any = {"prompt": context}
-        if context.startswith("{"):
-            try:
-                fields = json.loads(context)
-            except ValueError as error:
-                raise PromptError(f"the branch {context[:40]!r} is not valid JSON: {error}") from None
-        fields = {**fields, "weight": NUMBER.convert(weight, None, None)}
+        weight, _, context = ("", "", text) if text.startswith("{") else text.partition("=")
+        fields: dict[str, Any] = _json_branch(context) if context.startswith("{") else {"prompt": context}
+        if weight:
+            fields["weight"] = float(weight)
         branches.append(branch_from_wire(fields, model=model, models=models, is_chat=_is_chat(options)))
     return branches
 
 
-def _with_adapter(model: Model, prompt: str, options: dict[str, Any]) -> tuple[Model, Any, None, None]:
+def _with_adapter(model: Model, prompt: str, options: Options) -> Contexts:
     from counterpoint.contexts import against_adapter
     from counterpoint.models.adapters import load_adapter
 
@@ -155,28 +220,19 @@ def _with_adapter(model: Model, prompt: str, options: dict[str, Any]) -> tuple[M
     load_adapter(model.hf, options["adapter"], name=name)
     plain = model.with_adapter(None)
     if options["undo"]:
-        return plain, against_adapter(prompt, plain, adapter=name), None, None
-    return model, against_adapter(prompt, model), None, None
+        return Contexts(plain, against_adapter(prompt, plain, adapter=name))
+    return Contexts(model, against_adapter(prompt, model))
 
 
-def load_models(options: dict[str, Any]) -> dict[str, Model]:
+def load_models(options: Options) -> dict[str, Model]:
     """The models of --with-model, by name."""
-    return {name: _load(folder, options) for name, folder in named(options["with_model"], "--with-model")}
+    return {name: _load(folder, options) for name, folder in named(options["with_model"])}
 
 
-def named(texts: Sequence[str], option: str) -> list[tuple[str, str]]:
-    """NAME=FOLDER as pairs.
-
-    Raises:
-        UsageError: one has no equals sign.
-    """
-    for text in texts:
-        if "=" not in text:
-            raise UsageError(f"{option} is {text[:40]!r}; write NAME=FOLDER")
+def named(texts: Sequence[str]) -> list[tuple[str, str]]:
+    """NAME=FOLDER as pairs."""
     return [(name, folder) for name, _, folder in (text.partition("=") for text in texts)]
 
 
-def _load(folder: str, options: dict[str, Any]) -> Model:
-    from counterpoint.cli.options import open_model
-
+def _load(folder: str, options: Options) -> Model:
     return open_model({**options, "model": folder})

@@ -8,12 +8,32 @@ from typing import Any
 
 import click
 
-from counterpoint.cli.options import model_options, plain_warnings, read_text
+from counterpoint.cli.command import Command, Options
+from counterpoint.cli.kinds import FILE, Count, Input
+from counterpoint.cli.options import MODEL, needs, plain_warnings, read_text
 from counterpoint.errors import UsageError
 from counterpoint.guide import Guide
 
 
-@click.command("eval")
+def _check(options: Options) -> None:
+    _check_effects(options["tasks"], options)
+    _guides(options)
+    if not options["tasks"] and options["lambada"] is None:
+        raise UsageError("there is no task; name tasks of lm-evaluation-harness, task files, or --lambada FILE")
+
+
+def _check_effects(tasks: tuple[str, ...], options: dict[str, Any]) -> None:
+    """Refuse an option that nothing would read."""
+    for name, needed, is_there in (
+        ("sample", "--lambada FILE", options["lambada"] is not None),
+        ("spaces", "--scales", options["scales"] is not None),
+        ("include", "a task", bool(tasks)),
+    ):
+        if options[name] is not None and not is_there:
+            raise UsageError(f"--{name} {options[name]} does nothing without {needed}; give both or neither")
+
+
+@click.command("eval", cls=Command, groups=(MODEL,), check=_check)
 @click.argument("tasks", nargs=-1)
 @click.option(
     "--guide", "guides", multiple=True, help='A guide, as "scale=1.5,space=prob"; may be given several times.'
@@ -22,15 +42,16 @@ from counterpoint.guide import Guide
 @click.option("--spaces", default=None, help="Comma-separated: log, prob; log if left out.")
 @click.option("--branch", default=None, help="last, empty or no-system; the default suits the task.")
 @click.option("--negative", default=None, help="A text for the further branch instead.")
-@click.option("--negative-file", default=None, help="Read the negative from a file.")
-@click.option("--lambada", default=None, help="Also LAMBADA, from this JSON Lines file of passages.")
-@click.option("--sample", type=int, default=None, help="So many passages of it, drawn with the seed (needs --folder).")
-@click.option("--include", default=None, help="A folder of further task files.")
-@click.option("--limit", type=int, default=None, help="Documents of each task.")
-@click.option("--batch-size", type=int, default=16, show_default=True)
+@click.option("--negative-file", type=FILE, default=None, help="Read the negative from a file.")
+@click.option("--lambada", type=FILE, default=None, help="Also LAMBADA, from this JSON Lines file of passages.")
+@click.option(
+    "--sample", type=Count(1), default=None, help="So many passages of it, drawn with the seed (needs --folder)."
+)
+@click.option("--include", type=Input(folder=True), default=None, help="A folder of further task files.")
+@click.option("--limit", type=Count(1), default=None, help="Documents of each task.")
+@click.option("--batch-size", type=Count(1), default=16, show_default=True)
 @click.option("--folder", default=None, help="Keep every answer here; the same call continues after a kill.")
-@click.option("--seed", type=int, default=0, show_default=True)
-@model_options
+@click.option("--seed", type=Count(0), default=0, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(tasks: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Measure a model on TASKS of lm-evaluation-harness under one guide or a grid of them.
@@ -38,12 +59,9 @@ def command(tasks: tuple[str, ...], as_json: bool, **options: Any) -> None:
     \b
     counterpoint eval --lambada passages.jsonl --scales 1,1.25,1.5,2 --folder run
     """
-    _check_effects(tasks, options)
     guides = _guides(options)
     negative = read_text(options["negative"], options["negative_file"], name="negative")
-    if not tasks and options["lambada"] is None:
-        raise UsageError("there is no task; name tasks of lm-evaluation-harness, task files, or --lambada FILE")
-    with plain_warnings():
+    with plain_warnings(), needs("eval"):
         from counterpoint.evaluate.table import plain, print_table, quiet
 
         with quiet():
@@ -78,17 +96,6 @@ def command(tasks: tuple[str, ...], as_json: bool, **options: Any) -> None:
             print(json.dumps(plain(record), ensure_ascii=False))
         else:
             print_table(record, sys.stdout)
-
-
-def _check_effects(tasks: tuple[str, ...], options: dict[str, Any]) -> None:
-    """Refuse an option that nothing would read."""
-    for name, needed, is_there in (
-        ("sample", "--lambada FILE", options["lambada"] is not None),
-        ("spaces", "--scales", options["scales"] is not None),
-        ("include", "a task", bool(tasks)),
-    ):
-        if options[name] is not None and not is_there:
-            raise UsageError(f"--{name} {options[name]} does nothing without {needed}; give both or neither")
 
 
 def _guides(options: dict[str, Any]) -> list[Guide]:

@@ -8,79 +8,113 @@ from typing import Any
 
 import click
 
-from counterpoint.cli.contexts import check_contexts, context_options, read_contexts
+from counterpoint.cli.command import Command, Options
+from counterpoint.cli.contexts import CONTEXTS, WAYS, check_prompt, read_contexts
+from counterpoint.cli.kinds import Count, Input
 from counterpoint.cli.options import (
-    SAMPLING_NAMES,
-    draft_options,
+    DRAFTING,
+    GUIDE,
+    MODEL,
+    PRESETS,
+    SAMPLING,
     drafting,
     guide_from,
-    guide_options,
-    model_options,
-    open_model,
     plain_warnings,
-    read_text,
-    sampling_options,
+    sampling_from,
 )
 from counterpoint.errors import UsageError
 
 
-@click.command("generate")
+def _check(options: Options) -> None:
+    if options["jsonl"] is None:
+        check_prompt(options)
+    elif options["prompt"] is not None or options["prompt_file"] is not None or options["no_prompt"]:
+        raise UsageError("--jsonl holds the prompts and one is given too; keep one of them")
+    else:
+        for name in ("branch", "chat", "system", "show_branches", "with_model", *WAYS[2:]):
+            if options[name] not in (None, False, ()):
+                raise UsageError(
+                    f"--{name.replace('_', '-')} is for one PROMPT; write branches into the lines of --jsonl"
+                )
+    if options["as_stream"] and (options["as_json"] or options["jsonl"] or options["num_samples"] != 1):
+        raise UsageError("--stream shows one text; leave out --json, --jsonl and -n")
+    if options["logprobs"] is not None and not (options["as_json"] or options["jsonl"]):
+        raise UsageError("--logprobs is part of --json and --jsonl only; add --json, or use: counterpoint trace")
+
+
+@click.command(
+    "generate",
+    cls=Command,
+    groups=(GUIDE, CONTEXTS, SAMPLING, MODEL, DRAFTING, PRESETS),
+    check=_check,
+)
 @click.argument("prompt", required=False)
-@guide_options
-@context_options
-@sampling_options
-@model_options
-@draft_options
-@click.option("-n", "num_samples", type=int, default=1, help="Samples of the prompt.")
-@click.option("--logprobs", type=int, default=None, help="Report log-probabilities and this many best tokens.")
-@click.option("--prompt-file", default=None, help="Read the prompt from a file.")
-@click.option("--jsonl", "jsonl", default=None, help="Many prompts: a JSON Lines file (- is standard input).")
+@click.option("-n", "num_samples", type=Count(1), default=1, show_default=True, help="Samples of the prompt.")
+@click.option(
+    "--stream/--no-stream", "as_stream", default=None, help="Print text while it is written; on a terminal it is."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object for each completion.")
-@click.option("--stream", "as_stream", is_flag=True, help="Print text while it is written.")
-def command(
-    prompt: str | None, prompt_file: str | None, jsonl: str | None, as_json: bool, as_stream: bool, **options: Any
-) -> int:
+@click.option(
+    "--logprobs", type=Count(0), default=None, help="With --json: log-probabilities, and so many best tokens."
+)
+@click.option("--show-branches", is_flag=True, help="Print what each branch reads and where they differ.")
+@click.option(
+    "--jsonl", type=Input(dash=True), default=None, help="Many prompts: a JSON Lines file (- is standard input)."
+)
+def command(**options: Any) -> int:
     """Continue PROMPT under guidance. PROMPT is a text, or - for standard input.
 
     \b
     counterpoint generate "PROMPT" --negative "NEGATIVE" --scale 3 --space prob --max-tokens 60 --seed 0
     """
-    if (prompt is None and prompt_file is None) == (jsonl is None):
-        raise UsageError("give a PROMPT (a text, or - for standard input), --prompt-file, or --jsonl FILE for many")
-    if as_stream and (as_json or jsonl or options["num_samples"] != 1):
-        raise UsageError("--stream shows one text; leave out --json, --jsonl and -n")
-    guide_from(options)  # a mistake in the guide or the branches is told before a model is loaded
-    check_contexts(options, many=jsonl is not None)
     with plain_warnings():
-        if jsonl is not None:
+        if options["jsonl"] is not None:
             from counterpoint.cli.many import run_many
 
-            return run_many(jsonl, options)
-        text = read_text(prompt, prompt_file, name="prompt")
-        return _run_one(text, options, as_json=as_json, as_stream=as_stream)
+            return run_many(options["jsonl"], options)
+        return _run_one(options)
 
 
-def _run_one(text: str, options: dict[str, Any], *, as_json: bool, as_stream: bool) -> int:
-    model, prompt, negative, branches = read_contexts(open_model(options), text, options)
-    guide = guide_from(options, negative=negative)
+def _run_one(options: Options) -> int:
+    as_json, as_stream = options["as_json"], options["as_stream"]
+    if as_stream is None:
+        as_stream = sys.stdout.isatty() and not as_json and options["num_samples"] == 1
+    read = read_contexts(options)
+    guide = guide_from(options, negative=read.negative)
     from counterpoint.contexts import show
     from counterpoint.engine import describe, generate, stream
 
-    arguments = {name: options[name] for name in SAMPLING_NAMES} | {"logprobs": options["logprobs"]}
-    arguments |= {"negative": negative, "branches": branches, "guide": guide, **drafting(options)}
     shown = None
     if options["show_branches"]:
-        shown = show(model, prompt, negative=negative, branches=branches, guide=guide)
+        shown = show(read.model, read.prompt, guide=guide, **read.given)
         if not as_json:
             print(shown, file=sys.stderr)
+    arguments = {**sampling_from(options), **read.given, "guide": guide, "logprobs": options["logprobs"]}
+    arguments |= drafting(options)
     if as_stream:
-        for piece in stream(model, prompt, **arguments):
+        done = None
+        for piece in stream(read.model, read.prompt, **arguments):
             sys.stdout.write(piece)
             sys.stdout.flush()
+            done = piece.completion
         print()
+        _tell_end(read.model.name, [done])
         return 0
-    done = generate(model, prompt, n=options["num_samples"], **arguments)
-    for completion in done if isinstance(done, list) else [done]:
+    made = generate(read.model, read.prompt, n=options["num_samples"], **arguments)
+    completions = made if isinstance(made, list) else [made]
+    for completion in completions:
         record = describe(completion) | (shown.to_dict() if shown is not None else {})
         print(json.dumps(record, ensure_ascii=False) if as_json else completion.text)
+    _tell_end(read.model.name, completions)
     return 0
+
+
+def _tell_end(model: str, completions: list[Any]) -> None:
+    for done in completions:
+        if done is not None and done.finish_reason == "context":
+            number = done.usage.completion_tokens
+            print(
+                f"counterpoint: the text ends after {number} tokens, where the context of {model} is full",
+                file=sys.stderr,
+            )
+            return

@@ -9,12 +9,12 @@ from typing import Any
 
 import click
 
-from counterpoint.cli.options import model_options, open_model
+from counterpoint.cli.command import Command
+from counterpoint.cli.options import MODEL, open_model
 
 
-@click.command("info")
+@click.command("info", cls=Command, groups=(MODEL,))
 @click.argument("name", required=False, metavar="[MODEL]")
-@model_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(name: str | None, as_json: bool, **options: Any) -> None:
     """Versions, and what the model is: size, context, how its rows are run; for a GGUF file also what is in it.

@@ -13,15 +13,26 @@ from counterpoint.errors import UsageError
 
 
 class Number(click.ParamType):
-    """A float whose range the library checks, so that there is one message for each mistake."""
+    """A float. Most ranges are checked by the library, so that there is one message for each mistake.
+
+    Args:
+        low, high: the bounds of one that is the command line's own.
+    """
 
     name = "number"
 
+    def __init__(self, low: float | None = None, high: float | None = None) -> None:
+        self.low, self.high = low, high
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        bounds = "" if self.low is None else f" from {self.low:g} to {self.high:g}"
         try:
-            return float(value)
+            number = float(value)
         except (TypeError, ValueError):
-            raise UsageError(f"{_called(param)} is {value!r}; use a number") from None
+            raise UsageError(f"{_called(param)} is {value!r}; use a number{bounds}") from None
+        if self.low is not None and self.high is not None and not self.low <= number <= self.high:
+            raise UsageError(f"{_called(param)} is {value}; use a number{bounds}")
+        return number
 
 
 class Count(click.ParamType):
@@ -53,7 +64,9 @@ class Numbers(click.ParamType):
         try:
             return [float(part) for part in str(value).split(",") if part.strip()]
         except ValueError:
-            raise UsageError(f"{_called(param)} is {value!r}; use numbers with commas between them, as 1,1.5,3") from None
+            raise UsageError(
+                f"{_called(param)} is {value!r}; use numbers with commas between them, as 1,1.5,3"
+            ) from None
 
 
 class Words(click.ParamType):
@@ -95,19 +108,25 @@ class Pair(click.ParamType):
 
 
 class Input(click.ParamType):
-    """A file to read; its path, once it is known to be there.
+    """A file to read, or a folder; its path, once it is known to be there.
 
     Args:
         dash: whether "-" is standard input.
+        folder: whether it is a folder that is wanted.
     """
 
     name = "file"
 
-    def __init__(self, *, dash: bool = False) -> None:
-        self.dash = dash
+    def __init__(self, *, dash: bool = False, folder: bool = False) -> None:
+        self.dash, self.folder = dash, folder
+        self.name = "folder" if folder else "file"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         if value == "-" and self.dash:
+            return value
+        if self.folder:
+            if not Path(value).is_dir():
+                raise UsageError(f"{_called(param)} is {value!r}, and there is no such folder; give one that is there")
             return value
         try:
             with open(value, "rb") as file:
@@ -143,5 +162,5 @@ def _called(param: click.Parameter | None) -> str:
     return param.opts[0] if isinstance(param, click.Option) else (param.metavar or param.name or "").upper()
 
 
-NUMBER, NUMBERS, WORDS = Number(), Numbers(), Words()
+NUMBER, SHARE, NUMBERS, WORDS = Number(), Number(0, 1), Numbers(), Words()
 FILE, OUTPUT = Input(), Output()

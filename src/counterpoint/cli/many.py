@@ -8,105 +8,82 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from counterpoint.cli.options import SAMPLING_NAMES, drafting, guide_from, open_model, read_text
+from counterpoint.batch.lines import Line, read_lines
+from counterpoint.cli.command import Options
+from counterpoint.cli.options import drafting, guide_from, open_model, read_text, sampling_from, token_bar
 from counterpoint.errors import CounterpointError, PromptError, UsageError
-from counterpoint.guide import Branch, Guide
 
 if TYPE_CHECKING:
+    from counterpoint.engine import Request
     from counterpoint.models.model import Model
 
-FIELDS = ("prompt", "negative", "branches", "guide", "seed", "max_tokens", "id")
 
-
-def run_many(path: str, options: dict[str, Any]) -> int:
+def run_many(path: str, options: Options) -> int:
     """Complete every line that can be read; name the others. Exit status 2 if there was one of those."""
     negative = read_text(options["negative"], options["negative_file"], name="negative")
-    lines = list(_lines(path))
+    lines, broken = [], []
+    for number, line in _lines(path):
+        if isinstance(line, Line):
+            lines.append(line)
+        else:
+            broken.append((number, str(line)))
+    _tell(path, broken)
     if not lines:
-        raise PromptError(f"{path!r} holds no line; give one JSON object a line, with a prompt")
+        raise PromptError(f"{path!r} holds no line that can be run; give one JSON object a line, with a prompt")
     model = open_model(options)
-    from rich.progress import Progress as Bar
+    from counterpoint.batch.run import run_all
+    from counterpoint.engine import Engine, describe
 
-    from counterpoint.engine import Engine, describe, prepare
-
-    engine, waiting, done, num_broken = Engine(model, **drafting(options)), {}, {}, 0
-    for number, line in lines:
-        try:
-            record = _record(line)
-            request = prepare(model, record["prompt"], **_arguments(model, record, options, negative))
-            waiting[engine.add(request)] = (number, record.get("id"))
-        except CounterpointError as error:
-            num_broken += 1
-            print(f"counterpoint: {path} line {number}: {error}", file=sys.stderr)
-    order = iter(sorted(waiting))
-    with Bar(disable=not sys.stderr.isatty(), console=_stderr(), transient=True) as bar:
-        task = bar.add_task("completing", total=len(waiting))
-        next_id = next(order, None)
-        for progress in engine.run():
-            if progress.completion is None:
-                continue
-            done.setdefault(progress.request_id, []).append(progress.completion)
-            if len(done[progress.request_id]) == options["num_samples"]:
-                bar.advance(task)
+    requests = [(line.number, _request(model, line, options, negative)) for line in lines]
+    _tell(path, [(number, str(request)) for number, request in requests if isinstance(request, Exception)])
+    good = [(number, request) for number, request in requests if not isinstance(request, Exception)]
+    ids = {line.number: line.id for line in lines}
+    num_failed = len(requests) - len(good) + len(broken)
+    total = sum(request.max_tokens * request.num_samples for _, request in good)
+    with token_bar("completing", total) as advance:
+        for answer in run_all(Engine(model, **drafting(options)), good, on_progress=advance):
+            if answer.error is not None:
+                num_failed += 1
+                _tell(path, [(answer.key, str(answer.error))])
             # A line is printed as soon as all before it are: whoever interrupts keeps what is there.
-            while next_id is not None and len(done.get(next_id, ())) == options["num_samples"]:
-                number, given_id = waiting[next_id]
-                for completion in sorted(done.pop(next_id), key=lambda c: c.index):
-                    record = {"line": number} | ({} if given_id is None else {"id": given_id})
-                    print(json.dumps(record | describe(completion), ensure_ascii=False), flush=True)
-                next_id = next(order, None)
-    return 2 if num_broken else 0
+            for completion in answer.completions:
+                head = {"line": answer.key} | ({} if ids[answer.key] is None else {"id": ids[answer.key]})
+                print(json.dumps(head | describe(completion), ensure_ascii=False), flush=True)
+    return 2 if num_failed else 0
 
 
-def _lines(path: str) -> Iterator[tuple[int, bytes]]:
+def _lines(path: str) -> Iterator[tuple[int, Line | UsageError]]:
     try:
         with contextlib.nullcontext(sys.stdin.buffer) if path == "-" else open(path, "rb") as source:
-            for number, line in enumerate(source, 1):
-                if line.strip():
-                    yield number, line
+            yield from read_lines(source)
     except OSError as error:
         raise PromptError(f"the file {path!r} can't be read: {error.strerror}") from None
 
 
-def _record(line: bytes) -> dict[str, Any]:
-    try:
-        record = json.loads(line.decode())
-    except UnicodeDecodeError as error:
-        raise PromptError(f"not valid UTF-8 at byte {error.start}") from None
-    except (ValueError, RecursionError) as error:
-        raise PromptError(f"not valid JSON: {error}") from None
-    if not isinstance(record, dict) or "prompt" not in record:
-        raise PromptError('not an object with a prompt; write {"prompt": "..."}')
-    for name in record:
-        if name not in FIELDS:
-            raise UsageError(f"unknown field {name!r}; known are {', '.join(FIELDS)}")
-    return record
-
-
-def _arguments(model: Model, record: dict[str, Any], options: dict[str, Any], negative: str | None) -> dict[str, Any]:
-    arguments = {name: options[name] for name in SAMPLING_NAMES}
-    arguments |= {"n": options["num_samples"], "logprobs": options["logprobs"]}
-    arguments |= {name: record[name] for name in ("seed", "max_tokens") if name in record}
-    arguments["negative"] = record.get("negative", None if "branches" in record else negative)
-    if "branches" in record:
-        arguments["branches"] = _branches(model, record["branches"])
-    if "guide" in record:
-        given = record["guide"]
-        arguments["guide"] = Guide.parse(given) if isinstance(given, str) else Guide.from_dict(given)
-    else:
-        arguments["guide"] = guide_from(options, negative=arguments["negative"])
-    return arguments
-
-
-def _branches(model: Model, listed: Any) -> list[Branch]:
+def _request(model: Model, line: Line, options: Options, negative: str | None) -> Request | Exception:
+    from counterpoint.contexts import Empty
+    from counterpoint.engine import prepare
     from counterpoint.wire import branch_from_wire
 
-    if not isinstance(listed, list) or not listed:
-        raise PromptError(f"branches is {listed!r:.60}; give a list of objects")
-    return [branch_from_wire(fields, model=model) for fields in listed]
+    arguments: dict[str, Any] = {**sampling_from(options), "n": options["num_samples"], "logprobs": options["logprobs"]}
+    arguments |= dict(line.options or {})
+    try:
+        if line.branches is not None:
+            arguments["branches"] = [branch_from_wire(fields, model=model) for fields in line.branches]
+        else:
+            arguments["negative"] = negative if line.negative is None else line.negative
+        guide = line.guide or guide_from(options, negative=arguments.get("negative"))
+        return prepare(model, Empty() if line.prompt is None else line.prompt, guide=guide, **arguments)
+    except CounterpointError as error:
+        return error
 
 
-def _stderr():
-    from rich.console import Console
-
-    return Console(stderr=True)
+def _tell(path: str, broken: list[tuple[int, str]]) -> None:
+    """One line for each mistake, with all the lines that have it."""
+    numbers: dict[str, list[int]] = {}
+    for number, message in broken:
+        numbers.setdefault(message, []).append(number)
+    for message, where in numbers.items():
+        listed = ", ".join(map(str, where[:5])) + (f" and {len(where) - 5} more" if len(where) > 5 else "")
+        word = "line" if len(where) == 1 else "lines"
+        print(f"counterpoint: {path} {word} {listed}: {' '.join(message.split())}", file=sys.stderr)

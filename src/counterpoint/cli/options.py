@@ -41,7 +41,9 @@ def _check_model(options: Options) -> None:
 MODEL = OptionGroup(
     "Model",
     (
-        option("--model", default="bundled", metavar="NAME", help="'bundled', 'smollm2', a folder, a file, or a hub id."),
+        option(
+            "--model", default="bundled", metavar="NAME", help="'bundled', 'smollm2', a folder, a file, or a hub id."
+        ),
         option("--dtype", default=None, metavar="[float32|bfloat16|float16]", help="That of the weights if left out."),
         option("--device", default=None, metavar="[cpu|cuda|...]", help="CUDA where there is one if left out."),
         option("--weights", default=None, metavar="[int8]", help="Round the weights to 8 bits (CPU)."),
@@ -59,9 +61,13 @@ MODEL = OptionGroup(
 GUIDE = OptionGroup(
     "Guidance",
     (
-        option("--scale", type=NUMBER, default=None, help=f"1 is unguided.  [default: {DEFAULT_SCALE}, with a negative]"),
+        option(
+            "--scale", type=NUMBER, default=None, help=f"1 is unguided.  [default: {DEFAULT_SCALE}, with a negative]"
+        ),
         option("--space", default="log", metavar="[log|prob]", help="Where predictions are combined."),
-        option("--plausibility", type=NUMBER, default=0.0, help="0 to 1: keep tokens this close to the best; 0 is off."),
+        option(
+            "--plausibility", type=NUMBER, default=0.0, help="0 to 1: keep tokens this close to the best; 0 is off."
+        ),
         option("--gate", type=NUMBER, default=0.0, help="Guide only where the entropy is this many nats; 0 is off."),
         option("--start", type=Count(0), default=0, help="Guide from this generated token on."),
         option("--stop-guiding", "stop_at", type=Count(0), default=None, help="Guide up to this generated token."),
@@ -126,7 +132,9 @@ DRAFTING = OptionGroup(
     "Guessing ahead: the same tokens, sooner",
     (
         option("--draft-tokens", type=Count(0), default=0, help="Tokens to guess at each step; 0 is none."),
-        option("--draft-model", default=None, metavar="NAME", help="A smaller model that guesses; else the text itself."),
+        option(
+            "--draft-model", default=None, metavar="NAME", help="A smaller model that guesses; else the text itself."
+        ),
     ),
     _check_drafting,
 )
@@ -136,7 +144,9 @@ PRESETS = OptionGroup(
     (
         option("--preset", default=None, metavar="NAME", help="Defaults under one name; what you type yourself wins."),
         option("--presets", type=FILE, default=None, help="A TOML file of presets, besides those that ship."),
-        option("--log", type=OUTPUT, default=None, help="Append what was asked; `counterpoint again FILE` makes it again."),
+        option(
+            "--log", type=OUTPUT, default=None, help="Append what was asked; `counterpoint again FILE` makes it again."
+        ),
     ),
 )
 
@@ -252,7 +262,12 @@ def token_bar(label: str, total: int) -> Iterator[Callable[[Any], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed} tokens"), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed} tokens"),
+        TimeElapsedColumn(),
+    )
     hidden = not sys.stderr.isatty()
     with Progress(*columns, console=Console(stderr=True), transient=True, disable=hidden, redirect_stdout=False) as bar:
         task = bar.add_task(label, total=total)

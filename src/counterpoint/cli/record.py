@@ -54,7 +54,9 @@ def read_record(path: str, number: int | None) -> dict[str, Any]:
     with open(path, encoding="utf-8") as file:
         lines = [line for line in file if line.strip()]
     if not lines or (number is not None and not 1 <= number <= len(lines)):
-        raise UsageError(f"{path!r} has {len(lines)} records; " + ("give one of those" if lines else "nothing to make again"))
+        raise UsageError(
+            f"{path!r} has {len(lines)} records; " + ("give one of those" if lines else "nothing to make again")
+        )
     try:
         record = json.loads(lines[-1 if number is None else number - 1])
         arguments = [str(argument) for argument in record["arguments"]]

@@ -7,13 +7,16 @@ from typing import Any
 
 import click
 
+from counterpoint.cli.command import Command, Options
 from counterpoint.cli.contexts import load_models, named
-from counterpoint.cli.options import NUMBER, model_options, open_model
+from counterpoint.cli.kinds import NUMBER, Count, Pair
+from counterpoint.cli.options import MODEL, needs, open_model
+from counterpoint.errors import UsageError
 
 KEY_VARIABLE = "COUNTERPOINT_API_KEY"
 
 
-class _Serve(click.Command):
+class _Serve(Command):
     """With `--engine vllm` every other argument is vLLM's own and is passed on as it stands."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -45,8 +48,34 @@ def _model_first(args: list[str]) -> list[str]:
     return args
 
 
-@click.command("serve", cls=_Serve)
-@model_options
+def _check(options: Options) -> None:
+    if options["memory_gb"] is not None and options["max_rows"] is not None:
+        raise UsageError("--memory-gb and --max-rows are both given; keep one")
+    for name in ("max_body_mb", "deadline", "grace", "memory_gb"):
+        value = options[name]
+        if value is not None and not (0 <= value < float("inf") and (value or name == "grace")):
+            raise UsageError(f"--{name.replace('_', '-')} is {value}; use a finite number above 0")
+    _check_port(options["host"], options["port"])
+
+
+def _check_port(host: str, port: int) -> None:
+    """Refuse a port that is taken, before a model is loaded for it."""
+    import socket
+
+    try:
+        kind, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        with socket.socket(kind, socket.SOCK_STREAM) as trial:
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            trial.bind(address)
+    except socket.gaierror:
+        raise UsageError(f"--host is {host!r}, which is no address of this machine; use 127.0.0.1 or 0.0.0.0") from None
+    except OSError as error:
+        raise UsageError(
+            f"--port {port} of {host} can't be used ({error.strerror}); take another one, or --port 0 for any free one"
+        ) from None
+
+
+@click.command("serve", cls=_Serve, groups=(MODEL,), check=_check)
 @click.option(
     "--engine",
     type=click.Choice(["own", "vllm"]),
@@ -60,44 +89,52 @@ def _model_first(args: list[str]) -> list[str]:
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 is any free one.")
 @click.option("--api-key", default=None, help=f"Ask for this key. Better: the variable {KEY_VARIABLE}.")
 @click.option("--served-name", default=None, help="What clients call the model.")
-@click.option("--with-model", multiple=True, help="NAME=FOLDER: a further model that branches can name.")
-@click.option("--adapter", multiple=True, help="NAME=FOLDER: a peft adapter, on unless a branch says otherwise.")
+@click.option(
+    "--with-model",
+    type=Pair("NAME", "FOLDER"),
+    multiple=True,
+    help="NAME=FOLDER: a further model that branches can name.",
+)
+@click.option(
+    "--adapter",
+    type=Pair("NAME", "FOLDER"),
+    multiple=True,
+    help="NAME=FOLDER: a peft adapter, on unless a branch says otherwise.",
+)
 @click.option("--cors-origin", multiple=True, help="Web pages of this origin may use it; may be given several times.")
 @click.option(
     "--memory-gb", type=NUMBER, default=None, help="For the rows' keys and values; the number of rows follows."
 )
-@click.option("--max-rows", type=int, default=None, help="Branches at once; instead of --memory-gb. [default: 64]")
-@click.option("--max-waiting", type=int, default=256, show_default=True, help="Samples that may wait; past it 429.")
-@click.option("--max-samples", type=int, default=64, show_default=True, help="Prompts times n of one request.")
-@click.option("--max-branches", type=int, default=8, show_default=True, help="Of one request, beside its prompt.")
-@click.option("--max-prompt-tokens", type=int, default=None, help="Of each context. [default: what the model holds]")
+@click.option("--max-rows", type=Count(1), default=None, help="Branches at once; instead of --memory-gb. [default: 64]")
 @click.option(
-    "--max-tokens", type=int, default=None, help="Most that may be asked for. [default: what the model holds]"
+    "--max-waiting", type=Count(0), default=256, show_default=True, help="Samples that may wait; past it 429."
 )
-@click.option("--max-body-mb", type=NUMBER, default=1.0, show_default=True)
+@click.option("--max-samples", type=Count(1), default=64, show_default=True, help="Prompts times n of one request.")
+@click.option("--max-branches", type=Count(0), default=8, show_default=True, help="Of one request, beside its prompt.")
+@click.option(
+    "--max-prompt-tokens", type=Count(1), default=None, help="Of each context. [default: what the model holds]"
+)
+@click.option(
+    "--max-tokens", type=Count(1), default=None, help="Most that may be asked for. [default: what the model holds]"
+)
+@click.option("--max-body-mb", type=NUMBER, default=1.0, show_default=True, help="Largest request.")
 @click.option("--deadline", type=NUMBER, default=600.0, show_default=True, help="Seconds for one request.")
 @click.option("--grace", type=NUMBER, default=30.0, show_default=True, help="Seconds for running requests on SIGTERM.")
 @click.option(
-    "--prefill-tokens", type=int, default=256, show_default=True, help="Prompt tokens a step while others write."
+    "--prefill-tokens", type=Count(1), default=256, show_default=True, help="Prompt tokens a step while others write."
 )
 @click.option(
     "--prefix-tokens",
-    type=int,
+    type=Count(0),
     default=4096,
     show_default=True,
     help="Tokens of ended requests to keep for prompts that begin alike; 0 keeps none.",
 )
 def command(**options: Any) -> None:
     """OpenAI's API with a negative prompt and a guidance scale."""
-    from counterpoint.errors import UsageError
-
-    if options["memory_gb"] is not None and options["max_rows"] is not None:
-        raise UsageError("--memory-gb and --max-rows are both given; keep one")
-    try:
+    with needs("serve"):
         from counterpoint.server.limits import Limits
         from counterpoint.server.process import Listening, serve, within_memory
-    except ImportError as error:
-        raise UsageError(f"serving needs {error.name}; pip install 'counterpoint[serve]'") from None
     counts = (
         "max_waiting", "max_samples", "max_branches", "max_prompt_tokens", "max_tokens", "prefill_tokens",
         "prefix_tokens",
@@ -117,7 +154,7 @@ def command(**options: Any) -> None:
         grace_s=options["grace"],
     )
     model, models = open_model(options), load_models(options)
-    for name, folder in named(options["adapter"], "--adapter"):
+    for name, folder in named(options["adapter"]):
         from counterpoint.models.adapters import load_adapter
 
         load_adapter(model.hf, folder, name=name)

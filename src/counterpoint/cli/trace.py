@@ -6,54 +6,57 @@ from typing import Any
 
 import click
 
+from counterpoint.cli.command import Command, Options
+from counterpoint.cli.contexts import CONTEXTS, check_prompt, read_contexts
+from counterpoint.cli.kinds import FILE, OUTPUT, SHARE, Count
 from counterpoint.cli.options import (
-    NUMBER,
-    SAMPLING_NAMES,
+    GUIDE,
+    MODEL,
+    PRESETS,
+    SAMPLING,
     guide_from,
-    guide_options,
-    model_options,
-    open_model,
     plain_warnings,
-    read_text,
-    sampling_options,
+    sampling_from,
+    token_bar,
 )
 from counterpoint.errors import UsageError
 
-_SHOWING = ("saved", "html", "jsonl", "as_json", "artefact_rank", "artefact_prob")
+_SHOWING = ("saved", "html", "jsonl", "as_json", "artefact_rank", "artefact_prob", "log")
 
 
-@click.command("trace")
+def _check(options: Options) -> None:
+    if options["saved"] is None:
+        check_prompt(options)
+    elif options["prompt"] is not None or options["prompt_file"] is not None:
+        raise UsageError("--read shows a trace that is there, and a prompt is given; keep one of them")
+    else:
+        _refuse_generation(click.get_current_context())
+
+
+@click.command("trace", cls=Command, groups=(GUIDE, CONTEXTS, SAMPLING, MODEL, PRESETS), check=_check)
 @click.argument("prompt", required=False)
-@guide_options
-@sampling_options
-@model_options
-@click.option("--prompt-file", default=None, help="Read the prompt from a file.")
-@click.option("--read", "saved", default=None, help="Show a trace from a file instead of making one.")
-@click.option("--html", default=None, help="Write a page to this file.")
-@click.option("--jsonl", default=None, help="Write the trace to this file, as JSON Lines.")
+@click.option("--html", type=OUTPUT, default=None, help="Write a page to this file.")
+@click.option("--jsonl", type=OUTPUT, default=None, help="Write the trace to this file, as JSON Lines.")
 @click.option("--json", "as_json", is_flag=True, help="Print the trace as JSON Lines.")
-@click.option("--alternatives", type=int, default=5, show_default=True, help="Best tokens to keep of each branch.")
-@click.option("--artefact-rank", type=int, default=None, help="An artefact ranks behind this many tokens (50), and")
-@click.option("--artefact-prob", type=NUMBER, default=None, help="is less probable than this (0.001).")
-@click.pass_context
-def command(context: click.Context, prompt: str | None, **options: Any) -> None:
+@click.option("--read", "saved", type=FILE, default=None, help="Show a trace from a file instead of making one.")
+@click.option("--unguided", is_flag=True, help="Also write the text that there would be without guidance.")
+@click.option("--alternatives", type=Count(1), default=5, show_default=True, help="Best tokens to keep of each branch.")
+@click.option(
+    "--artefact-rank", type=Count(1), default=None, help="An artefact ranks behind this many tokens (50), and"
+)
+@click.option("--artefact-prob", type=SHARE, default=None, help="is less probable than this (0.001).")
+def command(**options: Any) -> None:
     """Show why each token was chosen. PROMPT is a text, or - for standard input.
 
     \b
     counterpoint trace "PROMPT" --negative "NEGATIVE" --scale 5 --temperature 0 --html out.html
     """
-    given = prompt is not None or options["prompt_file"] is not None
-    if given == (options["saved"] is not None):
-        raise UsageError("give a PROMPT (a text, or - for standard input) or --prompt-file, or --read a trace")
-    if not given:
-        _refuse_generation(context)
-    guide_from(options)  # a mistake in the guide is told before a model is loaded
     with plain_warnings():
-        traced = _record(prompt, options) if given else _read(options)
+        traced, unguided = _record(options) if options["saved"] is None else (_read(options), None)
     from counterpoint import trace
     from counterpoint.report import TraceReport
 
-    report = TraceReport(traced)
+    report = TraceReport(traced, unguided)
     if options["jsonl"] is not None:
         trace.write(traced, options["jsonl"])
     if options["html"] is not None:
@@ -72,31 +75,27 @@ def command(context: click.Context, prompt: str | None, **options: Any) -> None:
 def _refuse_generation(context: click.Context) -> None:
     """A saved trace is what it is: an option that would make another one is a mistake."""
     for parameter in context.command.params:
-        source = context.get_parameter_source(parameter.name)
+        source = context.get_parameter_source(parameter.name or "")
         if source is click.core.ParameterSource.COMMANDLINE and parameter.name not in _SHOWING:
             raise UsageError(f"{parameter.opts[0]} has no effect on a trace from a file; leave out it or --read")
 
 
-def _record(prompt: str | None, options: dict[str, Any]) -> Any:
-    text = read_text(prompt, options["prompt_file"], name="prompt")
-    negative = read_text(options["negative"], options["negative_file"], name="negative")
-    guide = guide_from(options, negative=negative)
+def _record(options: Options) -> tuple[Any, Any]:
     limits = _limits(options)
-    model = open_model(options)
-    from counterpoint.trace import record
+    read = read_contexts(options)
+    guide = guide_from(options, negative=read.negative)
+    from counterpoint.trace import record, record_unguided
 
-    return record(
-        model,
-        text,
-        negative=negative,
-        guide=guide,
-        num_alternatives=options["alternatives"],
-        limits=limits,
-        **{name: options[name] for name in SAMPLING_NAMES},
-    )
+    given = {**read.given, "guide": guide, **sampling_from(options), "limits": limits}
+    with token_bar("tracing", options["max_tokens"] * (1 + options["unguided"])) as advance:
+        traced = record(read.model, read.prompt, num_alternatives=options["alternatives"], on_progress=advance, **given)
+        unguided = (
+            record_unguided(read.model, read.prompt, on_progress=advance, **given) if options["unguided"] else None
+        )
+    return traced, unguided
 
 
-def _read(options: dict[str, Any]) -> Any:
+def _read(options: Options) -> Any:
     from counterpoint.trace import read
 
     traced = read(options["saved"])
@@ -104,7 +103,7 @@ def _read(options: dict[str, Any]) -> Any:
     return traced.with_limits(_limits(options)) if asked else traced
 
 
-def _limits(options: dict[str, Any]) -> Any:
+def _limits(options: Options) -> Any:
     from counterpoint.trace import Limits
 
     given = {"rank": options["artefact_rank"], "prob": options["artefact_prob"]}

@@ -6,19 +6,22 @@ from pathlib import Path
 
 import click
 
+from counterpoint.cli.command import Command
+from counterpoint.cli.kinds import Count, Input
 
-@click.command("train")
-@click.argument("config", type=click.Path(path_type=Path))
-@click.option("--data", required=True, type=click.Path(path_type=Path), help="Folder of *.jsonl(.xz) records.")
+
+@click.command("train", cls=Command)
+@click.argument("config", type=Input())
+@click.option("--data", required=True, type=Input(folder=True), help="Folder of *.jsonl(.xz) records.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for checkpoints and the model.")
 @click.option("--no-resume", is_flag=True, help="Refuse to go on from a checkpoint that is there.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads; all by default.")
+@click.option("--threads", type=Count(1), help="CPU threads; all by default.")
 @click.option("--no-compile", is_flag=True, help="Without torch.compile: slower, bit for bit repeatable.")
-@click.option("--stop-after", type=click.IntRange(min=1), help="End with a checkpoint at this step.")
+@click.option("--stop-after", type=Count(1), help="End with a checkpoint at this step.")
 def command(
-    config: Path,
-    data: Path,
+    config: str,
+    data: str,
     out: Path,
     no_resume: bool,
     device: str,
@@ -30,9 +33,9 @@ def command(
     from counterpoint.train import run
 
     done = run(
-        config,
+        Path(config),
         out=out,
-        data=data,
+        data=Path(data),
         resume=not no_resume,
         device=device,
         threads=threads,

@@ -75,11 +75,13 @@ def read_request(
 
 
 def read_prompt(model: Model, prompt: str | Sequence[int] | Rendered, *, name: str = "prompt") -> tuple[int, ...]:
-    """Token ids of a text or of token ids, checked.
+    """Token ids of a text or of token ids, checked; of `Empty()` the token that begins a text.
 
     Raises:
         PromptError: it is empty, not a text, holds an id outside of the vocabulary, or is longer than the context.
     """
+    if isinstance(prompt, Empty):
+        return read_empty(model)
     is_rendered = isinstance(prompt, Rendered)
     text = prompt.text if is_rendered else prompt
     if isinstance(text, str):
@@ -167,10 +169,15 @@ def _read_last(model: Model, prompt_ids: tuple[int, ...], context: LastTokens, w
     return ReadBranch(prompt_ids[-context.count :], weight)
 
 
-def _read_empty(model: Model, prompt_ids: tuple[int, ...], context: Empty, weight: float) -> ReadBranch:
+def read_empty(model: Model) -> tuple[int, ...]:
+    """The token that begins a text. Raises `PromptError` where the model has none."""
     if model.bos_id is None:
-        raise PromptError(f"{model.name} has no token that begins a text, so no branch can be empty; use LastTokens()")
-    return ReadBranch((model.bos_id,), weight)
+        raise PromptError(f"{model.name} has no token that begins a text, so nothing can be empty; use LastTokens()")
+    return (model.bos_id,)
+
+
+def _read_empty(model: Model, prompt_ids: tuple[int, ...], context: Empty, weight: float) -> ReadBranch:
+    return ReadBranch(read_empty(model), weight)
 
 
 def _read_suffix(model: Model, prompt_ids: tuple[int, ...], context: Suffix, weight: float) -> ReadBranch:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
-import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,13 +23,12 @@ from counterpoint.errors import ModelError, UnsupportedError, UsageError
 from counterpoint.models.gguf.find import find
 from counterpoint.models.int8 import to_int8
 from counterpoint.models.model import Model
+from counterpoint.models.names import check_dtype, check_name, check_weights
 
 BUNDLED = Path(__file__).parent / "bundled"
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "vocab.json", "tokenizer.model", "spiece.model", "vocab.txt",
 )  # fmt: skip
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")  # some old ids, such as gpt2, have no owner
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def load(
@@ -60,8 +57,7 @@ def load(
         ModelError: it is missing, truncated, not a causal model, or some of its weights are not there.
         UnsupportedError: int8 weights are wanted, and the model or the machine can't have them.
     """
-    if weights not in (None, "int8"):
-        raise ModelError(f"weights is {weights!r}; use 'int8', or None for those of the model", param="weights")
+    check_weights(weights)
     shown, wanted, device = str(name), _dtype(dtype), usable_device(device)
     if shown == "bundled":
         name, wanted = BUNDLED, wanted or torch.float32
@@ -80,14 +76,7 @@ def _from_transformers(
     name: str | Path, shown: str, dtype: torch.dtype | None, trust_remote_code: bool
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
     folder = Path(name)
-    if folder.exists():
-        _check_folder(folder, shown)
-    elif shown == "bundled" or not HUB_ID.fullmatch(shown):
-        raise ModelError(
-            f"there is no model folder {shown!r}; give 'bundled', 'smollm2', a folder, a GGUF file, or a hub id such as "
-            "owner/name",
-            param="model",
-        )
+    check_name(name)
     source = str(name)
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
@@ -162,18 +151,6 @@ def as_model(value: Model | str) -> Model:
     raise ModelError(f"model is {value!r:.60}; give what counterpoint.load(...) returns, or a name", param="model")
 
 
-def _check_folder(folder: Path, shown: str) -> None:
-    config = folder / "config.json"
-    if not folder.is_dir():
-        raise ModelError(f"{shown!r} is a file; give the folder of the model")
-    if not config.is_file():
-        raise ModelError(f"the folder {shown!r} has no config.json, so it is no model of transformers")
-    try:
-        json.loads(config.read_bytes())
-    except ValueError as error:
-        raise ModelError(f"config.json of {shown!r} is not valid JSON: {_first_line(error)}") from error
-
-
 def _tokenizer(source: str, folder: Path, trust_remote_code: bool):
     if folder.is_dir() and not any((folder / file).exists() for file in TOKENIZER_FILES):
         return None
@@ -207,9 +184,8 @@ def usable_device(device: str | torch.device | None) -> torch.device:
 def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
     if dtype is None or isinstance(dtype, torch.dtype):
         return dtype
-    if dtype not in DTYPES:
-        raise ModelError(f"dtype is {dtype!r}; use one of {', '.join(DTYPES)}", param="dtype")
-    return DTYPES[dtype]
+    check_dtype(dtype)
+    return getattr(torch, dtype)
 
 
 def _first_line(error: Exception) -> str:

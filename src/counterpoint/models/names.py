@@ -7,8 +7,9 @@ import re
 from pathlib import Path
 
 from counterpoint.errors import ModelError
+from counterpoint.models.gguf.find import INSTALLED, find
 
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)*")  # some old ids, such as gpt2, have no owner
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")  # some old ids, such as gpt2, have no owner
 DTYPES = ("float32", "bfloat16", "float16")
 WEIGHTS = ("int8",)
 
@@ -20,9 +21,13 @@ def check_name(name: str | Path) -> None:
         ModelError: it is no folder of a model, and can be none of the other names that `load` takes.
     """
     path, shown = Path(name), str(name)
-    if path.is_dir() and not any(path.glob("*.gguf")):
+    is_gguf = path.suffix.lower() == ".gguf"
+    if path.is_dir() or shown == INSTALLED or (is_gguf and shown.count("/") < 2):
+        if find(name) is None:
+            check_folder(path, shown)
+    elif path.exists() and not is_gguf:
         check_folder(path, shown)
-    if not path.exists() and not HUB_ID.fullmatch(shown):
+    elif not path.exists() and not is_gguf and not HUB_ID.fullmatch(shown):
         raise ModelError(
             f"there is no model folder {shown!r}; give 'bundled', 'smollm2', a folder, a GGUF file, or a hub id such as "
             "owner/name",

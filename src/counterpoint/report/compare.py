@@ -11,7 +11,9 @@ from typing import Any, Unpack
 from rich.console import Console, ConsoleOptions, RenderableType
 
 from counterpoint.engine import Options, Progress
+from counterpoint.engine.generate import Prompt
 from counterpoint.engine.options import spelled_out
+from counterpoint.guide import Branch
 from counterpoint.models.loading import as_model
 from counterpoint.models.model import Model
 from counterpoint.report import page, terminal
@@ -106,16 +108,17 @@ class Comparison:
         return page.framed(self.html(), height=760)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
-        yield terminal.text_grid(self.cells, self.series, series_name)
+        yield terminal.text_grid(self.cells, self.series, series_name, terminal.palette_of(console))
         yield terminal.metrics_table(self.cells, series_name)
 
 
 @spelled_out(Options)
 def compare(
     model: Model | str,
-    prompt: str | Sequence[int],
+    prompt: Prompt,
     *,
-    negative: Any,
+    negative: Any = None,
+    branches: Sequence[Branch] | None = None,
     scales: Sequence[float] = SCALES,
     spaces: Sequence[str] = SPACES,
     plausibilities: Sequence[float] = PLAUSIBILITIES,
@@ -127,7 +130,11 @@ def compare(
     """Continue one prompt under every combination of scale, space and plausibility, as one batch.
 
     Args:
-        negative: what the scales push away from.
+        model: what `counterpoint.load` gave, or a name for it.
+        prompt: a text or token ids, or what a builder of `counterpoint.contexts` made of both prompt and branches.
+        negative: what the scales push away from: a text, token ids or a context of `counterpoint.contexts`.
+        branches: several contexts instead; one of them at least without a weight of its own, for the scales to act on.
+        scales, spaces, plausibilities: the grid.
         limits: what counts as an artefact.
         on_progress: called at each token.
         seed: makes sampling repeatable; sample i of n uses seed + i; None is fresh entropy.
@@ -141,6 +148,7 @@ def compare(
         model,
         prompt,
         negative=negative,
+        branches=branches,
         scales=scales,
         spaces=spaces,
         plausibilities=plausibilities,
@@ -153,7 +161,7 @@ def compare(
     return Comparison(
         model=model.name,
         prompt=first.prompt,
-        negative=first.branches[0].text if first.branches else None,
+        negative="\n\n".join(branch.text or "" for branch in first.branches) if first.branches else None,
         limits=limits,
         cells=cells,
     )

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Unpack
 
-from counterpoint.engine import Options, Progress, Request, prepare
-from counterpoint.errors import GuideError
-from counterpoint.guide import Guide
+from counterpoint.contexts import Built
+from counterpoint.engine import Options, Progress, Request, RequestOptions, prepare
+from counterpoint.engine.generate import Prompt
+from counterpoint.errors import GuideError, NoEffectWarning, warn
+from counterpoint.guide import Branch, Guide
 from counterpoint.models.model import Model
 from counterpoint.report.metrics import Metrics, measure
 from counterpoint.trace import Limits, Trace, record_all
@@ -30,9 +33,10 @@ class Cell:
 
 def run_grid(
     model: Model,
-    prompt: str | Sequence[int],
+    prompt: Prompt,
     *,
-    negative: Any,
+    negative: Any = None,
+    branches: Sequence[Branch] | None = None,
     scales: Sequence[float],
     spaces: Sequence[str],
     plausibilities: Sequence[float],
@@ -47,14 +51,20 @@ def run_grid(
     Raises:
         UsageError: an axis is empty, holds a value twice or one out of its range, or the grid is too large.
     """
-    if negative is None:
+    if negative is None and branches is None and not isinstance(prompt, Built):
         raise GuideError("a comparison needs a negative; without one every scale is the same text")
     guides = axes(scales, spaces, plausibilities)
+    given: RequestOptions = {**options, "seed": seed, "branches": branches, "negative": negative}
     distinct: dict[Guide, Request] = {}
     for guide in guides:
         if _of(guide) not in distinct:
-            distinct[_of(guide)] = _request(model, prompt, negative, _of(guide), {**options, "seed": seed})
-    traced = record_all(model, list(distinct.values()), limits=limits, max_rows=max_rows, on_progress=on_progress)
+            distinct[_of(guide)] = _request(model, prompt, _of(guide), given)
+    verdicts = [request.no_effect(model) for guide, request in distinct.items() if guide.scale != 1]
+    if verdicts and all(verdicts):
+        warn(NoEffectWarning(f"guidance changes nothing: {verdicts[0]}", verdicts[0].field if verdicts[0] else None))
+    with warnings.catch_warnings():  # at scale 1 nothing is to change
+        warnings.simplefilter("ignore", NoEffectWarning)
+        traced = record_all(model, list(distinct.values()), limits=limits, max_rows=max_rows, on_progress=on_progress)
     cells = {guide: Cell(guide, tuple(traces), measure(traces)) for guide, traces in zip(distinct, traced, strict=True)}
     return tuple(dataclasses.replace(cells[_of(guide)], guide=guide) for guide in guides)
 
@@ -75,10 +85,11 @@ def _of(guide: Guide) -> Guide:
     return dataclasses.replace(guide, space="log") if guide.scale == 1 else guide
 
 
-def _request(model: Model, prompt: Any, negative: Any, guide: Guide, options: dict[str, Any]) -> Request:
+def _request(model: Model, prompt: Prompt, guide: Guide, options: RequestOptions) -> Request:
     if guide.scale != 1:
-        return prepare(model, prompt, negative=negative, guide=guide, **options)
-    if guide.plausibility:
         return prepare(model, prompt, guide=guide, **options)
-    # Guidance that never begins is no guidance, and the negative is still read, for the contrast.
-    return prepare(model, prompt, negative=negative, guide=Guide(scale=2.0, start=_NEVER), **options)
+    # The other branches are still read, for the contrast: guidance that never begins is no guidance.
+    request = prepare(model, prompt, guide=Guide(scale=2.0, start=_NEVER), **options)
+    if not guide.plausibility:
+        return request
+    return dataclasses.replace(request, branches=(), guide=guide)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -14,23 +14,36 @@ from counterpoint.report.shades import shade
 from counterpoint.report.visible import label, visible
 from counterpoint.trace import Seen, Step, Trace
 
-_STYLES = {
+Palette = dict[int | str, str]
+ARTEFACT = "artefact"
+#: from 256 colours on; fewer can't tell shades apart, so there a level is a kind of emphasis
+RICH: Palette = {
     3: "black on #f0a35e", 2: "black on #f8c993", 1: "black on #fde8cf", 0: "",
-    -1: "black on #d6e6f5", -2: "black on #a5cbeb", -3: "black on #6aa9dc",
+    -1: "black on #d6e6f5", -2: "black on #a5cbeb", -3: "black on #6aa9dc", ARTEFACT: "bold white on #8f1d5c",
 }  # fmt: skip
-_ARTEFACT = "bold white on #8f1d5c"
+STANDARD: Palette = {
+    3: "bold black on yellow", 2: "black on yellow", 1: "yellow", 0: "",
+    -1: "cyan", -2: "black on cyan", -3: "bold black on cyan", ARTEFACT: "bold white on magenta",
+}  # fmt: skip
+
+
+def palette_of(console: Console) -> Palette:
+    """The colours that a console can show."""
+    return STANDARD if console.color_system in ("standard", "windows") else RICH
+
+
 LEGEND = (
     "push: guidance made the token more (orange) or less (blue) probable; ≠ and underlined: it changed the best token; "
     "▲ and «»: artefact"
 )
 
 
-def trace_view(trace: Trace, shown: Sequence[Step], width: int) -> Iterator[RenderableType]:
+def trace_view(trace: Trace, shown: Sequence[Step], width: int, palette: Palette = RICH) -> Iterator[RenderableType]:
     """The text with its colours, then a table of the steps in `shown`."""
-    yield coloured(trace)
+    yield coloured(trace, palette)
     yield Text(f"[{LEGEND}]", style="dim")
     if shown:
-        yield steps_table(trace, shown, wide=width >= 120)
+        yield steps_table(trace, shown, wide=width >= 120, palette=palette)
     if len(shown) < len(trace.steps):
         yield Text(f"{len(shown)} of {len(trace.steps)} steps: artefacts, then those that guidance changed most", "dim")
     limits = trace.limits
@@ -40,24 +53,29 @@ def trace_view(trace: Trace, shown: Sequence[Step], width: int) -> Iterator[Rend
     )
 
 
-def coloured(trace: Trace) -> Text:
+def coloured(trace: Trace, palette: Palette = RICH) -> Text:
     """The text of a trace, each token in the colour of what guidance did to it."""
     text, in_artefact = Text(), False
     for step in trace.steps:
         shown = visible(step.text).replace("↵", "↵\n")
-        style = _STYLES[shade(step)]
+        style = palette[shade(step)]
         if step.is_changed:
             style += " underline"
         if step.artefact != in_artefact:
-            text.append("«" if step.artefact else "»", _ARTEFACT)
+            text.append("«" if step.artefact else "»", palette[ARTEFACT])
             in_artefact = step.artefact
-        text.append(shown, _ARTEFACT if step.artefact else style)
+        text.append(shown, palette[ARTEFACT] if step.artefact else style)
     if in_artefact:
-        text.append("»", _ARTEFACT)
+        text.append("»", palette[ARTEFACT])
     return text
 
 
-def steps_table(trace: Trace, steps: Sequence[Step], *, wide: bool) -> Table:
+def unguided_view(trace: Trace) -> RenderableType:
+    """What the request writes without guidance."""
+    return Group(Text("without guidance:", style="bold"), coloured(trace, dict.fromkeys(RICH, "")))
+
+
+def steps_table(trace: Trace, steps: Sequence[Step], *, wide: bool, palette: Palette = RICH) -> Table:
     """One row for each step; with the alternatives where there is room."""
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1))
     table.add_column("step", justify="right")
@@ -76,7 +94,7 @@ def steps_table(trace: Trace, steps: Sequence[Step], *, wide: bool) -> Table:
         others = [*map(_chance, step.branches), *["–"] * (len(trace.branches) - len(step.branches))]
         row = [
             str(step.index),
-            Text(label(trace.labels[step.token_id]), _ARTEFACT if step.artefact else _STYLES[shade(step)]),
+            Text(label(trace.labels[step.token_id]), palette[ARTEFACT] if step.artefact else palette[shade(step)]),
             _chance(step.cond), *others, _chance(step.guided), f"{step.push:+.2f}", number(step.entropy),
         ]  # fmt: skip
         if wide:
@@ -86,7 +104,10 @@ def steps_table(trace: Trace, steps: Sequence[Step], *, wide: bool) -> Table:
 
 
 def text_grid(
-    cells: Sequence[Cell], series: Sequence[tuple[str, float]], name: Callable[[str, float], str]
+    cells: Sequence[Cell],
+    series: Sequence[tuple[str, float]],
+    name: Callable[[str, float], str],
+    palette: Palette = RICH,
 ) -> RenderableType:
     """The first text of every cell: a row for each scale, a column for each space and plausibility."""
     table = Table(show_lines=True, header_style="bold")
@@ -97,7 +118,7 @@ def text_grid(
     for cell in cells:
         metrics = cell.metrics
         line = f"artefacts {metrics.num_artefacts}/{metrics.num_tokens}, mean logprob {number(metrics.mean_logprob)}"
-        rows.setdefault(cell.guide.scale, []).append(Group(coloured(cell.traces[0]), Text(line, style="dim")))
+        rows.setdefault(cell.guide.scale, []).append(Group(coloured(cell.traces[0], palette), Text(line, style="dim")))
     for scale, row in rows.items():
         table.add_row(f"{scale:g}", *row)
     return table

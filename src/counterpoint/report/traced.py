@@ -13,13 +13,14 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from counterpoint.engine import Progress, RequestOptions
 from counterpoint.engine.generate import Prompt
 from counterpoint.engine.options import spelled_out
+from counterpoint.models.loading import as_model
 from counterpoint.models.model import Model
 from counterpoint.report import page, terminal
 from counterpoint.report.charts import strips
 from counterpoint.report.metrics import measure
 from counterpoint.report.shades import BOUNDS, notable, shade
 from counterpoint.report.visible import label
-from counterpoint.trace import Limits, Seen, Step, Trace, record
+from counterpoint.trace import Limits, Seen, Step, Trace, record, record_unguided
 from counterpoint.trace.record import GUIDANCE, LIMITS
 from counterpoint.trace.recorder import NUM_ALTERNATIVES
 
@@ -28,9 +29,15 @@ MARKED_FROM = 100  # steps; a longer trace's table in a terminal has its notable
 
 @dataclass(frozen=True, slots=True)
 class TraceReport:
-    """A trace as a page, in a terminal (`rich.print`), or as the last value of a notebook's cell."""
+    """A trace as a page, in a terminal (`rich.print`), or as the last value of a notebook's cell.
+
+    Args:
+        trace: what to show.
+        unguided: what the same request writes without guidance, to stand beside it.
+    """
 
     trace: Trace
+    unguided: Trace | None = None
 
     def html(self) -> str:
         """A page of its own: the text with each token's numbers at hand, and charts along it."""
@@ -39,6 +46,7 @@ class TraceReport:
             "trace",
             "trace",
             trace=trace,
+            unguided=self.unguided,
             metrics=measure([trace]) if trace.steps else None,
             tokens=[(step, shade(step)) for step in trace.steps],
             strips=strips(trace) if trace.steps else (),
@@ -58,13 +66,17 @@ class TraceReport:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
         steps = self.trace.steps
         short = len(steps) <= MARKED_FROM
-        yield from terminal.trace_view(self.trace, steps if short else notable(steps), options.max_width)
+        yield from terminal.trace_view(
+            self.trace, steps if short else notable(steps), options.max_width, terminal.palette_of(console)
+        )
+        if self.unguided is not None:
+            yield terminal.unguided_view(self.unguided)
 
 
 @spelled_out(RequestOptions)
 def trace(
     model: Model | str, prompt: Prompt, *, num_alternatives: int = NUM_ALTERNATIVES, limits: Limits = LIMITS,
-    on_progress: Callable[[Progress], None] | None = None, **options: Unpack[RequestOptions],
+    unguided: bool = False, on_progress: Callable[[Progress], None] | None = None, **options: Unpack[RequestOptions],
 ) -> TraceReport:  # fmt: skip
     """Continue a prompt and report every step.
 
@@ -72,14 +84,18 @@ def trace(
         model: what `counterpoint.load` gave, or a name for it.
         prompt: a text or token ids, or what a builder of `counterpoint.contexts` made of both prompt and branches.
         num_alternatives, limits, on_progress: as in `counterpoint.trace.record`.
+        unguided: whether to write the text without guidance too, to stand beside it.
         options: see `RequestOptions`, with n = 1.
 
     Raises:
         UsageError: an argument is out of its range.
     """
-    return TraceReport(
-        record(model, prompt, num_alternatives=num_alternatives, limits=limits, on_progress=on_progress, **options)
-    )
+    model = as_model(model)
+    traced = record(model, prompt, num_alternatives=num_alternatives, limits=limits, on_progress=on_progress, **options)
+    without = None
+    if unguided:
+        without = record_unguided(model, prompt, limits=limits, on_progress=on_progress, **options)
+    return TraceReport(traced, without)
 
 
 def page_data(trace: Trace) -> dict[str, Any]:

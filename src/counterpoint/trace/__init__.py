@@ -6,6 +6,18 @@ counterpoint.trace.write(trace, "out.jsonl")
 
 from counterpoint.trace.jsonl import lines, read, write
 from counterpoint.trace.record import Limits, Seen, Step, Trace, TracedBranch
-from counterpoint.trace.run import record, record_all
+from counterpoint.trace.run import record, record_all, record_unguided
 
-__all__ = ["Limits", "Seen", "Step", "Trace", "TracedBranch", "lines", "read", "record", "record_all", "write"]
+__all__ = [
+    "Limits",
+    "Seen",
+    "Step",
+    "Trace",
+    "TracedBranch",
+    "lines",
+    "read",
+    "record",
+    "record_all",
+    "record_unguided",
+    "write",
+]

@@ -12,6 +12,7 @@ from counterpoint.engine.generate import Prompt
 from counterpoint.engine.options import spelled_out
 from counterpoint.engine.text import TextStream
 from counterpoint.errors import UsageError
+from counterpoint.guide import Guide
 from counterpoint.models.loading import as_model
 from counterpoint.models.model import Model
 from counterpoint.sampling import Sampling
@@ -48,6 +49,25 @@ def record(
     if request.num_samples != 1:
         raise UsageError(f"n is {request.num_samples}; record traces one sample, use record_all for more", param="n")
     return record_all(model, [request], num_alternatives=num_alternatives, limits=limits, on_progress=on_progress)[0][0]
+
+
+@spelled_out(RequestOptions)
+def record_unguided(
+    model: Model | str, prompt: Prompt, *, limits: Limits = LIMITS,
+    on_progress: Callable[[Progress], None] | None = None, **options: Unpack[RequestOptions],
+) -> Trace:  # fmt: skip
+    """What the same request would write without guidance, from the same random numbers.
+
+    Args:
+        model, prompt, limits, on_progress: as in `record`.
+        options: see `RequestOptions`, with n = 1.
+
+    Raises:
+        UsageError: an argument is out of its range.
+    """
+    model = as_model(model)
+    request = dataclasses.replace(prepare(model, prompt, **options), branches=(), guide=Guide(scale=1.0))
+    return record_all(model, [request], limits=limits, on_progress=on_progress)[0][0]
 
 
 def record_all(
