@@ -99,7 +99,9 @@ def no_loading(monkeypatch):
     monkeypatch.setattr(counterpoint.models.loading, "_from_gguf", load)
 
 
-@pytest.mark.parametrize(("arguments", "words"), BEFORE, ids=lambda value: " ".join(value)[:60] if isinstance(value, list) else "")
+@pytest.mark.parametrize(
+    ("arguments", "words"), BEFORE, ids=lambda value: " ".join(value)[:60] if isinstance(value, list) else ""
+)
 def test_told_in_one_line_before_a_model_is_loaded(run, no_loading, arguments, words):
     status, out, err = run(*arguments)
     assert (status, out) == (2, ""), (status, out, err)

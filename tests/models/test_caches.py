@@ -13,7 +13,12 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from counterpoint.models.caches import CACHE_NAMES, CAUSAL_FIELD, GENERATED_FIELD, cache_argument, cache_of, is_empty
 
 # Nothing that `generate` could hand on between two steps.
-WITHOUT_CACHE = {"OpenAIGPTLMHeadModel", "XLMWithLMHeadModel", "Gemma4AssistantForCausalLM", "Gemma4UnifiedAssistantForCausalLM"}
+WITHOUT_CACHE = {
+    "OpenAIGPTLMHeadModel",
+    "XLMWithLMHeadModel",
+    "Gemma4AssistantForCausalLM",
+    "Gemma4UnifiedAssistantForCausalLM",
+}
 
 
 def causal_classes() -> list[type]:
