@@ -10,7 +10,7 @@ P = ["A dark night", "--negative", "A bright day"]
 BEFORE = [
     # arguments, what the line has to say
     (["genrate", "x"], "did you mean generate?"),
-    (["paint"], "commands are generate"),
+    (["x"], "commands are generate"),
     (["a text to continue"], 'counterpoint generate "TEXT"'),
     (["generate"], "give a PROMPT"),
     (["generate", ""], "the prompt is empty; give a text, or --no-prompt"),

@@ -179,7 +179,7 @@ def test_the_wire_has_every_option():
 
 
 def test_the_harness_passes_options_of_ours_on():
-    from counterpoint.evaluate.harness import SAMPLING_KEYS
+    from counterpoint.evaluate.arguments import SAMPLING_KEYS
 
     assert set(SAMPLING_KEYS) < set(Options.__annotations__)
     assert set(IN_THE_HARNESS) < set(Options.__annotations__)
