@@ -8,6 +8,7 @@ import torch
 import counterpoint as cp
 from counterpoint.contexts import OtherModel, against_adapter
 from counterpoint.errors import UsageError
+from counterpoint.wire import branch_from_wire
 
 peft = pytest.importorskip("peft")
 

@@ -1,7 +1,10 @@
 """Streaming text: whole characters, stop texts, nothing lost."""
 
+import random
+
 import pytest
 
+from counterpoint.engine.stops import StopTexts
 from counterpoint.engine.text import MOST_AGAIN, TextStream
 
 
@@ -71,3 +74,46 @@ def test_a_decoder_is_asked_for_few_tokens_however_long_the_text():
 def test_text_is_the_same_wherever_decoding_begins_again(text):
     stream, pieces = run(text)
     assert "".join(pieces) == stream.text == text
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_stop_texts_are_found_as_by_looking_at_the_whole(seed):
+    """Against a search through the whole text after each piece, on texts that nearly repeat."""
+    rng = random.Random(seed)
+    text = "".join(rng.choice("ab") for _ in range(200))
+    stop = ["".join(rng.choice("ab") for _ in range(rng.randint(1, 12))) for _ in range(rng.randint(1, 4))]
+    stream = TextStream(lambda ids: "".join("ab"[i] for i in ids), stop)
+    shown = ""
+    for number, char in enumerate(text, 1):
+        shown += stream.add("ab".index(char))
+        found = [text[:number].find(one) for one in stop if one in text[:number]]
+        assert stream.stopped == bool(found)
+        if found:
+            assert shown == stream.text == text[: min(found)]
+            return
+        held = max(
+            n for n in range(number + 1) if any(one[:n] == text[number - n : number] for one in stop if n < len(one))
+        )
+        assert shown == text[: number - held]
+
+
+def test_how_long_stop_texts_are_does_not_matter_to_a_step():
+    """A text that nearly matches for ever: as many comparisons with long stop texts as with short ones."""
+
+    class Char(str):
+        num_compared = 0
+
+        def __eq__(self, other):
+            Char.num_compared += 1
+            return str.__eq__(self, other)
+
+        __hash__ = str.__hash__
+
+    counts = []
+    for length in (10, 4000):
+        stops, Char.num_compared = StopTexts(["a" * length + "b"]), 0
+        for _ in range(5000):
+            stops.read([Char("a")])
+        counts.append(Char.num_compared)
+        assert stops.num_held == length
+    assert counts[1] <= counts[0] <= 4 * 5000

@@ -62,8 +62,8 @@ def _choose_alike(group: list[Sequence], way: _Way) -> dict[Sequence, Progress]:
 
 def _way(sequence: Sequence) -> _Way:
     request, guide, sampling = sequence.request, sequence.request.guide, sequence.request.sampling
-    is_watched = request.logprobs is not None or request.observe is not None or request.processors
-    each = is_watched or sampling.changes_order
+    is_watched = request.logprobs is not None or request.observe is not None or len(sequence.processors)
+    each = is_watched or sampling.changes_order or sequence.given_next is not None
     is_refined = guide.plausibility or guide.gate or guide.adaptive
     return _Way(
         applied=guiding.applies(guide, sequence.needed_weights, sequence.step),
@@ -118,6 +118,7 @@ def _guided(group: list[Sequence], way: _Way) -> tuple[Tensor, Tensor, Tensor]:
 def _one(sequence: Sequence, cond: Tensor, others: Tensor, guided: Tensor, applied: bool) -> Progress:
     request, sampling = sequence.request, sequence.request.sampling
     seen = {"prompt_ids": request.prompt_ids, "output_ids": sequence.output_ids}
+    decided = guided
     spare = sequence.processors.fork() if applied and guided.amin() == NEG_INF else None
     try:
         scores = processed(guided, sampling, **seen, processors=sequence.processors)
@@ -126,14 +127,17 @@ def _one(sequence: Sequence, cond: Tensor, others: Tensor, guided: Tensor, appli
             raise
         sequence.processors = spare
         scores = processed(cond, sampling, **seen, processors=spare)
-    token_id = draw(scores, sampling, sequence.source)
+        decided = cond
+    given = sequence.given_next
+    token_id = draw(scores, sampling, sequence.source) if given is None else given
     if request.observe is not None:
         request.observe(sequence.index, Observation(sequence.step, token_id, cond, others, guided, applied))
-    logprob = None if request.logprobs is None else _logprob(guided, token_id, request.logprobs)
+    logprob = None if request.logprobs is None else _logprob(decided, token_id, request.logprobs)
     return sequence.accept(token_id, logprob)
 
 
-def _logprob(guided: Tensor, token_id: int, num_top: int) -> TokenLogprob:
-    best = guided.topk(min(num_top, guided.shape[-1]))
-    top = tuple(zip(best.indices.tolist(), best.values.tolist()))
-    return TokenLogprob(token_id, float(guided[token_id]), top)
+def _logprob(decided: Tensor, token_id: int, num_top: int) -> TokenLogprob:
+    """What is reported of a step, from the distribution (V,) that decided; what it rules out is no alternative."""
+    best = decided.topk(min(num_top, decided.shape[-1]))
+    top = tuple((i, value) for i, value in zip(best.indices.tolist(), best.values.tolist()) if value != NEG_INF)
+    return TokenLogprob(token_id, float(decided[token_id]), top)

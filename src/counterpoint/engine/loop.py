@@ -11,7 +11,7 @@ from counterpoint.contexts.second import check_tokenizer
 from counterpoint.engine.ahead import new_drafter, write_ahead
 from counterpoint.engine.choose import choose
 from counterpoint.engine.drafting import Ahead, Lookup
-from counterpoint.engine.feeding import feed, portions
+from counterpoint.engine.feeding import MAX_CHUNK, feed, portions
 from counterpoint.engine.prefix import PrefixStore
 from counterpoint.engine.reader import Reader
 from counterpoint.engine.request import Completion, Progress, Request
@@ -124,7 +124,7 @@ class Engine:
             new_sequence(request, request_id, index, self.model, self._rows_of) for index in range(request.num_samples)
         ]
         if self.draft_tokens:
-            for sample in samples:
+            for sample in [] if request.given_ids else samples:
                 sample.drafter = new_drafter(sample, self._rows_of, model=self.draft_model, ahead=self.draft_ahead)
         if samples[0].readers[0].suffixes and not samples[0].readers[0].rows.can_crop:
             raise UnsupportedError(
@@ -227,6 +227,11 @@ class Engine:
 
     def _guess(self) -> dict[Sequence, Exception]:
         """Let samples guess their next tokens; returns those that failed at it."""
+        for sequence in self._running:
+            if sequence.given_next is not None and not sequence.readers[0].suffixes:
+                # What is given comes true for certain, so a part of a prompt's length is read at once.
+                num = sequence.num_guessable(min(self.prefill_tokens, MAX_CHUNK))
+                sequence.guess(sequence.request.given_ids[sequence.step : sequence.step + num])
         if not self.draft_tokens or not self._running:
             return {}
         # A guess is nearly free while few rows are read.

@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 
+from torch import Tensor
 from torch.nn import Module
 
 from counterpoint.errors import SamplingError
-from counterpoint.sampling import Processor
+from counterpoint.sampling import NEG_INF, Processor
 
 
 class Processors:
@@ -53,3 +54,26 @@ def _shared(processor: Processor) -> dict[int, object]:
     """The memo of `copy.deepcopy` that has its modules stay what they are."""
     owner = getattr(processor, "__self__", processor)  # of a bound method
     return {id(value): value for value in getattr(owner, "__dict__", {}).values() if isinstance(value, Module)}
+
+
+class NoEarlyEnd:
+    """The processor that rules out tokens which would end an output before it has so many.
+
+    Args:
+        ids: the tokens that end an output.
+        min_tokens: how many come first.
+    """
+
+    def __init__(self, ids: Sequence[int], min_tokens: int) -> None:
+        self._ids, self._min_tokens = sorted(ids), min_tokens
+
+    def fork(self) -> NoEarlyEnd:
+        """The same: it remembers nothing."""
+        return self
+
+    def __call__(self, prompt_ids: Sequence[int], output_ids: Sequence[int], scores: Tensor) -> Tensor:
+        if len(output_ids) >= self._min_tokens:
+            return scores
+        scores = scores.clone()
+        scores[self._ids] = NEG_INF
+        return scores

@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import Tensor
 
 from counterpoint.contexts import ReadBranch
-from counterpoint.errors import NoEffectWarning, PromptError, SamplingError, warn
+from counterpoint.engine.stops import fallbacks
+from counterpoint.errors import NoEffectWarning, SamplingError, TooLongError, warn
 from counterpoint.guide import Guide, NoEffect, acting, no_effect
 from counterpoint.sampling import Processor, Sampling
 
 if TYPE_CHECKING:
     from counterpoint.models.model import Model
 
+NUM_SEEDS = 2**64
 FinishReason = Literal["stop", "length", "context", "cancelled"]
 
 
@@ -51,6 +53,8 @@ class Request:
         guide: how predictions are combined.
         sampling: how tokens are drawn.
         max_tokens: most tokens to generate, at least 1. Also bound by the model's context.
+        min_tokens: before so many are generated, no token that ends the output is drawn, and no stop text looked for.
+        given_ids: tokens that are given instead of drawn, from the first; with `logprobs` their scores are reported.
         stop: texts that end the output and are cut from it.
         stop_ids: tokens that end the output, besides the model's own.
         ignore_eos: go on past the model's own end tokens.
@@ -67,6 +71,8 @@ class Request:
     guide: Guide = field(default_factory=lambda: Guide(scale=1.0))
     sampling: Sampling = field(default_factory=Sampling)
     max_tokens: int = 256
+    min_tokens: int = 0
+    given_ids: tuple[int, ...] = ()
     stop: tuple[str, ...] = ()
     stop_ids: frozenset[int] = frozenset()
     ignore_eos: bool = False
@@ -77,15 +83,19 @@ class Request:
     observe: Callable[[int, Observation], None] | None = None
 
     def __post_init__(self) -> None:
-        for name, least in (("max_tokens", 1), ("num_samples", 1), ("logprobs", 0), ("seed", 0)):
+        for name, least in (("max_tokens", 1), ("min_tokens", 0), ("num_samples", 1), ("logprobs", 0), ("seed", 0)):
             value = getattr(self, name)
             if value is None and name in ("logprobs", "seed"):
                 continue
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 said = "n" if name == "num_samples" else name  # as every caller calls it
                 raise SamplingError(f"{said} is {value!r}; use a whole number, {least} or more", param=said)
-        if self.seed is not None and self.seed >= 2**63:
-            raise SamplingError(f"seed is {self.seed}; use a number below 2**63", param="seed")
+        if self.seed is not None and self.seed >= NUM_SEEDS:
+            raise SamplingError(f"seed is {self.seed}; use a number below 2**64", param="seed")
+        if self.min_tokens > self.max_tokens:
+            raise SamplingError(
+                f"min_tokens is {self.min_tokens}, above max_tokens at {self.max_tokens}; lower it", param="min_tokens"
+            )
         if any(not isinstance(text, str) or not text for text in self.stop):
             raise SamplingError(f"stop is {list(self.stop)!r}; use texts of at least one character", param="stop")
 
@@ -102,7 +112,7 @@ class Request:
         """Whether nothing but the most probable token of the guided distribution is looked at."""
         sampling = self.sampling
         is_best = (sampling.greedy or sampling.top_k == 1) and not sampling.changes_order
-        return is_best and self.logprobs is None and not self.processors
+        return is_best and self.logprobs is None and not (self.processors or self.min_tokens or self.given_ids)
 
     def no_effect(self, model: Model) -> NoEffect | None:
         """Why the request's guidance can do nothing on `model`; None where it can, or none is asked for."""
@@ -124,14 +134,19 @@ class Request:
         """Raise what makes this request impossible on `model`; warn of what changes nothing."""
         for reads, length in self._lengths(model, self.branches):
             if reads.context_len is not None and length >= reads.context_len:
-                raise PromptError(f"a context has {length} tokens and that of {reads.name} holds {reads.context_len}")
-        for token_id in self.sampling.logit_bias:
-            if token_id >= model.vocab_size:
+                raise TooLongError(f"a context has {length} tokens and that of {reads.name} holds {reads.context_len}")
+        for name, ids in (("logit_bias", self.sampling.logit_bias), ("stop_ids", self.stop_ids)):
+            outside = [token_id for token_id in ids if not 0 <= token_id < model.vocab_size]
+            if outside:
                 raise SamplingError(
-                    f"logit_bias has the token id {token_id}; ids of {model.name} end at {model.vocab_size - 1}"
+                    f"{name} has the token id {', '.join(map(str, outside[:20]))}; ids of {model.name} end at "
+                    f"{model.vocab_size - 1}",
+                    param=name,
                 )
         if self.stop and model.tokenizer is None:
-            raise SamplingError(f"stop texts need a tokenizer and {model.name} has none; use stop_ids")
+            raise SamplingError(f"stop texts need a tokenizer and {model.name} has none; use stop_ids", param="stop")
+        for text in self.stop:
+            fallbacks(text)  # made here, so that no step waits for it
         verdict = self.no_effect(model)
         if verdict is not None:
             warn(NoEffectWarning(f"guidance changes nothing: {verdict}", verdict.field))
@@ -170,6 +185,7 @@ class Usage:
         branch_tokens: tokens of the further branches' contexts.
         completion_tokens: tokens generated.
         shared_tokens: tokens of prompt and branches that another row had computed already.
+        shared_prompt_tokens: those of them that are the prompt's.
         guessed_tokens: generated tokens that a draft had guessed, so that they took no step of their own.
         skipped_steps: steps that the conditional branch decided alone, so that others were not read for them.
     """
@@ -178,6 +194,7 @@ class Usage:
     branch_tokens: int
     completion_tokens: int
     shared_tokens: int = 0
+    shared_prompt_tokens: int = 0
     guessed_tokens: int = 0
     skipped_steps: int = 0
 

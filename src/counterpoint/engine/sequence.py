@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from counterpoint.engine.drafting import Ahead, Lookup
-from counterpoint.engine.processors import Processors
+from counterpoint.engine.processors import NoEarlyEnd, Processors
 from counterpoint.engine.reader import Reader
-from counterpoint.engine.request import Completion, FinishReason, Progress, Request, TokenLogprob, Usage
+from counterpoint.engine.request import NUM_SEEDS, Completion, FinishReason, Progress, Request, TokenLogprob, Usage
 from counterpoint.engine.text import TextStream
 from counterpoint.models.model import Model
 from counterpoint.models.rows import Rows
@@ -100,7 +100,7 @@ class Sequence:
         is_end = token_id in self.request.stop_ids or (not self.request.ignore_eos and token_id in self.model.eos_ids)
         text = ""
         if self.stream is not None:
-            text = "" if is_end else self.stream.add(token_id)
+            text = "" if is_end else self.stream.add(token_id, can_stop=self.step > self.request.min_tokens)
         reason: FinishReason | None = None
         if is_end or (self.stream is not None and self.stream.stopped):
             reason = "stop"
@@ -119,6 +119,12 @@ class Sequence:
         for reader in self.readers:
             reader.guess = list(ids)
         self._num_guessed, self._num_right = len(ids), 0
+
+    @property
+    def given_next(self) -> int | None:
+        """The token that is given at this step; None where it is drawn."""
+        given = self.request.given_ids
+        return given[self.step] if self.step < len(given) else None
 
     def _judge(self, was_guessed: bool) -> None:
         self._num_right += was_guessed
@@ -148,6 +154,7 @@ class Sequence:
                 branch_tokens=sum(len(b.ids) for b in self.request.useful_branches),
                 completion_tokens=len(self.output_ids),
                 shared_tokens=shared,
+                shared_prompt_tokens=self.readers[0].shared if self.readers[0].source is None else 0,
                 guessed_tokens=self.num_guessed_right,
                 skipped_steps=self.num_skipped,
             ),
@@ -211,7 +218,11 @@ def new_sequence(
             readers.append(Reader(rows_of(reads), list(branch.ids)))
         predictions.append((seen[key], 0))
     stream = None if model.tokenizer is None else TextStream(model.decode, request.stop)
-    seed = None if request.seed is None else request.seed + index
+    seed = None if request.seed is None else (request.seed + index) % NUM_SEEDS
+    processors = request.processors
+    if request.min_tokens:
+        ends = request.stop_ids if request.ignore_eos else request.stop_ids | model.eos_ids
+        processors = (*processors, NoEarlyEnd(sorted(ends), request.min_tokens))
     return Sequence(
         request=request,
         request_id=request_id,
@@ -223,5 +234,5 @@ def new_sequence(
         room=request.room(model),
         source=generator(seed, model.device),
         stream=stream,
-        processors=Processors(request.processors),
+        processors=Processors(processors),
     )
