@@ -236,7 +236,7 @@ def test_reported_logprobs_are_those_of_the_guided_distribution(llama):
             cond, neg = (llama.hf(torch.tensor([row])).logits[0, -1].softmax(-1) for row in rows)
         want = (3 * cond - 2 * neg).clamp(min=0)
         want = want / want.sum()
-        got = torch.zeros(VOCAB)
+        got = torch.full((VOCAB,), -torch.inf)  # what is ruled out is not reported
         for token_id, logprob in entry.top:
             got[token_id] = logprob
         torch.testing.assert_close(got.exp(), want, atol=1e-5, rtol=1e-4)

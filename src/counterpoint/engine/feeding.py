@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from counterpoint.engine.reader import Reader
 from counterpoint.models.rows import Feed, Rows
@@ -13,19 +14,52 @@ MOST_PADDED = 8  # columns; narrower rows are padded to it, for a forward costs 
 Part = tuple[Reader, int]  # a row, and how many of its tokens are read
 
 
-def feed(parts: Sequence[Part]) -> dict[Reader, Exception]:
+@dataclass(frozen=True, slots=True)
+class Shapes:
+    """The shapes in which rows are read. In less than float32 a result depends on them in its last bits.
+
+    Args:
+        block: prompts are read in blocks that end at multiples of this many tokens, each in a forward of its own, so that
+            a prompt is read in the same way whatever of it was kept and whatever else is read. None: as it suits.
+        is_fixed: rows that write are read together only where each comes out as it would alone.
+    """
+
+    block: int | None = None
+    is_fixed: bool = False
+
+    def most_together(self, rows: Rows) -> int | None:
+        """Most rows that write in one forward; None is any number."""
+        return max(1, rows.most_alike) if self.is_fixed else None
+
+
+def feed(parts: Sequence[Part], shapes: Shapes = Shapes()) -> dict[Reader, Exception]:  # noqa: B008, a frozen value
     """Read these parts, those of one model in as few forwards as suits them; returns the rows that failed."""
     failed: dict[Reader, Exception] = {}
     for rows in {id(reader.rows): reader.rows for reader, _ in parts}.values():
         own = [part for part in parts if part[0].rows is rows]
-        for batch in _batches(own) if rows.is_joint else [[part] for part in own]:
+        for part in [part for part in own if shapes.block and part[0].is_reading_prompt]:
+            own.remove(part)
+            failed.update(_by_blocks(rows, part, shapes.block))
+        for batch in _batches(own, shapes.most_together(rows)) if rows.is_joint else [[part] for part in own]:
             failed.update(_forward_or_halve(rows, batch))
     return failed
 
 
-def portions(reading: list[Reader], budget: int | None) -> list[Part]:
+def _by_blocks(rows: Rows, part: Part, block: int) -> list[tuple[Reader, Exception]]:
+    reader, left = part
+    while left and reader.todo:
+        # A row that can't be read in parts is read whole.
+        size = min(left, block - len(reader.history) % block) if rows.can_crop else left
+        if failed := _forward_or_halve(rows, [(reader, size)]):
+            return failed
+        left -= size
+    return []
+
+
+def portions(reading: list[Reader], budget: int | None, block: int | None = None) -> list[Part]:
     """How much of each prompt is read now. Half of the budget is the oldest reader's and the rest goes to the shortest
-    first, so that a long prompt does not hold up short ones, nor many short ones a long one."""
+    first, so that a long prompt does not hold up short ones, nor many short ones a long one. With `block`, what does not
+    reach the end of a prompt ends at a multiple of it, and the oldest reads one block at least."""
     if not reading:
         return []
     left = sum(len(reader.todo) for reader in reading) if budget is None else budget
@@ -36,14 +70,26 @@ def portions(reading: list[Reader], budget: int | None) -> list[Part]:
         room = min(len(reader.todo), MAX_CHUNK) if reader.rows.can_crop else len(reader.todo)
         more = min(room - sizes[reader], most, left) if reader.rows.can_crop else room - sizes[reader]
         sizes[reader], left = sizes[reader] + max(more, 0), left - max(more, 0)
+    if block is not None:
+        for reader, size in sizes.items():
+            least = block if reader is oldest else 0
+            sizes[reader] = _up_to_a_block(reader, max(size, least), block) if reader.rows.can_crop else size
     return [(reader, size) for reader, size in sizes.items() if size > 0]
 
 
-def _batches(parts: list[Part]) -> list[list[Part]]:
-    """Rows of like width go in one forward, so that padding stays small: all that write, then those that read."""
+def _up_to_a_block(reader: Reader, size: int, block: int) -> int:
+    begin, end = len(reader.history), len(reader.history) + size
+    return len(reader.todo) if size >= len(reader.todo) else max(0, end // block * block - begin)
+
+
+def _batches(parts: list[Part], most: int | None = None) -> list[list[Part]]:
+    """Rows of like width go in one forward, so that padding stays small: all that write, then those that read. With
+    `most`, so many rows at most, and only such as read one token."""
     batches: list[list[Part]] = []
     for part in sorted(parts, key=_width):
-        if batches and _width(part) <= max(MOST_PADDED, 2 * _width(batches[-1][0])):
+        if most is not None and batches and (_width(part) > 1 or len(batches[-1]) >= most):
+            batches.append([part])
+        elif batches and _width(part) <= max(MOST_PADDED, 2 * _width(batches[-1][0])):
             batches[-1].append(part)
         else:
             batches.append([part])
@@ -85,7 +131,11 @@ def _forward(rows: Rows, parts: list[Part]) -> list[Reader]:
         reader.todo = reader.todo[size:]
     for reader, logits in zip(wanted, predicted):
         (reader.ahead if reader.guess and reader.logits else reader.logits).append(logits)
-    return list(dict.fromkeys(wanted))
+    done = list(dict.fromkeys(wanted))
+    for reader in done:
+        if len(reader.history) == reader.num_prompt and not reader.suffixes:
+            reader.first_logits = reader.logits[0]
+    return done
 
 
 def _forward_suffixes(rows: Rows, reader: Reader) -> list[tuple[Reader, Exception]]:

@@ -58,6 +58,7 @@ def generate(
     draft_tokens: int = 0,
     draft_model: Model | None = None,
     draft_ahead: bool = False,
+    repeatable: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
     **options: Unpack[Options],
 ) -> Completion | list[Completion]:
@@ -75,6 +76,7 @@ def generate(
         options: see `Options`.
         max_rows: most branches in one forward.
         draft_tokens, draft_model, draft_ahead: as in `Engine`; the tokens are the same, sooner where guesses come true.
+        repeatable: as in `Engine`: in every precision the tokens are the same to the bit, alone and in any batch.
         on_progress: called at each token.
 
     Returns:
@@ -99,7 +101,12 @@ def generate(
         for i, one in enumerate(prompts)
     ]
     engine = Engine(
-        model, max_rows=max_rows, draft_tokens=draft_tokens, draft_model=draft_model, draft_ahead=draft_ahead
+        model,
+        max_rows=max_rows,
+        draft_tokens=draft_tokens,
+        draft_model=draft_model,
+        draft_ahead=draft_ahead,
+        repeatable=repeatable,
     )
     completions = [sample for samples in engine.complete(requests, on_progress=on_progress) for sample in samples]
     return completions if many or len(completions) > 1 else completions[0]
@@ -113,6 +120,7 @@ def stream(
     draft_tokens: int = 0,
     draft_model: Model | None = None,
     draft_ahead: bool = False,
+    repeatable: bool = False,
     **options: Unpack[RequestOptions],
 ) -> Iterator[Piece]:
     """Continue one prompt and yield its text as it is written; together the pieces are the completion's text.
@@ -121,7 +129,7 @@ def stream(
         model: what `counterpoint.load` gave, or a name for it; the last model that was named stays in memory.
         prompt: a text or token ids, or what a builder of `counterpoint.contexts` made of both prompt and branches.
         options: see `RequestOptions`, with n = 1.
-        draft_tokens, draft_model, draft_ahead: as in `Engine`.
+        draft_tokens, draft_model, draft_ahead, repeatable: as in `Engine`.
 
     Raises:
         UsageError: an argument is out of its range; raised by this call, before the first piece.
@@ -130,7 +138,9 @@ def stream(
     request = prepare(model, prompt, **options)
     if request.num_samples != 1:
         raise UsageError(f"n is {request.num_samples}; a stream shows one sample, use generate for more", param="n")
-    engine = Engine(model, draft_tokens=draft_tokens, draft_model=draft_model, draft_ahead=draft_ahead)
+    engine = Engine(
+        model, draft_tokens=draft_tokens, draft_model=draft_model, draft_ahead=draft_ahead, repeatable=repeatable
+    )
     engine.add(request)
     return _pieces(engine)
 

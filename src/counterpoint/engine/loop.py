@@ -11,7 +11,7 @@ from counterpoint.contexts.second import check_tokenizer
 from counterpoint.engine.ahead import new_drafter, write_ahead
 from counterpoint.engine.choose import choose
 from counterpoint.engine.drafting import Ahead, Lookup
-from counterpoint.engine.feeding import MAX_CHUNK, feed, portions
+from counterpoint.engine.feeding import MAX_CHUNK, Shapes, feed, portions
 from counterpoint.engine.prefix import PrefixStore
 from counterpoint.engine.reader import Reader
 from counterpoint.engine.request import Completion, Progress, Request
@@ -21,6 +21,7 @@ from counterpoint.errors import SamplingError, UnsupportedError
 from counterpoint.models.model import Model
 from counterpoint.models.rows import Rows
 
+READ_BLOCK = 64  # tokens; shorter blocks keep more of a prompt, and read slower
 MOST_GUESSED = 32  # rows times columns read with guesses; more than that, and reading them is no longer nearly free
 
 
@@ -41,6 +42,8 @@ class Engine:
         prefix_tokens: most tokens of ended requests to keep, so that others which begin alike read less; 0 is none.
         skips: leave out branches that cost a forward of their own at steps which they can't change. The tokens are the
             same either way.
+        repeatable: a request's tokens are the same to the bit in every precision, whatever runs beside it and whatever was
+            kept. Costs time: prompts are read one by one, and rows together only where that changes no bit.
         pauses: a step may take seconds to make later ones quicker, by compiling them, where so much work is to come that
             it pays. False where somebody waits for each token. A model with compile=True compiles either way.
     """
@@ -57,6 +60,7 @@ class Engine:
         draft_ahead: bool = False,
         prefix_tokens: int = 0,
         skips: bool = True,
+        repeatable: bool = False,
         pauses: bool = True,
     ) -> None:
         idle = 1 if idle_prefill_tokens is None else idle_prefill_tokens
@@ -73,7 +77,10 @@ class Engine:
         self.model, self.max_rows, self.draft_tokens = model, max_rows, draft_tokens
         self.draft_model, self.draft_ahead = draft_model, draft_ahead
         self.prefill_tokens, self.idle_prefill_tokens = prefill_tokens, idle_prefill_tokens
-        self.skips, self.pauses = skips, pauses
+        self.skips, self.pauses, self.repeatable = skips, pauses and not repeatable, repeatable
+        # In float32 a kept beginning changes no token; in less, one that was read in other shapes does.
+        in_blocks = repeatable or (prefix_tokens and model.dtype not in (torch.float32, torch.float64))
+        self._shapes = Shapes(READ_BLOCK if in_blocks else None, repeatable)
         self._store = PrefixStore(prefix_tokens) if prefix_tokens else None
         self._rows: dict[Model, Rows] = {}
         self._waiting: deque[Sequence] = deque()
@@ -220,7 +227,7 @@ class Engine:
             sequence = self._waiting.popleft()
             earlier = [reader for s in self._running for reader in s.readers]
             for reader in sequence.readers:
-                reader.find_source(earlier, self._store)
+                reader.find_source(earlier, self._store, self._shapes.block)
                 earlier.append(reader)
             in_use += len(sequence.readers)
             self._running.append(sequence)
@@ -236,7 +243,7 @@ class Engine:
             return {}
         # A guess is nearly free while few rows are read.
         num_rows = sum(len(sequence.readers) for sequence in self._running)
-        most = min(self.draft_tokens, MOST_GUESSED // num_rows - 1)
+        most = self.draft_tokens if self.repeatable else min(self.draft_tokens, MOST_GUESSED // num_rows - 1)
         counts = {s: s.num_guessable(most) for s in self._running if s.drafter is not None}
         for sequence, count in counts.items():
             if isinstance(sequence.drafter, Lookup):
@@ -264,7 +271,7 @@ class Engine:
             owner[reader] = sequence
             if reader.todo:
                 (writing if sequence.output_ids else reading).append(reader)
-        reading = [reader for reader in reading if reader.begin()]
+        reading = [reader for reader in reading if reader.begin() and reader.todo]
         budget = self.prefill_tokens if writing else self.idle_prefill_tokens
-        parts = [(reader, len(reader.todo)) for reader in writing] + portions(reading, budget)
-        return {owner[reader]: error for reader, error in feed(parts).items()}
+        parts = [(reader, len(reader.todo)) for reader in writing] + portions(reading, budget, self._shapes.block)
+        return {owner[reader]: error for reader, error in feed(parts, self._shapes).items()}

@@ -38,10 +38,28 @@ class Reader:
     store: PrefixStore | None = None
     guess: list[int] = field(default_factory=list)
     ahead: list[Tensor] = field(default_factory=list)  # (V,) after each guessed token
+    block: int | None = None  # prompts are read in blocks that end at its multiples, and shared up to there
+    num_prompt: int = field(init=False)
+    first_logits: Tensor | None = None  # (V,) after the prompt
 
-    def find_source(self, earlier: Iterable[Reader], store: PrefixStore | None = None) -> None:
-        """Copy from the earlier reader or kept text that begins most like this one, if that is worth a copy."""
-        self.store = store
+    def __post_init__(self) -> None:
+        self.num_prompt = len(self.todo)
+
+    @property
+    def is_reading_prompt(self) -> bool:
+        """Whether what it reads next is of its prompt."""
+        return len(self.history) < self.num_prompt
+
+    def find_source(
+        self, earlier: Iterable[Reader], store: PrefixStore | None = None, block: int | None = None
+    ) -> None:
+        """Copy from the earlier reader or kept text that begins most like this one, if that is worth a copy.
+
+        Args:
+            block: copy only what was read in blocks of a prompt, up to the end of one; or a whole prompt, if it is the same,
+                with its prediction.
+        """
+        self.store, self.block = store, block
         if not self.rows.can_crop:
             return
         best, longest = None, LEAST - 1
@@ -49,12 +67,19 @@ class Reader:
         for other in earlier:
             if other.rows is not self.rows or not other.alive:
                 continue
-            shared = shared_length([*other.history, *other.todo], wanted)
+            text = [*other.history, *other.todo]
+            if block is None:
+                shared = shared_length(text, wanted)
+            elif text[: other.num_prompt] == self.todo and not (self.suffixes or other.suffixes):
+                shared = len(self.todo)
+            else:
+                shared = min(shared_length(text, wanted), other.num_prompt) // block * block
             if shared > longest:
                 best, longest = other, shared
-        if store is not None:
+        if store is not None and longest < len(self.todo):
             snapshot, shared = store.find(self.rows, wanted)
-            if shared >= longest:
+            shared = shared if block is None else shared // block * block
+            if snapshot is not None and 0 < shared >= longest:
                 self.snapshot, self.shared = snapshot, shared
                 return
         if best is not None:
@@ -69,9 +94,12 @@ class Reader:
             self.history, self.todo = self.todo[: self.shared], self.todo[self.shared :]
             return True
         source = self.source
+        is_whole = self.shared == len(self.todo)
         if source is not None and source.row is not None and len(source.history) >= self.shared:
             self.row = self.rows.fork(source.row, self.shared)
             self.history, self.todo = self.todo[: self.shared], self.todo[self.shared :]
+            if is_whole:
+                self.first_logits, self.logits = source.first_logits, [source.first_logits]
         elif source is not None and source.alive:
             return False
         else:
@@ -102,9 +130,12 @@ class Reader:
     def keep(self) -> None:
         """Keep what was read for requests to come."""
         if self.store is not None and self.row is not None:
-            self.store.keep(self.rows, self.row, self.history)
+            read = self.history
+            if self.block is not None:  # what was written was not read in blocks
+                read = read[: min(len(read), self.num_prompt) // self.block * self.block]
+            self.store.keep(self.rows, self.row, read)
 
     def free(self) -> None:
         if self.row is not None:
             self.rows.free(self.row)
-        self.row, self.todo, self.logits, self.guess, self.ahead = None, [], [], [], []
+        self.row, self.todo, self.logits, self.guess, self.ahead, self.first_logits = None, [], [], [], [], None

@@ -47,6 +47,11 @@ class FewQueries:
         #: whether our kernel is there and is used
         self.has_kernel = suits and few_queries.is_available()
 
+    @property
+    def has_kernel(self) -> bool:
+        """Whether steps of few tokens a row go through the compiled kernel."""
+        return self._has_kernel and self._config._attn_implementation == "sdpa"
+
     @contextmanager
     def joint(self, num_queries: int, *, traced: bool = False) -> Iterator[None]:
         """While this holds, the model attends by what is quick for so many queries a row, where it attended by sdpa.

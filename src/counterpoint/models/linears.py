@@ -51,6 +51,11 @@ class Linears:
             if compiled or (slow_blas and module.weight.dtype is torch.float32):
                 self._forwards.append((module, functools.partial(_joint, module, compiled, slow_blas)))
 
+    @property
+    def most_compiled(self) -> int:
+        """Most rows that every layer gives to the compiled kernel; 0 where there is none."""
+        return self._most_compiled
+
     def suits(self, num_rows: int) -> bool:
         """Whether the compiled kernel is the quickest for `num_rows`."""
         return num_rows <= self._most_compiled

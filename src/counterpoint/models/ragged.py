@@ -139,6 +139,11 @@ class RaggedRows(Rows):
         return len(self._slots)
 
     @property
+    def most_alike(self) -> int:
+        """As many rows as the kernels take, which sum each row in one order whatever stands beside it."""
+        return self._linears.most_compiled if self._attention.has_kernel else 1
+
+    @property
     def num_bytes(self) -> int:
         """Memory of the key and value buffers."""
         buffers = [b for layer in self._layers if layer.is_initialized for b in (layer.keys, layer.values)]

@@ -40,6 +40,8 @@ class Rows(ABC):
     can_crop: bool
     #: Whether `forward` reads all feeds together, and none of them where it fails.
     is_joint: bool
+    #: Most rows that read one token each in one forward and come out as each would alone, to the bit.
+    most_alike: int = 1
 
     @abstractmethod
     def add(self) -> int:
