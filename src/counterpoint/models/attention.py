@@ -48,9 +48,9 @@ class FewQueries:
         self.has_kernel = suits and few_queries.is_available()
 
     @property
-    def has_kernel(self) -> bool:
-        """Whether steps of few tokens a row go through the compiled kernel."""
-        return self._has_kernel and self._config._attn_implementation == "sdpa"
+    def is_by_kernel(self) -> bool:
+        """Whether steps of few tokens a row go through the kernel."""
+        return self.has_kernel and self._config._attn_implementation == "sdpa"
 
     @contextmanager
     def joint(self, num_queries: int, *, traced: bool = False) -> Iterator[None]:

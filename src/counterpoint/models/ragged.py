@@ -141,7 +141,7 @@ class RaggedRows(Rows):
     @property
     def most_alike(self) -> int:
         """As many rows as the kernels take, which sum each row in one order whatever stands beside it."""
-        return self._linears.most_compiled if self._attention.has_kernel else 1
+        return self._linears.most_compiled if self._attention.is_by_kernel else 1
 
     @property
     def num_bytes(self) -> int:
