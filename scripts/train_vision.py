@@ -17,7 +17,13 @@ import time
 from pathlib import Path
 
 import torch
-from transformers import AutoTokenizer, CLIPImageProcessorPil, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
+from transformers import (
+    AutoTokenizer,
+    CLIPImageProcessorPil,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+)
 
 from counterpoint.evaluate.drawn import Drawn, drawn
 from counterpoint.evaluate.where import QUESTIONS
@@ -99,7 +105,11 @@ def train(out: Path, *, steps: int, size: int, seed: int) -> None:
         optimizer.step()
         losses.append(loss.item())
         if (step + 1) % 100 == 0:
-            print(f"step {step + 1} of {steps}: loss {sum(losses[-100:]) / len(losses[-100:]):.3f}", file=sys.stderr, flush=True)
+            print(
+                f"step {step + 1} of {steps}: loss {sum(losses[-100:]) / len(losses[-100:]):.3f}",
+                file=sys.stderr,
+                flush=True,
+            )
             state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}
             torch.save(state, kept.with_suffix(".new"))
             os.replace(kept.with_suffix(".new"), kept)

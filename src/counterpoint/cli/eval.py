@@ -15,6 +15,17 @@ from counterpoint.errors import UsageError
 from counterpoint.guide import Guide
 
 
+class _Eval(Command):
+    """`eval where` is a command of its own, with its own options."""
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> click.Context:
+        if args[:1] == ["where"]:
+            from counterpoint.cli.where import command as where
+
+            return where.make_context(f"{info_name} where", args[1:], parent=parent, **extra)
+        return super().make_context(info_name, args, parent=parent, **extra)
+
+
 def _check(options: Options) -> None:
     _check_effects(options["tasks"], options)
     _guides(options)
@@ -33,7 +44,7 @@ def _check_effects(tasks: tuple[str, ...], options: dict[str, Any]) -> None:
             raise UsageError(f"--{name} {options[name]} does nothing without {needed}; give both or neither")
 
 
-@click.command("eval", cls=Command, groups=(MODEL,), check=_check)
+@click.command("eval", cls=_Eval, groups=(MODEL,), check=_check)
 @click.argument("tasks", nargs=-1)
 @click.option(
     "--guide", "guides", multiple=True, help='A guide, as "scale=1.5,space=prob"; may be given several times.'
@@ -58,6 +69,7 @@ def command(tasks: tuple[str, ...], as_json: bool, **options: Any) -> None:
 
     \b
     counterpoint eval --lambada passages.jsonl --scales 1,1.25,1.5,2 --folder run
+    counterpoint eval where --help
     """
     guides = _guides(options)
     negative = read_text(options["negative"], options["negative_file"], name="negative")

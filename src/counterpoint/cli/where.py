@@ -19,7 +19,9 @@ from counterpoint.guide import Guide
 @click.option("--guide", "guides", multiple=True, metavar="GUIDE", help='As "scale=1.5,space=prob"; may be repeated.')
 @click.option("--negative", default="noisy:500", show_default=True, help="noisy:STEPS, blank, without or none.")
 @click.option("--pictures", "count", type=click.IntRange(1), default=180, show_default=True, help="How many are drawn.")
-@click.option("--image-size", type=click.IntRange(8), default=224, show_default=True, help="Pixels of a picture's side.")
+@click.option(
+    "--image-size", type=click.IntRange(8), default=224, show_default=True, help="Pixels of a picture's side."
+)
 @click.option("--vary", default=None, metavar="image_size=A,B", help="The same at several sizes.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -32,7 +34,10 @@ def command(model: str, guides: tuple[str, ...], as_json: bool, **options: Any) 
     \b
     counterpoint eval where --model FOLDER --guide scale=2,plausibility=0.1
     """
-    asked = [Guide.parse(text) for text in guides] or [Guide(scale=1.5, plausibility=0.1), Guide(scale=2.0, plausibility=0.1)]
+    asked = [Guide.parse(text) for text in guides] or [
+        Guide(scale=1.5, plausibility=0.1),
+        Guide(scale=2.0, plausibility=0.1),
+    ]
     sizes = _sizes(options["vary"], options["image_size"])
     with plain_warnings():
         from counterpoint.evaluate.where import check_negative, where
@@ -41,6 +46,7 @@ def command(model: str, guides: tuple[str, ...], as_json: bool, **options: Any) 
         vlm, processor = _load(model)
         rows = []
         for size in sizes:
+
             def progress(done: int, size: int = size) -> None:
                 if sys.stderr.isatty():
                     print(f"\r{done} of {options['count']} pictures of {size} pixels", end="", file=sys.stderr)
@@ -104,4 +110,9 @@ def _print(rows: list[dict[str, Any]]) -> None:
         print("        " + ", ".join(f"{answer} {share:.2f}" for answer, share in row["by_answer"].items()))
         swapped = {pair: n for pair, n in row["confusion"].items() if pair in ("left > right", "right > left")}
         if row["question"] == "across":
-            print("        left taken for right " + str(swapped.get("left > right", 0)) + ", right for left " + str(swapped.get("right > left", 0)))
+            print(
+                "        left taken for right "
+                + str(swapped.get("left > right", 0))
+                + ", right for left "
+                + str(swapped.get("right > left", 0))
+            )

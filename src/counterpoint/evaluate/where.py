@@ -67,7 +67,9 @@ class Outcome:
     def by_place(self) -> dict[str, float]:
         """Accuracy for each right answer."""
         places = dict.fromkeys(self.right)
-        return {p: sum(a == p for a, r in zip(self.answered, self.right) if r == p) / self.right.count(p) for p in places}
+        return {
+            p: sum(a == p for a, r in zip(self.answered, self.right) if r == p) / self.right.count(p) for p in places
+        }
 
     def confusion(self) -> dict[tuple[str, str], int]:
         """How often each (right, answered) pair came."""
@@ -137,7 +139,9 @@ def where(
         UsageError: no guide, too few pictures, or an unknown negative.
     """
     if not guides or num_pictures < 1 or size < 8:
-        raise UsageError(f"{len(guides)} guides, {num_pictures} pictures of {size} pixels; use one or more, of 8 pixels or more")
+        raise UsageError(
+            f"{len(guides)} guides, {num_pictures} pictures of {size} pixels; use one or more, of 8 pixels or more"
+        )
     answered: dict[tuple[str, int], list[str]] = {(q.name, at): [] for q in QUESTIONS for at in range(len(guides))}
     right: dict[str, list[str]] = {q.name: [] for q in QUESTIONS}
     for number, shown in enumerate(drawn(num_pictures, seed=seed)):
