@@ -9,12 +9,13 @@ from typing import Any
 
 import click
 
-from counterpoint.cli.options import plain_warnings
+from counterpoint.cli.command import Command
+from counterpoint.cli.options import needs, plain_warnings
 from counterpoint.errors import ModelError, UsageError
 from counterpoint.guide import Guide
 
 
-@click.command("where")
+@click.command("where", cls=Command)
 @click.option("--model", required=True, metavar="FOLDER", help="A vision-language model: a folder, or a hub id.")
 @click.option("--guide", "guides", multiple=True, metavar="GUIDE", help='As "scale=1.5,space=prob"; may be repeated.')
 @click.option("--negative", default="noisy:500", show_default=True, help="noisy:STEPS, blank, without or none.")
@@ -39,7 +40,7 @@ def command(model: str, guides: tuple[str, ...], as_json: bool, **options: Any) 
         Guide(scale=2.0, plausibility=0.1),
     ]
     sizes = _sizes(options["vary"], options["image_size"])
-    with plain_warnings():
+    with plain_warnings(), needs("vision"):
         from counterpoint.evaluate.where import check_negative, where
 
         check_negative(options["negative"])
