@@ -170,3 +170,30 @@ def test_the_prompt_as_embeddings_has_no_last_token() -> None:
     embeddings = model.get_input_embeddings()(ids(1, 4))
     with pytest.raises(ValueError, match="no token ids to take the last one of; pass negative_prompt_ids"):
         model.generate(inputs_embeds=embeddings, max_new_tokens=4, guidance_scale=2.0, custom_generate=generate)
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_padding_that_ends_texts_needs_a_mask(ours: bool) -> None:
+    model = ARCHITECTURES["llama"].model()
+    prompts = torch.tensor([[9, 9, 7, 12], [5, 6, 7, 8]])
+    asked: dict[str, Any] = {"pad_token_id": 9, "eos_token_id": 9, "do_sample": False, "max_new_tokens": 4}
+    if ours:
+        asked |= {"custom_generate": generate, "guidance_scale": 3.0, "negative_prompt_ids": ids(1, 5)}
+    else:
+        processor = GuidanceLogitsProcessor(model, Guide(scale=3.0), negative_prompt_ids=ids(1, 5))
+        asked["logits_processor"] = LogitsProcessorList([processor])
+    with pytest.raises(
+        CounterpointError, match=r"rows of input_ids of shape \(2, 4\) begin or end with token 9.*pass att"
+    ):
+        model.generate(prompts, **asked)
+    model.generate(prompts, attention_mask=(prompts != 9).long(), **asked)
+    model.generate(prompts[:, 1:] * 0 + 7, **asked)  # nothing that could be padding
+
+
+def test_padding_that_an_encoder_would_read_needs_a_mask() -> None:
+    model = ARCHITECTURES["bart"].model()
+    prompts = torch.tensor([[7, 12, 0, 0], [5, 6, 7, 8]])
+    asked = {"custom_generate": generate, "guidance_scale": 3.0, "negative_prompt_ids": ids(1, 5), "max_new_tokens": 4}
+    with pytest.raises(CounterpointError, match="token 0, which is padding, and which the encoder reads as text"):
+        model.generate(prompts, do_sample=False, **asked)
+    model.generate(prompts, attention_mask=(prompts != 0).long(), do_sample=False, **asked)

@@ -30,7 +30,7 @@ from counterpoint.transformers.asked import Asked, guides_of
 from counterpoint.transformers.caller import running_generate
 from counterpoint.transformers.histories import Histories, reads_jointly, rows_for
 from counterpoint.transformers.joint import JointGuidance, JointModel, NeedsStates
-from counterpoint.transformers.loops import keeps_reorderable_cache, misread_padding
+from counterpoint.transformers.loops import check_mask, check_reads_plainly, keeps_reorderable_cache, misread_padding
 from counterpoint.transformers.negatives import TokenIds
 from counterpoint.transformers.processor import GuidanceLogitsProcessor
 
@@ -95,6 +95,9 @@ def generate(
     )
     guides = guides_of(guide, generation_config, caller, has_negative_inputs=negative_inputs is not None)
     request = Asked(model, input_ids, generation_config, caller, guides, model_kwargs, negative_inputs)
+    if guides is not None:
+        check_reads_plainly(model)
+        check_mask(caller, model.config.is_encoder_decoder)
     request.warn_of_no_effect(processors)
     fault = misread_padding(model, model_kwargs.get("attention_mask"))
     read = _reader(request, LOOPS[mode], fault is not None) if request.suits_histories() else None

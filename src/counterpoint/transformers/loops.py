@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 from transformers import Cache, PreTrainedModel
 
-from counterpoint.errors import UnsupportedError
+from counterpoint.errors import PromptError, UnsupportedError
 from counterpoint.models.caches import cache_of
 from counterpoint.models.close import is_close
+from counterpoint.transformers.caller import Caller
+from counterpoint.transformers.negatives import at_some_edges
 
 
 def has_padding(prompt_mask: Tensor | None) -> bool:
@@ -41,6 +43,45 @@ def check_padding(model: PreTrainedModel, prompt_mask: Tensor | None) -> None:
     fault = misread_padding(model, prompt_mask)
     if fault is not None:
         raise UnsupportedError(fault)
+
+
+def check_mask(caller: Caller, is_encoder_decoder: bool) -> None:
+    """Raise where prompts come without a mask, and whether they are padded can't be told from them.
+
+    transformers takes pad tokens for text where they end texts too, and in all that an encoder reads.
+    """
+    config, ids = caller["generation_config"], caller["inputs_tensor"]
+    if caller["kwargs_has_attention_mask"] or config._pad_token_tensor is None or not is_plain(ids):
+        return
+    ends = [] if config._eos_token_tensor is None else config._eos_token_tensor.reshape(-1).tolist()
+    for pad in config._pad_token_tensor.reshape(-1).tolist():
+        if (is_encoder_decoder or pad in ends) and at_some_edges(ids, pad):
+            both = "padding and end of text at once" if pad in ends else "padding, and which the encoder reads as text"
+            raise PromptError(
+                f"some rows of input_ids of shape {tuple(ids.shape)} begin or end with token {pad}, which is {both}; "
+                "pass attention_mask of the same shape"
+            )
+
+
+def check_reads_plainly(model: PreTrainedModel) -> None:
+    """Raise where peft changes what a row reads, or the weights it meets, outside the model's own forward."""
+    kind = type(model).__name__
+    if "prepare_inputs_for_generation" in vars(model):
+        raise UnsupportedError(
+            f"prepare_inputs_for_generation of this {kind} is not its own, as with prompt and prefix tuning of peft, and "
+            "the negative would be read without what it adds; use an adapter that changes weights, such as LoRA"
+        )
+    hooks = (hook for module in model.modules() for hook in module._forward_pre_hooks.values())
+    if any(getattr(hook, "keywords", {}).get("adapter_names") for hook in hooks):
+        raise UnsupportedError(
+            f"adapter_names gives each row of {kind} an adapter of its own, and rows change places under guidance; "
+            "call generate for each adapter, with set_adapter before"
+        )
+
+
+def is_plain(ids: Tensor) -> bool:
+    """Whether these are token ids, (B, L)."""
+    return ids.dim() == 2 and not ids.dtype.is_floating_point
 
 
 def keeps_reorderable_cache(model: PreTrainedModel, model_kwargs: dict[str, Any]) -> bool:

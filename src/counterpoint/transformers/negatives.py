@@ -55,10 +55,9 @@ def read_negatives(
     else:
         kept = torch.ones_like(ids, dtype=torch.bool)
         for pad in sorted(pad_token_ids):
-            at_pad = ids == pad
             if pad not in eos_token_ids:
-                kept &= ~at_pad
-            elif any(edge.any() and not edge.all() for edge in (at_pad[:, 0], at_pad[:, -1])):
+                kept &= ids != pad
+            elif at_some_edges(ids, pad):
                 raise PromptError(
                     f"some rows of {name} of shape {shape} begin or end with token {pad}, which is padding and end of text "
                     "at once; pass negative_prompt_attention_mask of the same shape"
@@ -71,6 +70,12 @@ def read_negatives(
                 "beginning-of-text token"
             )
     return rows
+
+
+def at_some_edges(ids: Tensor, token_id: int) -> bool:
+    """Whether some rows begin or end with a token and others don't: whether it may be padding. (N, L)."""
+    at = ids == token_id
+    return any(bool(edge.any() and not edge.all()) for edge in (at[:, 0], at[:, -1]))
 
 
 def check_vocabulary(rows: list[TokenIds], vocab_size: int) -> None:

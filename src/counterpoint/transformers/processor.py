@@ -18,7 +18,7 @@ from counterpoint.transformers.caller import Caller, is_drafting, running_genera
 from counterpoint.transformers.encoded import EncodedHistories
 from counterpoint.transformers.guides import RowGuides
 from counterpoint.transformers.histories import Histories, reads_jointly, rows_for
-from counterpoint.transformers.loops import check_padding, keeps_state_inside
+from counterpoint.transformers.loops import check_mask, check_padding, check_reads_plainly, is_plain, keeps_state_inside
 from counterpoint.transformers.negatives import TokenIds, check_vocabulary, read_negatives, spread
 from counterpoint.transformers.pictures import InputHistories, check_inputs
 
@@ -177,6 +177,8 @@ class GuidanceLogitsProcessor(LogitsProcessor):
         return self._prompts.shape[1]
 
     def _check(self, caller: Caller) -> None:
+        check_reads_plainly(self._model)
+        check_mask(caller, self._model.config.is_encoder_decoder)
         check_padding(self._model, caller["model_kwargs"].get("attention_mask"))
         config = caller["generation_config"]
         if config.guidance_scale not in (None, 1):
@@ -197,7 +199,7 @@ def _prompts(caller: Caller | None, input_ids: Tensor, prompt_len: int) -> list[
     if caller is None:
         return [tuple(row) for row in input_ids[:, :prompt_len].tolist()]
     ids, mask = caller["inputs_tensor"], caller["model_kwargs"].get("attention_mask")
-    if ids.dim() != 2 or ids.dtype.is_floating_point:
+    if not is_plain(ids):
         return [()] * num_rows
     kept = torch.ones_like(ids) if mask is None else mask[:: len(mask) // len(ids)]
     prompts = [tuple(row[keep != 0].tolist()) for row, keep in zip(ids, kept)]
