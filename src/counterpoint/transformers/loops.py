@@ -66,10 +66,10 @@ def check_mask(caller: Caller, is_encoder_decoder: bool) -> None:
 def check_reads_plainly(model: PreTrainedModel) -> None:
     """Raise where peft changes what a row reads, or the weights it meets, outside the model's own forward."""
     kind = type(model).__name__
-    if "prepare_inputs_for_generation" in vars(model):
+    if "prepare_inputs_for_generation" in vars(model) and not _prepares_as_its_class(model):
         raise UnsupportedError(
-            f"prepare_inputs_for_generation of this {kind} is not its own, as with prompt and prefix tuning of peft, and "
-            "the negative would be read without what it adds; use an adapter that changes weights, such as LoRA"
+            f"prepare_inputs_for_generation of this {kind} adds to its inputs, as with prompt and prefix tuning of peft, "
+            "and the negative would be read without that; use an adapter that changes weights, such as LoRA"
         )
     hooks = (hook for module in model.modules() for hook in module._forward_pre_hooks.values())
     if any(getattr(hook, "keywords", {}).get("adapter_names") for hook in hooks):
@@ -77,6 +77,19 @@ def check_reads_plainly(model: PreTrainedModel) -> None:
             f"adapter_names gives each row of {kind} an adapter of its own, and rows change places under guidance; "
             "call generate for each adapter, with set_adapter before"
         )
+
+
+def _prepares_as_its_class(model: PreTrainedModel) -> bool:
+    """A trial: whether what was put in the place of the class's method hands the same inputs to the forward."""
+    ids = torch.tensor([[1, 2]], device=model.device)
+    given = {"attention_mask": torch.ones_like(ids), "use_cache": True, "is_first_iteration": True}
+    own = type(model).prepare_inputs_for_generation(model, ids, **given)
+    try:
+        got = model.prepare_inputs_for_generation(ids, **given)
+    except Exception:  # whatever it misses, it is not the same
+        return False
+    same = own.keys() == got.keys()
+    return same and all(torch.equal(own[n], got[n]) if isinstance(own[n], Tensor) else own[n] == got[n] for n in own)
 
 
 def is_plain(ids: Tensor) -> bool:
