@@ -71,8 +71,15 @@ def check_reads_plainly(model: PreTrainedModel) -> None:
             f"prepare_inputs_for_generation of this {kind} adds to its inputs, as with prompt and prefix tuning of peft, "
             "and the negative would be read without that; use an adapter that changes weights, such as LoRA"
         )
-    hooks = (hook for module in model.modules() for hook in module._forward_pre_hooks.values())
-    if any(getattr(hook, "keywords", {}).get("adapter_names") for hook in hooks):
+    found = [
+        (module, key)
+        for module in model.modules()
+        for key, hook in module._forward_pre_hooks.items()
+        if getattr(hook, "keywords", {}).get("adapter_names")
+    ]
+    for module, key in found:  # peft would leave them behind, where an error passes through it
+        del module._forward_pre_hooks[key]
+    if found:
         raise UnsupportedError(
             f"adapter_names gives each row of {kind} an adapter of its own, and rows change places under guidance; "
             "call generate for each adapter, with set_adapter before"
