@@ -16,6 +16,7 @@ from counterpoint.errors import CounterpointError, UsageError
 
 COMMANDS = {
     "generate": "write text under guidance",
+    "chat": "a conversation in the terminal, with guidance as one of its controls",
     "compare": "a grid of scales and spaces from one prompt, side by side",
     "trace": "why each token was chosen",
     "serve": "OpenAI's API with a negative prompt and a guidance scale",

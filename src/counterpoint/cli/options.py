@@ -38,12 +38,10 @@ def _check_model(options: Options) -> None:
     check_weights(options["weights"])
 
 
-MODEL = OptionGroup(
-    "Model",
-    (
-        option(
-            "--model", default="bundled", metavar="NAME", help="'bundled', 'smollm2', a folder, a file, or a hub id."
-        ),
+def model_group(default: str = "bundled") -> OptionGroup:
+    """Which model, and how it is loaded."""
+    options = (
+        option("--model", default=default, metavar="NAME", help="'bundled', 'smollm2', a folder, a file, or a hub id."),
         option("--dtype", default=None, metavar="[float32|bfloat16|float16]", help="That of the weights if left out."),
         option("--device", default=None, metavar="[cpu|cuda|...]", help="CUDA where there is one if left out."),
         option("--weights", default=None, metavar="[int8]", help="Round the weights to 8 bits (CPU)."),
@@ -54,9 +52,11 @@ MODEL = OptionGroup(
             help="Compile all steps, or nothing; what seems to pay if left out.",
         ),
         option("--trust-remote-code", is_flag=True, help="Run code that the model brings along."),
-    ),
-    _check_model,
-)
+    )
+    return OptionGroup("Model", options, _check_model)
+
+
+MODEL = model_group()
 
 GUIDE = OptionGroup(
     "Guidance",
@@ -95,10 +95,10 @@ def _biases(_ctx: click.Context, _param: click.Parameter, pairs: tuple[str, ...]
         raise UsageError("--logit-bias takes a whole number before the equals sign, as 50=-100") from None
 
 
-SAMPLING = OptionGroup(
-    "Sampling",
-    (
-        option("--max-tokens", type=Count(1), default=128, help="Most tokens to write."),
+def sampling_group(max_tokens: int = 128) -> OptionGroup:
+    """How tokens are drawn, and how many."""
+    options = (
+        option("--max-tokens", type=Count(1), default=max_tokens, help="Most tokens to write."),
         option("--temperature", type=NUMBER, default=1.0, help="0 is greedy."),
         option("--top-k", type=Count(0), default=0, help="Keep the k best tokens; 0 is off."),
         option("--top-p", type=NUMBER, default=1.0, help="Keep the smallest set with this probability; 1 is off."),
@@ -113,9 +113,11 @@ SAMPLING = OptionGroup(
         option("--seed", type=Count(0), default=None, help="Makes sampling repeatable."),
         option("--stop", multiple=True, metavar="TEXT", help="Ends the output; may be given several times."),
         option("--ignore-eos", is_flag=True, help="Go on past the model's own end of a text."),
-    ),
-    _check_sampling,
-)  # fmt: skip
+    )  # fmt: skip
+    return OptionGroup("Sampling", options, _check_sampling)
+
+
+SAMPLING = sampling_group()
 
 SAMPLING_NAMES = (
     "max_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty",

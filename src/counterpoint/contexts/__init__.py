@@ -6,6 +6,7 @@ Builders for the usual pairs give a `Built`, which `counterpoint.generate` takes
 from counterpoint.contexts import pictures
 from counterpoint.contexts.built import Built
 from counterpoint.contexts.chat import DEFAULT_SYSTEM, NO_SYSTEM, System, chat, chat_prompt
+from counterpoint.contexts.conversation import Conversation, Exchange
 from counterpoint.contexts.documents import documents
 from counterpoint.contexts.instruction import instruction
 from counterpoint.contexts.kinds import Empty, LastTokens, OtherModel, Rendered, Suffix, Swapped
@@ -14,7 +15,7 @@ from counterpoint.contexts.second import against_adapter, contrastive, proxy_tun
 from counterpoint.contexts.show import Shown, show, show_read
 
 __all__ = [
-    "DEFAULT_SYSTEM", "NO_SYSTEM", "Built", "Empty", "LastTokens", "OtherModel", "ReadBranch", "Rendered", "Shown",
+    "DEFAULT_SYSTEM", "NO_SYSTEM", "Built", "Conversation", "Empty", "Exchange", "LastTokens", "OtherModel", "ReadBranch", "Rendered", "Shown",
     "Suffix", "Swapped", "System", "against_adapter", "chat", "chat_prompt", "contrastive", "documents",
     "instruction", "pictures", "proxy_tuning", "read_branches", "read_prompt", "read_request", "show", "show_read",
 ]  # fmt: skip

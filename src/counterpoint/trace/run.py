@@ -90,6 +90,23 @@ def record_all(
     ]
 
 
+def watched(
+    model: Model, request: Request, *, num_alternatives: int = NUM_ALTERNATIVES, limits: Limits = LIMITS
+) -> tuple[Request, Callable[[Completion], Trace]]:
+    """A request that is recorded while somebody else runs it, and what makes a trace of each completion of it.
+
+    Args:
+        num_alternatives, limits: as in `record`.
+    """
+    recorder = Recorder(request, num_alternatives=num_alternatives)
+
+    def finish(completion: Completion) -> Trace:
+        steps = recorder.steps[completion.index]
+        return _trace(model, request, steps, completion, limits, labeller(model))
+
+    return dataclasses.replace(request, observe=recorder), finish
+
+
 def _trace(
     model: Model,
     request: Request,

@@ -1,0 +1,202 @@
+"""`counterpoint chat`: the conversation as a value, the commands, Ctrl-C, pastes and the end of input."""
+
+import json
+import os
+import pty
+import select
+import signal
+import sys
+import time
+
+import pytest
+import torch
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+import counterpoint as cp
+from counterpoint.cli.talk.commands import COMMANDS
+from counterpoint.cli.talk.session import Controls, Session
+from counterpoint.contexts import NO_SYSTEM, Conversation, Exchange
+from counterpoint.errors import PromptError
+from counterpoint.models.loading import BUNDLED
+
+TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+
+
+def talker(context_len=512):
+    tokenizer = AutoTokenizer.from_pretrained(BUNDLED)
+    tokenizer.chat_template = TEMPLATE
+    config = LlamaConfig(
+        hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, vocab_size=len(tokenizer),
+        max_position_embeddings=context_len, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+        initializer_range=0.5,
+    )  # fmt: skip
+    torch.manual_seed(5)
+    return LlamaForCausalLM(config), tokenizer
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("talker")
+    for part in talker(context_len=1024):
+        part.save_pretrained(path)
+    return path
+
+
+@pytest.fixture
+def session():
+    hf, tokenizer = talker()
+    sampling = {"max_tokens": 12, "temperature": 1.0, "seed": 3, "ignore_eos": True}
+    conversation = Conversation(system="Be kind.", negative="Be rude.")
+    return Session(cp.Model(hf, tokenizer, name="tiny"), conversation, Controls(cp.Guide(2.0), sampling))
+
+
+def test_a_conversation_is_a_value():
+    empty = Conversation(system="S", negative=NO_SYSTEM)
+    asked = empty.asked("one")
+    whole = asked.answered("1").asked("two").answered("2")
+    assert empty.messages == [{"role": "system", "content": "S"}] and asked.is_open and not whole.is_open
+    assert [m["content"] for m in whole.messages] == ["S", "one", "1", "two", "2"]
+    assert whole.undone() == asked.answered("1")
+    assert (
+        whole.reopened() == asked.answered("1").asked("two") and whole.asked("x").asked("y").exchanges[-1].user == "y"
+    )
+    assert Conversation.parse(json.dumps(whole.to_dict())) == whole
+    assert Conversation.from_dict(whole.messages) == whole.under(system="S", negative=None)
+    assert whole.shortened(lambda c: len(c.exchanges) == 1).exchanges == (Exchange("two", "2"),)
+    for wrong in (lambda: empty.answered("x"), lambda: empty.asked(" "), lambda: Conversation.parse("{"), empty.undone):
+        with pytest.raises(PromptError):
+            wrong()
+
+
+def test_answers_are_those_of_generate_whatever_was_kept_of_earlier_turns(session):
+    for text in ("Hello.", "What now?"):
+        shown = "".join(session.say(text))
+        asked = Conversation(session.conversation.exchanges[:-1], "Be kind.", "Be rude.").asked(text)
+        done = cp.generate(
+            session.model, asked.prompt(session.model), guide=cp.Guide(2.0),
+            **session.controls.sampling | {"seed": session.last_seed},
+        )  # fmt: skip
+        assert shown == done.text and session.last_trace.text == done.text
+        assert session.conversation.exchanges[-1].answer == done.text.strip()
+
+
+def test_unguided_stands_beside_and_keep_takes_it(session):
+    guided = "".join(session.say("Hello."))
+    before = session.conversation
+    plain = "".join(session.unguided())
+    assert plain != guided and session.conversation == before and session.last_trace.text == guided
+    alone = before.reopened().under(system="Be kind.", negative=None)
+    options = session.controls.sampling | {"seed": session.last_seed}
+    assert plain == cp.generate(session.model, alone.prompt(session.model), **options).text
+    assert session.keep() and session.conversation.exchanges[-1].answer == plain.strip() and not session.keep()
+
+
+def test_what_is_cut_off_stays_and_its_rows_are_free(session):
+    answer = session.say("Hello.")
+    begun = ""
+    while len(begun) < 3:
+        begun += next(answer)
+    answer.close()
+    assert session.engine.is_idle and session.conversation.exchanges[-1].answer == begun.strip()
+    assert session.last_trace.finish_reason == "cancelled"
+    assert "".join(session.say("Go on."))
+
+
+def test_the_oldest_is_forgotten_where_the_context_is_full(session):
+    for number in range(16):
+        "".join(session.say(f"This is message number {number} of a long conversation that goes on and on."))
+    assert session.num_forgotten > 0 and session.conversation.exchanges[-1].user.startswith("This is message number 15")
+    before = session.conversation
+    with pytest.raises(PromptError, match="shorten"):
+        session.say("long " * 3000)
+    assert session.conversation == before
+
+
+def test_every_command_through_a_pipe(run, folder, tmp_path):
+    typed = [
+        "/settings", "Hello.", "/scale 2.5", "/negative Be rude.", "/space prob", "/plausibility 0.1", "/system Be kind.",
+        "/temperature 0.5", "/max-tokens 9", "/seed 4", "What now?", "/why", f"/why {tmp_path / 'why.html'}", "/unguided",
+        "/keep", "/again", "/history", f"/save {tmp_path / 'talk.json'}", "/undo", "/clear", f"/load {tmp_path / 'talk.json'}",
+        "/negative none", "/negative off", "/system off", "/help", "//not a command", '"""', "two", 'lines"""', "one \\", "more",
+        "/scael 2", "/scale much", "/space both", "/undo now", "/quit", "never said",
+    ]  # fmt: skip
+    assert {line[1:].split()[0] for line in typed if line.startswith("/") and line[1:2].isalpha()} > set(COMMANDS)
+    status, out, err = run("chat", "--model", folder, "--max-tokens", "6", stdin="\n".join(typed).encode())
+    assert status == 0 and "never said" not in out
+    for words in ("scale is 2.5 (it takes effect with a /negative)", "against 'Be rude.', at scale 2.5", "space is prob",
+                  "user: Hello.", "2 exchanges are read", "against the none system message", "there is no negative",
+                  "it is in the conversation now", "the last exchange is gone; 1 are left", "conditional"):  # fmt: skip
+        assert words in out, words
+    for words in ("did you mean /scale?", "scale is 'much'; use a number", "space is 'both'", "/undo takes nothing"):
+        assert words in err, words
+    assert (tmp_path / "why.html").read_text().startswith("<!doctype html>") and "Be rude." in (
+        tmp_path / "talk.json"
+    ).read_text()
+
+
+def test_a_model_without_a_chat_template_is_told(run):
+    status, _, err = run("chat", "--model", "bundled", stdin=b"Hello.\n")
+    assert status == 2 and "no chat template" in err and err.count("\n") == 1
+
+
+class Terminal:
+    """The command on a terminal of its own."""
+
+    def __init__(self, *arguments):
+        self.pid, self.fd = pty.fork()
+        if self.pid == 0:
+            environment = {**os.environ, "TERM": "xterm", "XDG_STATE_HOME": arguments[-1]}
+            os.execve(sys.executable, [sys.executable, "-m", "counterpoint", *map(str, arguments[:-1])], environment)
+        self.seen = ""
+
+    def send(self, text):
+        data = text.encode()
+        while data:
+            data = data[os.write(self.fd, data[:512]) :]
+            self.read(0.01)
+
+    def read(self, seconds):
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0 and select.select([self.fd], [], [], left)[0]:
+            try:
+                self.seen += os.read(self.fd, 65536).decode(errors="replace")
+            except OSError:
+                return
+
+    def until(self, words, seconds=60):
+        end = time.monotonic() + seconds
+        while words not in self.seen:
+            assert time.monotonic() < end, self.seen[-2000:]
+            self.read(0.2)
+        self.seen = self.seen.partition(words)[2]
+
+
+@pytest.mark.skipif(not hasattr(pty, "fork"), reason="needs a terminal")
+def test_on_a_terminal(folder, tmp_path):
+    terminal = Terminal("chat", "--model", folder, "--max-tokens", "800", "--ignore-eos", tmp_path)
+    try:
+        terminal.until("Ctrl-D ends", 120)
+        terminal.until("> ")
+        terminal.send("Hello.\r")
+        terminal.read(1.5)
+        os.kill(terminal.pid, signal.SIGINT)  # in the middle of an answer
+        terminal.until("[stopped]")
+        terminal.until("> ")
+        terminal.send("/max-tokens 5\r")
+        terminal.until("max-tokens is 5")
+        terminal.send("\x1b[200~" + "paste it now\n" * 150 + "\x1b[201~\r")  # bracketed, of several lines
+        terminal.until("cut at /max-tokens 5")
+        terminal.until("> ")
+        terminal.send("/history\r")
+        terminal.until("user: paste it now")
+        terminal.until("assistant: ")
+        terminal.send("word " * 2000 + "\r")  # 10,000 characters in one line, longer than the context
+        terminal.until("shorten it")
+        terminal.send("\x04")
+        _, status = os.waitpid(terminal.pid, 0)
+        assert os.waitstatus_to_exitcode(status) == 0
+    except BaseException:
+        os.kill(terminal.pid, signal.SIGKILL)
+        os.waitpid(terminal.pid, 0)
+        raise
+    assert "Hello." in (tmp_path / "counterpoint" / "chat_history").read_text()
