@@ -13,7 +13,7 @@ from torch import Tensor
 from counterpoint import formulas, guiding
 from counterpoint.engine.request import Observation, Progress, TokenLogprob
 from counterpoint.engine.sequence import Sequence
-from counterpoint.errors import NothingLeftError
+from counterpoint.errors import Failure, NothingLeftError
 from counterpoint.sampling import NEG_INF, draw, draw_rows, processed, tempered, truncated
 
 
@@ -85,7 +85,9 @@ def _from_logits(group: list[Sequence], applied: bool) -> Tensor | None:
         scores = formulas.combine_logits(
             scores, logits[:, 1:], logits.new_tensor([sequence.needed_weights for sequence in group])
         )
-    return scores if all(map(math.isfinite, scores.amax(-1).tolist())) else None
+    # Of each branch too: weighted by nothing or less, an infinite logit would not show in the scores.
+    finite = all(map(math.isfinite, [*scores.amax(-1).tolist(), *logits.amax(-1).flatten().tolist()]))
+    return scores if finite else None
 
 
 def _tokens(group: list[Sequence], scores: Tensor, choice: str) -> list[int]:
@@ -101,6 +103,7 @@ def _tokens(group: list[Sequence], scores: Tensor, choice: str) -> list[int]:
 
 def _guided(group: list[Sequence], way: _Way) -> tuple[Tensor, Tensor, Tensor]:
     logits = torch.stack([row for sequence in group for row in sequence.predicted()])
+    check_finite(logits, len(logits) // len(group))
     logprobs = formulas.log_probs(logits).view(len(group), -1, logits.shape[-1])  # (B, 1 + K, V)
     cond, others = logprobs[:, 0], logprobs[:, 1:]
     if not way.applied:
@@ -113,6 +116,19 @@ def _guided(group: list[Sequence], way: _Way) -> tuple[Tensor, Tensor, Tensor]:
         [sequence.step for sequence in group],
     )
     return cond, others, guided
+
+
+def check_finite(logits: Tensor, num_branches: int) -> None:
+    """Raise where a model predicts nothing that a token could be chosen by. (R, V), the branches of a request in turn."""
+    best = logits.amax(-1).tolist()
+    for row, most in enumerate(best):
+        if not math.isfinite(most):
+            branch = "the prompt" if row % num_branches == 0 else f"branch {row % num_branches}"
+            kind = "NaN" if math.isnan(most) else "infinite" if most > 0 else "all -inf"
+            raise Failure(
+                f"the model's logits after {branch} are {kind}, so no token can be chosen; load it in float32 or "
+                "bfloat16, or check its weights"
+            )
 
 
 def _one(sequence: Sequence, cond: Tensor, others: Tensor, guided: Tensor, applied: bool) -> Progress:

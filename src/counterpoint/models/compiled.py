@@ -38,6 +38,7 @@ COMPILE_S_A_LAYER = 1.0
 SAVED = 0.12
 
 Masks = Tensor | dict[str, Tensor]
+States = list[Tensor | None]
 
 # As an operator: a compiler that sees an assignment to indices copies the buffers for those who read them next.
 OPERATORS.define("write(Tensor(a!) keys, Tensor(b!) values, Tensor key, Tensor value, Tensor rows, Tensor at) -> ()")
@@ -58,7 +59,7 @@ class _StaticLayer(CacheLayerMixin):
     is_compileable = True
     is_sliding = False
 
-    def __init__(self, keys: Tensor, values: Tensor, rows: Tensor, positions: Tensor) -> None:
+    def __init__(self, keys: Tensor | None, values: Tensor | None, rows: Tensor, positions: Tensor) -> None:
         super().__init__()
         self.keys, self.values, self.rows, self.positions = keys, values, rows, positions
         self.is_initialized = True
@@ -126,15 +127,13 @@ class CompiledSteps:
         cost_s = COMPILE_S_A_LAYER * self._model.config.get_text_config().num_hidden_layers
         return step_s is not None and num_steps * SAVED * step_s > 2 * cost_s
 
-    def run(
-        self, packed: Tensor, masks: Masks, keys: list[Tensor], values: list[Tensor], *, eager: Callable[[], Tensor]
-    ) -> Tensor:
+    def run(self, packed: Tensor, masks: Masks, keys: States, values: States, *, eager: Callable[[], Tensor]) -> Tensor:
         """Logits (R, Q, V) after each of Q tokens in the first R slots.
 
         Args:
             packed: (3, R, Q), the tokens, their positions, and the positions that are written.
             masks: (R, 1, Q, N), where a token may attend.
-            keys, values: of each layer, (R, H, N, D) views of the buffers.
+            keys, values: of each layer, (R, H, N, D) views of the buffers; None where it has none of its own.
             eager: the same by the model's own forward; called once a shape, to compare.
         """
         if self._linears is None:
@@ -142,7 +141,7 @@ class CompiledSteps:
             self._attention = FewQueries(self._model, compiled=True)
         rows = torch.arange(packed.shape[1], device=packed.device)[:, None]
         arguments = (packed, rows, masks, keys, values)
-        shape = (packed.shape[1], packed.shape[2], keys[0].shape[2])
+        shape = (packed.shape[1], packed.shape[2], next(k for k in keys if k is not None).shape[2])
         has_kernel = self._linears.suits(packed[0].numel())
         if shape in self._steps:
             with self._traced(has_kernel, packed):
@@ -179,7 +178,7 @@ class CompiledSteps:
         options = {"guard_filter_fn": lambda guards: [False] * len(guards)}
         return functools.partial(torch.compile(own, dynamic=False, fullgraph=True, options=options), self)
 
-    def _step(self, packed: Tensor, rows: Tensor, masks: Masks, keys: list[Tensor], values: list[Tensor]) -> Tensor:
+    def _step(self, packed: Tensor, rows: Tensor, masks: Masks, keys: States, values: States) -> Tensor:
         layers = [_StaticLayer(k, v, rows, packed[2]) for k, v in zip(keys, values)]
         return self._model(
             input_ids=packed[0],

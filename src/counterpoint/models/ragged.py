@@ -21,8 +21,11 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 from counterpoint.models.attention import FewQueries
 from counterpoint.models.caches import cache_argument
 from counterpoint.models.compiled import MOST_COLUMNS, CompiledSteps
+from counterpoint.models.devices import input_device
+from counterpoint.models.ids import num_ids
 from counterpoint.models.linears import Linears
 from counterpoint.models.masks import mask_rules, ragged_mask
+from counterpoint.models.packed import Packed, pack
 from counterpoint.models.rows import Feed, Rows, Snapshot
 
 BLOCK = 256  # tokens by which the buffers grow
@@ -35,6 +38,14 @@ class _Place:
     index: Tensor  # (R, 1)
     write: Tensor  # (R, Q) positions to write at
     reach: int  # keys are read from position 0 to here
+
+    def aim(self, slots: Sequence[int], write: Tensor, reach: int) -> None:
+        """Point at these slots, in rising order."""
+        self.index = torch.tensor(slots, device=write.device)[:, None]
+        # One run of slots is read in place; any other choice of rows is gathered.
+        is_run = slots[-1] - slots[0] + 1 == len(slots)
+        self.slots = slice(slots[0], slots[-1] + 1) if is_run else self.index[:, 0]
+        self.write, self.reach = write, reach
 
 
 class _Layer(CacheLayerMixin):
@@ -122,6 +133,7 @@ class RaggedRows(Rows):
         self._linears = Linears(model) if linears is None else linears
         self._attention = FewQueries(model) if attention is None else attention
         self._additive = model.config.get_text_config()._attn_implementation == "eager"
+        self._device, self._num_ids = input_device(model), num_ids(model)
         self._place = _Place()
         self._num_slots, self._capacity = 2, BLOCK
         num_layers = model.config.get_text_config().num_hidden_layers
@@ -169,14 +181,20 @@ class RaggedRows(Rows):
     def snapshot(self, row: int, length: int) -> Snapshot | None:
         slot = self._slot_of[row]
         return [
-            (layer.keys[slot, :, :length].clone(), layer.values[slot, :, :length].clone()) for layer in self._layers
+            (layer.keys[slot, :, :length].clone(), layer.values[slot, :, :length].clone())
+            if layer.is_initialized
+            else None
+            for layer in self._layers
         ]
 
     def add_from(self, snapshot: Snapshot, length: int) -> int:
         row = self.add()
         if length > self._capacity:
             self._resize(self._num_slots, -(-length // BLOCK) * BLOCK)
-        for layer, (keys, values) in zip(self._layers, snapshot):
+        for layer, states in zip(self._layers, snapshot):
+            if states is None:
+                continue
+            keys, values = states
             if not layer.is_initialized:
                 layer.lazy_initialization(keys[None], values[None])
             layer.keys[self._slot_of[row], :, :length] = keys[:, :length]
@@ -213,50 +231,46 @@ class RaggedRows(Rows):
 
     @torch.no_grad()
     def forward(self, feeds: Sequence[Feed]) -> Tensor:
-        feeds_by_slot = sorted(range(len(feeds)), key=lambda i: self._slot_of[feeds[i].row])
-        slots = [self._slot_of[feeds[i].row] for i in feeds_by_slot]
-        starts = [self._length[feeds[i].row] for i in feeds_by_slot]
-        lens = [len(feeds[i].ids) for i in feeds_by_slot]
-        width, reach = max(lens), max(s + n for s, n in zip(starts, lens))
+        slots = [self._slot_of[feed.row] for feed in feeds]
+        width = max(len(feed.ids) for feed in feeds)
+        reach = max(self._length[feed.row] + len(feed.ids) for feed in feeds)
         if reach > self._capacity:
             self._resize(self._num_slots, -(-reach // BLOCK) * BLOCK)
         began = None
         if self._suits_compiled(feeds, slots):
-            if self._pays_compiled(slots[-1] + 1, width):
-                return self._compiled_step(feeds, slots[-1] + 1, width)
+            if self._pays_compiled(max(slots) + 1, width):
+                return self._compiled_step(feeds, slots, width)
             began = time.perf_counter()
-        ids, positions, write = [], [], []
-        for i, start, n in zip(feeds_by_slot, starts, lens):
-            ids += [*feeds[i].ids, *[0] * (width - n)]
-            positions += [*range(start, start + n), *[0] * (width - n)]
-            write += [*range(start, start + n), *[self._capacity] * (width - n)]
-        device, shape = self._model.device, (len(feeds), width)
-        packed = torch.tensor([ids, positions, write], device=device).view(3, *shape)
-        place = self._place
-        place.index = torch.tensor(slots, device=device)[:, None]
-        # One run of slots is read in place; any other choice of rows is gathered.
-        is_run = slots == list(range(slots[0], slots[0] + len(slots)))
-        place.slots = slice(slots[0], slots[0] + len(slots)) if is_run else place.index[:, 0]
-        place.write, place.reach = packed[2], reach
-        order = {i: at for at, i in enumerate(feeds_by_slot)}
-        at_row = [order[i] for i, feed in enumerate(feeds) for _ in feed.columns]
-        at_column = [c % len(feed.ids) for feed in feeds for c in feed.columns]
-        logits = self._call(packed[0], packed[1], at_row, at_column)
+        used = sorted(slots)
+        line_of = {slot: line for line, slot in enumerate(used)}
+        packed = pack(
+            feeds,
+            [line_of[slot] for slot in slots],
+            [self._length[self._slots[slot]] for slot in used],
+            width=width,
+            spare=self._capacity,
+            device=self._device,
+        )
+        self._place.aim(used, packed.writes, reach)
+        logits = self._call(packed)
         if began is not None:
             self._step_s = time.perf_counter() - began
+        self._advance(feeds)
+        return logits
+
+    def _advance(self, feeds: Sequence[Feed]) -> None:
         for feed in feeds:
             self._length[feed.row] += len(feed.ids) - feed.scratch
-        return logits
 
     def _suits_compiled(self, feeds: Sequence[Feed], slots: list[int]) -> bool:
         """Whether rows that have been begun get few tokens, all of them asked for, and few slots are left out."""
         return (
             self._compiled is not None
             and self._compiled.usable
-            and self._layers[0].is_initialized
+            and any(layer.is_initialized for layer in self._layers)
             and all(len(feed.columns) == len(feed.ids) <= MOST_COLUMNS for feed in feeds)
             and all(self._length[feed.row] for feed in feeds)
-            and slots[-1] < 2 * len(feeds)
+            and max(slots) < 2 * len(feeds)
         )
 
     def _pays_compiled(self, num_slots: int, width: int) -> bool:
@@ -270,59 +284,51 @@ class RaggedRows(Rows):
         reach = max(self._length[row] for row in self._slots[:num_rows]) + num_columns
         return num_rows, num_columns, self._compiled.num_positions(reach)
 
-    def _compiled_step(self, feeds: Sequence[Feed], num_slots: int, width: int) -> Tensor:
-        num_rows, num_columns, num_positions = self._compiled_shape(num_slots, width)
+    def _compiled_step(self, feeds: Sequence[Feed], slots: list[int], width: int) -> Tensor:
+        num_rows, num_columns, num_positions = self._compiled_shape(max(slots) + 1, width)
         lengths = [self._length[row] for row in self._slots[:num_rows]]
         if num_rows > self._num_slots or num_positions > self._capacity:
             self._resize(max(num_rows, self._num_slots), max(num_positions, self._capacity))
         lengths += [0] * (num_rows - len(lengths))
-        fed = {self._slot_of[feed.row]: feed.ids for feed in feeds}
-        ids, positions, write = [], [], []
-        for slot, start in enumerate(lengths):
-            own = fed.get(slot, ())
-            fill = [0] * (num_columns - len(own))
-            ids += [*own, *fill]
-            positions += [*range(start, start + len(own)), *fill]
-            write += range(start, start + num_columns)
-        packed = torch.tensor([ids, positions, write], device=self._model.device).view(3, num_rows, num_columns)
-        place = self._place
-        place.slots, place.index = slice(0, num_rows), torch.arange(num_rows, device=packed.device)[:, None]
-        place.write, place.reach = packed[2], num_positions
-        at_row = [row for row in range(num_rows) for _ in range(num_columns)]
-        logits = self._compiled.run(
-            packed,
-            self._masks(packed[1]),
-            [layer.keys[:num_rows, :, :num_positions] for layer in self._layers],
-            [layer.values[:num_rows, :, :num_positions] for layer in self._layers],
-            eager=lambda: self._call(packed[0], packed[1], at_row, list(range(num_columns)) * num_rows),
-        )
-        logits = logits.view(num_rows, num_columns, -1)
-        for feed in feeds:
-            self._length[feed.row] += len(feed.ids) - feed.scratch
-        at_row = [self._slot_of[feed.row] for feed in feeds for _ in feed.columns]
-        if num_columns == 1 and at_row == list(range(len(feeds))):
-            return logits[: len(feeds), 0]
-        return logits[at_row, [c % len(feed.ids) for feed in feeds for c in feed.columns]]
+        packed = pack(feeds, slots, lengths, width=num_columns, spare=None, device=self._device)
+        self._place.aim(range(num_rows), packed.writes, num_positions)
 
-    def _call(self, ids: Tensor, positions: Tensor, at_row: list[int], at_column: list[int]) -> Tensor:
-        head = self._model.get_output_embeddings()
-        pick = torch.tensor([at_row, at_column], dtype=torch.long, device=ids.device)
+        def seen(buffers: list[Tensor | None]) -> list[Tensor | None]:
+            return [None if buffer is None else buffer[:num_rows, :, :num_positions] for buffer in buffers]
+
+        logits = self._compiled.run(
+            packed.tokens,
+            self._masks(packed.positions),
+            seen([layer.keys for layer in self._layers]),
+            seen([layer.values for layer in self._layers]),
+            eager=lambda: self._call(packed.all_wanted(), cut=False),
+        )
+        logits = logits.view(num_rows, num_columns, -1)[..., : self._num_ids]
+        self._advance(feeds)
+        if num_columns == 1 and packed.lines == list(range(len(feeds))):
+            return logits[: len(feeds), 0]
+        return logits[packed.lines, packed.columns]
+
+    def _call(self, packed: Packed, *, cut: bool = True) -> Tensor:
+        """The wanted predictions, (M, V); not `cut`, with what the head predicts past the ids that can be read."""
+        wanted = packed.wanted
 
         def only_wanted(_module, args):  # (R, Q, hidden) -> (1, M, hidden): never (R, Q, V) logits
-            return (args[0][pick[0], pick[1]].unsqueeze(0), *args[1:])
+            return (args[0][wanted[0], wanted[1]].unsqueeze(0), *args[1:])
 
-        hook = head.register_forward_pre_hook(only_wanted)
+        hook = self._model.get_output_embeddings().register_forward_pre_hook(only_wanted)
         try:
-            with self._linears.joint(), self._attention.joint(ids.shape[1]):
-                return self._model(
-                    input_ids=ids,
-                    position_ids=positions,
-                    attention_mask=self._masks(positions),
+            with self._linears.joint(), self._attention.joint(packed.ids.shape[1]):
+                logits = self._model(
+                    input_ids=packed.ids,
+                    position_ids=packed.positions,
+                    attention_mask=self._masks(packed.positions),
                     use_cache=True,
                     **{self._cache_name: self._cache},
                 ).logits[0]
         finally:
             hook.remove()
+        return logits[:, : self._num_ids] if cut else logits
 
     def _masks(self, positions: Tensor) -> Tensor | dict[str, Tensor]:
         if isinstance(self._rules, dict):

@@ -29,8 +29,8 @@ class Feed:
     scratch: int = 0
 
 
-#: of each layer the keys and values, (H, length, D)
-Snapshot = list[tuple[Tensor, Tensor]]
+#: of each layer the keys and values, (H, length, D); None for a layer that keeps none, since it reads another's
+Snapshot = list[tuple[Tensor, Tensor] | None]
 
 
 class Rows(ABC):

@@ -60,6 +60,8 @@ class Histories:
         held = [next(key for key in self._held if key[: len(history)] == history) for history in histories]
         snapshots = [self._rows.snapshot(self._held[key], len(history)) for key, history in zip(held, histories)]
         for layer, states in enumerate(zip(*snapshots)):
+            if None in states:  # the layer reads another one's
+                continue
             keys, values = (torch.stack([_left_padded(row, width) for row in side]) for side in zip(*states))
             cache.update(keys, values, layer)
 

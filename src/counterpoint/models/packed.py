@@ -1,0 +1,89 @@
+"""Tokens of rows of different lengths as one rectangle, which a forward reads."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from counterpoint.models.rows import Feed
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """R lines of Q tokens, and which of the Q x R predictions are wanted.
+
+    Args:
+        tokens: (3, R, Q), the token ids, their positions in their rows, and the positions to write at. A line that has
+            fewer tokens is filled up.
+        lines, columns: of each wanted prediction, M of each.
+    """
+
+    tokens: Tensor
+    lines: list[int]
+    columns: list[int]
+
+    @property
+    def ids(self) -> Tensor:
+        """(R, Q)"""
+        return self.tokens[0]
+
+    @property
+    def positions(self) -> Tensor:
+        """(R, Q)"""
+        return self.tokens[1]
+
+    @property
+    def writes(self) -> Tensor:
+        """(R, Q)"""
+        return self.tokens[2]
+
+    @property
+    def wanted(self) -> Tensor:
+        """(2, M), lines and columns."""
+        return torch.tensor([self.lines, self.columns], dtype=torch.long, device=self.tokens.device)
+
+    def all_wanted(self) -> Packed:
+        """The same with all predictions wanted, line by line."""
+        _, num_lines, width = self.tokens.shape
+        lines = [line for line in range(num_lines) for _ in range(width)]
+        return dataclasses.replace(self, lines=lines, columns=list(range(width)) * num_lines)
+
+
+def pack(
+    feeds: Sequence[Feed],
+    lines: Sequence[int],
+    starts: Sequence[int],
+    *,
+    width: int,
+    spare: int | None,
+    device: torch.device,
+) -> Packed:
+    """Lay feeds out in a rectangle.
+
+    Args:
+        lines: of each feed, its line.
+        starts: of each of the R lines, how many tokens its row holds.
+        width: Q, at least as many tokens as any feed has.
+        spare: position that what fills up is written at; None is the ones that come next in its row, where nothing
+            has been read yet.
+    """
+    fed = {line: feed.ids for line, feed in zip(lines, feeds)}
+    ids, positions, writes = [], [], []
+    for line, start in enumerate(starts):
+        own = fed.get(line, ())
+        end, num_filling = start + len(own), width - len(own)
+        filling = [0] * num_filling
+        ids.append([*own, *filling])
+        positions.append([*range(start, end), *filling])
+        writes.append(
+            [*range(start, end), *(range(end, end + num_filling) if spare is None else [spare] * num_filling)]
+        )
+    return Packed(
+        torch.tensor([ids, positions, writes], device=device),
+        [line for line, feed in zip(lines, feeds) for _ in feed.columns],
+        [column % len(feed.ids) for feed in feeds for column in feed.columns],
+    )
