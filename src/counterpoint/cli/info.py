@@ -17,14 +17,13 @@ from counterpoint.cli.options import MODEL, open_model
 @click.argument("name", required=False, metavar="[MODEL]")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(name: str | None, as_json: bool, **options: Any) -> None:
-    """Versions, and what the model is: size, context, how its rows are run; for a GGUF file also what is in it.
+    """Versions, and what the model is: size, context, what it was found to do; for a GGUF file also what is in it.
 
     MODEL says the same as --model.
     """
     if name is not None:
         options["model"] = name
     model = open_model(options)
-    rows = model.new_rows()
     facts = {
         "counterpoint": importlib.metadata.version("counterpoint"),
         "python": platform.python_version(),
@@ -39,7 +38,7 @@ def command(name: str | None, as_json: bool, **options: Any) -> None:
         "vocabulary": model.vocab_size,
         "tokenizer": model.tokenizer is not None,
         "chat_template": bool(model.tokenizer is not None and model.tokenizer.chat_template),
-        "rows": "ragged, one forward for all branches" if rows.can_crop and hasattr(rows, "num_bytes") else "separate",
+        **model.abilities.facts(model.context_len),
     }
     from counterpoint.models.gguf.find import find
 

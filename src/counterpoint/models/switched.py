@@ -32,6 +32,10 @@ class SwitchedRows(Rows):
         return self._rows.num_rows
 
     @property
+    def most_alike(self) -> int:
+        return self._rows.most_alike
+
+    @property
     def num_bytes(self) -> int:
         return self._rows.num_bytes
 

@@ -149,18 +149,24 @@ class Abilities:
         return SeparateRows(model, linears, manner=self.manner)
 
     def facts(self, limit: int | None = None) -> dict[str, str]:
-        """What was found, for people to read."""
+        """What was found, for people to read.
+
+        Args:
+            limit: most tokens of a row; None is no bound.
+        """
         if not self.causal:
             return {"rows": f"none: {self.causal.reason}"}
-        facts = {"rows": "joint, one forward for all branches" if self.joint.holds(limit) else _separate(self.manner)}
-        if not self.joint.holds(limit):
-            facts["not joint"] = self.joint.reason
-        facts["kernels"] = _shown(self.kernels)
-        facts["rolled back"] = "yes" if self.joint.holds(limit) or self.manner.crops else "no, so nothing is drafted"
-        facts["padded rows"] = _shown(self.padded)
-        facts["own loop"] = _shown(self.own_loop)
-        facts["own loop, padded"] = _shown(self.own_padded_loop)
-        return facts
+        is_joint = self.joint.holds(limit)
+        facts = {"rows": "joint, one forward for all branches" if is_joint else _shown_manner(self.manner)}
+        if not is_joint:
+            facts["not_joint"] = self.joint.reason
+        return facts | {
+            "attention_kernel": _shown(self.kernels),
+            "drafts": "yes" if is_joint or self.manner.crops else "no: what it has read can't be cut back",
+            "padded_rows": _shown(self.padded),
+            "own_loop": _shown(self.own_loop),
+            "own_padded_loop": _shown(self.own_padded_loop),
+        }
 
     def _joint(self, kernels: bool) -> Answer:
         if self._model.config.get_text_config()._attn_implementation not in ATTENTION:
@@ -230,7 +236,7 @@ def _shown(answer: Answer) -> str:
     )
 
 
-def _separate(manner: Manner) -> str:
+def _shown_manner(manner: Manner) -> str:
     if manner.anew_from == 0:
         return "separate, each read anew at each step"
     ends = [f"read anew past {length} tokens" for length in manner.anew_at]
