@@ -235,7 +235,7 @@ def verify(cases: list[Case], folder: Path, capacity: Any) -> dict[str, int]:
             result["aborted" if case.aborted else "lost"] += 1
             continue
         try:
-            room = capacity.room([len(case.prompt), *map(len, case.contexts)]) if case.contexts else CONTEXT_LEN
+            room = capacity.tokens_left([len(case.prompt), *map(len, case.contexts)]) if case.contexts else CONTEXT_LEN
         except PromptError:
             result["refused" if case.finish == "error" and not case.output else "different"] += 1
             continue
@@ -244,7 +244,7 @@ def verify(cases: list[Case], folder: Path, capacity: Any) -> dict[str, int]:
         whole = case.output[-1] in ends if case.finish == "stop" else len(case.output) == length
         job = stateless.Job(case.prompt, case.contexts, case.weights, Guide(**case.fields))
         rows = loop.guided(job, case.output[:-1])
-        case.off = stateless.replay(rows, case.output, stateless.Draw(**case.draw))
+        case.off = stateless.replay(rows, case.output, stateless.Draw(**case.draw), len(case.prompt))
         if not whole or case.finish not in ("stop", "length") or ends & set(case.output[:-1]):
             case.off.append((len(case.output), float("inf")))
         worst = max((margin for _, margin in case.off), default=0.0)

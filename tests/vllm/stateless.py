@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from transformers import AutoModelForCausalLM
+from vllm.triton_utils import HAS_TRITON  # where Triton is, vLLM chooses its second runner
 
 from counterpoint.guide import Guide
 
@@ -40,11 +41,16 @@ class Stateless:
         logits = self.model(torch.tensor([list(ids)]), use_cache=False).logits[0, -last:].double()
         return torch.log_softmax(logits, -1).numpy()
 
-    def guided(self, job: Job, output: Sequence[int]) -> np.ndarray:
-        """The guided log-probabilities of every step that led to `output`, and of the next one. (len + 1, V)."""
+    def guided(self, job: Job, output: Sequence[int], allowed: np.ndarray | None = None) -> np.ndarray:
+        """The guided log-probabilities of every step that led to `output`, and of the next one. (len + 1, V).
+
+        `allowed` says for each of them which tokens a constraint leaves; every branch is conditioned on it.
+        """
         steps = len(output) + 1
         cond = self.log_probs([*job.prompt, *output], steps)
         others = [self.log_probs([*context, *output], steps) for context in job.contexts]
+        if allowed is not None:
+            cond, others = conditioned(cond, allowed), [conditioned(other, allowed) for other in others]
         rows = []
         for step in range(steps):
             active = job.guide.start <= step and (job.guide.stop is None or step < job.guide.stop)
@@ -52,10 +58,16 @@ class Stateless:
         return np.stack(rows)
 
 
+def conditioned(rows: np.ndarray, allowed: np.ndarray) -> np.ndarray:
+    """Log-probabilities given that the token is an allowed one. (S, V), (S, V) of bool."""
+    kept = np.where(allowed, rows, -np.inf)
+    return kept - np.logaddexp.reduce(kept, -1, keepdims=True)
+
+
 def combine(cond: np.ndarray, others: list[np.ndarray], job: Job) -> np.ndarray:
     """One step's guided log-probabilities, by the definitions."""
     guide, p = job.guide, np.exp(cond)
-    if guide.gate and -(p * cond).sum() < guide.gate:
+    if guide.gate and -(p * np.where(p > 0, cond, 0)).sum() < guide.gate:
         return cond
     weights = list(job.weights)
     if guide.adaptive == "jsd":
@@ -63,7 +75,9 @@ def combine(cond: np.ndarray, others: list[np.ndarray], job: Job) -> np.ndarray:
     own = 1 - sum(weights)
     with np.errstate(divide="ignore"):
         if guide.space == "log":
-            mixed = own * cond + sum(w * other for w, other in zip(weights, others, strict=True))
+            with np.errstate(invalid="ignore"):
+                mixed = own * cond + sum(w * other for w, other in zip(weights, others, strict=True))
+            mixed = np.where(np.isneginf(cond), -np.inf, mixed)
         else:
             q = own * p + sum(w * np.exp(other) for w, other in zip(weights, others, strict=True))
             mixed = np.log(np.maximum(q, 0))
@@ -77,7 +91,9 @@ def combine(cond: np.ndarray, others: list[np.ndarray], job: Job) -> np.ndarray:
 def jsd_bits(p: np.ndarray, q: np.ndarray) -> float:
     """Jensen-Shannon divergence in bits."""
     m = (p + q) / 2
-    return float((p * np.log2(p / m) + q * np.log2(q / m)).sum() / 2)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        parts = [np.where(each > 0, each * np.log2(each / m), 0) for each in (p, q)]
+    return float(sum(parts).sum() / 2)
 
 
 def differences(rows: np.ndarray, output: Sequence[int]) -> list[tuple[int, float]]:
@@ -113,29 +129,49 @@ class Draw:
     seed: int = 0
 
 
-def replay(rows: np.ndarray, output: Sequence[int], draw: Draw) -> list[tuple[int, float]]:
+def replay(rows: np.ndarray, output: Sequence[int], draw: Draw, prompt_len: int) -> list[tuple[int, float]]:
     """The steps at which `output` is not what the loop chooses, with how far off the token is in log-probability.
 
     By induction, without differences `output` is the loop's. The draws are those of vLLM's own sampler on a CPU.
     """
     if draw.temperature == 0:
         return differences(rows, output)
-    from vllm.v1.sample.ops.topk_topp_sampler import apply_top_k_top_p
+    drawn = _second_runners_draw if HAS_TRITON else _first_runners_draw
+    raised = rows[: len(output)].copy()
+    raised[np.arange(len(output)), output] += TIE
+    chosen, other = (drawn(_kept(each[: len(output)], draw), draw, prompt_len) for each in (rows, raised))
+    return [
+        (step, TIE if other[step] == token else float("inf"))
+        for step, token in enumerate(output)
+        if chosen[step] != token
+    ]
 
+
+def _kept(rows: np.ndarray, draw: Draw) -> torch.Tensor:
+    """Scores after temperature, top-k and top-p. (S, V)."""
+    from vllm.v1.sample.ops.topk_topp_sampler import apply_top_k_top_p_pytorch
+
+    scores = torch.tensor(rows, dtype=torch.float32) / draw.temperature
+    k = torch.full((len(rows),), draw.top_k) if draw.top_k else None
+    p = torch.full((len(rows),), draw.top_p) if draw.top_p < 1 else None
+    kept = scores if k is None and p is None else apply_top_k_top_p_pytorch(scores, k, p, allow_cpu_sync=True)
+    return kept.contiguous()
+
+
+def _first_runners_draw(scores: torch.Tensor, draw: Draw, prompt_len: int) -> list[int]:
+    """One number from the seed's generator for each token."""
     source = torch.Generator().manual_seed(draw.seed)
-    off = []
-    for step, token in enumerate(output):
-        noise = torch.randint(0, 2**31, (1,), generator=source, dtype=torch.long)
+    noises = [torch.randint(0, 2**31, (1,), generator=source, dtype=torch.long) for _ in scores]
+    return [int(torch.ops._C.fused_gumbel_argmax(row[None], noise)) for row, noise in zip(scores, noises, strict=True)]
 
-        def choose(row: np.ndarray, noise: torch.Tensor = noise) -> int:
-            scores = torch.tensor(row, dtype=torch.float32)[None] / draw.temperature
-            k = torch.tensor([draw.top_k]) if draw.top_k else None
-            p = torch.tensor([draw.top_p]) if draw.top_p < 1 else None
-            return int(torch.ops._C.fused_gumbel_argmax(apply_top_k_top_p(scores, k, p).contiguous(), noise))
 
-        if choose(rows[step]) == token:
-            continue
-        raised = rows[step].copy()
-        raised[token] += TIE
-        off.append((step, TIE if choose(raised) == token else float("inf")))
-    return off
+def _second_runners_draw(scores: torch.Tensor, draw: Draw, prompt_len: int) -> list[int]:
+    """Noise by the seed and the position of the token before."""
+    from vllm.v1.worker.gpu.sample.gumbel import gumbel_sample
+
+    positions = torch.arange(prompt_len - 1, prompt_len - 1 + len(scores))
+    slots = torch.zeros(len(scores), dtype=torch.int32)
+    temperature, seed = torch.tensor([draw.temperature]), torch.tensor([draw.seed])
+    return gumbel_sample(
+        scores, slots, temperature, seed, positions, apply_temperature=False, is_drafting=False
+    ).tolist()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import re
 
@@ -19,7 +20,7 @@ from vllm.v1.core.sched.interface import PauseState
 
 from counterpoint.guide import Branch, Guide
 from counterpoint.vllm import check, extra_args
-from counterpoint.vllm.room import Capacity
+from counterpoint.vllm.capacity import Capacity
 
 PROMPT, NEGATIVE, THIRD = (
     tokenizer()(text)["input_ids"]
@@ -129,7 +130,7 @@ def test_seeded_sampling_is_the_loop_and_does_not_depend_on_company(llm, model):
     turned = [out.outputs[0].token_ids for out in run(llm, [PROMPT] * 8, params[::-1])][::-1]
     assert together == turned
     for ids, draw in zip(together, draws, strict=True):
-        assert replay(model.guided(Job(PROMPT, [NEGATIVE], [-1.0]), ids[:-1]), ids, draw) == []
+        assert replay(model.guided(Job(PROMPT, [NEGATIVE], [-1.0]), ids[:-1]), ids, draw, len(PROMPT)) == []
 
 
 def test_unseeded_sampling_gives_all_branches_one_token(llm):
@@ -150,7 +151,7 @@ def test_n_children_are_each_a_group(llm, model):
     outputs = run(llm, [PROMPT], params)[0].outputs
     for child, out in enumerate(outputs):
         rows = model.guided(Job(PROMPT, [NEGATIVE], [-1.0]), out.token_ids[:-1])
-        assert replay(rows, out.token_ids, Draw(1.0, seed=5 + child)) == []
+        assert replay(rows, out.token_ids, Draw(1.0, seed=5 + child), len(PROMPT)) == []
 
 
 def test_penalties_come_after_guidance_and_count_the_request_alone(llm, model):
@@ -194,37 +195,74 @@ def test_logprobs_are_those_of_the_guided_distribution(llm, model):
         assert sum(np.exp(list(finite.values()))) <= 1 + 1e-5
 
 
-@pytest.mark.parametrize("guide", [Guide(scale=3.0), Guide(scale=3.0, space="prob", plausibility=0.05)], ids=str)
-def test_json_schema_masks_the_guided_distribution(llm, model, guide):
+MOODS = {
+    "type": "object",
+    "properties": {"mood": {"enum": ["kind", "rude", "calm"]}, "n": {"enum": [1, 22, 333]}},
+    "required": ["mood", "n"],
+    "additionalProperties": False,
+}
+
+
+def grammar_of(schema):
+    """A matcher for a JSON schema, and what it leaves at its state as (V) of bool."""
     import xgrammar
 
-    schema = {
-        "type": "object",
-        "properties": {"mood": {"enum": ["kind", "rude", "calm"]}, "n": {"enum": [1, 22, 333]}},
-        "required": ["mood", "n"],
-        "additionalProperties": False,
-    }
-    out = one(llm, guide, NEGATIVE, max_tokens=60, structured_outputs=StructuredOutputsParams(json=schema))
     info = xgrammar.TokenizerInfo.from_huggingface(tokenizer(), vocab_size=272)
     grammar = xgrammar.GrammarCompiler(info).compile_json_schema(
         json.dumps(schema), any_whitespace=False, separators=(",", ":")
     )
     matcher = xgrammar.GrammarMatcher(grammar)
 
-    def change(row, output):
-        if output:
-            assert matcher.accept_token(output[-1])
-        mask = xgrammar.allocate_token_bitmask(1, 272)
+    def allowed():
+        mask, row = xgrammar.allocate_token_bitmask(1, 272), torch.zeros(1, 272)
         matcher.fill_next_token_bitmask(mask)
-        cond = model.log_probs([*PROMPT, *output])[0]
-        masked = torch.tensor(np.stack([row, cond]), dtype=torch.float32)
-        xgrammar.apply_token_bitmask_inplace(masked, mask.repeat(2, 1))
-        # Where guidance leaves nothing that the grammar allows, the conditional branch decides.
-        return masked[int(masked[0].isneginf().all())].numpy()
+        xgrammar.apply_token_bitmask_inplace(row, mask)
+        return row[0].isfinite().numpy()
 
+    return matcher, allowed
+
+
+def constrained_loop(model, job, schema, ends=(EOS_ID,), max_tokens=60):
+    """Greedy decoding where a grammar's mask conditions every branch before they are combined."""
+    matcher, allowed = grammar_of(schema)
+    masks, output = [allowed()], []
+    while len(output) < max_tokens and (not output or output[-1] not in ends):
+        output.append(int(model.guided(job, output, np.stack(masks))[-1].argmax()))
+        assert matcher.accept_token(output[-1])
+        if output[-1] not in ends:
+            masks.append(allowed())
+    return output
+
+
+MASKED_GUIDES = [
+    Guide(scale=3.0),
+    Guide(scale=3.0, space="prob"),
+    Guide(scale=3.0, space="prob", plausibility=0.3),
+    Guide(scale=2.0, gate=0.4),
+    Guide(scale=4.0, adaptive="jsd"),
+    Guide(scale=4.0, start=4, stop=20),
+]
+
+
+@pytest.mark.parametrize("guide", MASKED_GUIDES, ids=str)
+def test_a_json_schema_conditions_every_branch_before_guidance(llm, model, guide):
+    out = one(llm, guide, NEGATIVE, max_tokens=60, structured_outputs=StructuredOutputsParams(json=MOODS))
     job = Job(PROMPT, [NEGATIVE], [1 - guide.scale], guide)
-    assert list(out.token_ids) == loop(model, job, max_tokens=60, ends=[EOS_ID], change=change)
+    assert list(out.token_ids) == constrained_loop(model, job, MOODS)
     assert json.loads(out.text)["mood"] in ("kind", "rude", "calm")
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("min_tokens", [5, 40])
+def test_json_is_valid_to_its_end_under_a_minimum_length(llm, min_tokens, temperature):
+    """The grammar wins over `min_tokens` where it leaves nothing but the end."""
+    out = one(
+        llm, Guide(scale=3.0, space="prob", plausibility=0.3), NEGATIVE, max_tokens=80, min_tokens=min_tokens,
+        temperature=temperature, seed=3, structured_outputs=StructuredOutputsParams(json=MOODS), logprobs=1,
+    )  # fmt: skip
+    assert out.finish_reason == "stop"
+    assert json.loads(out.text)["n"] in (1, 22, 333)
+    assert all(math.isfinite(entry.logprob) for step in out.logprobs for entry in step.values())
 
 
 def test_many_grammars_with_few_sequences_do_not_block_one_another(llm):

@@ -73,7 +73,7 @@ def test_tensor_parallel_ranks_agree_with_the_loop(folder, monkeypatch):
     model = Stateless(folder)
     for output, draw in zip(outputs, draws, strict=True):
         ids = output.outputs[0].token_ids
-        assert replay(model.guided(Job(PROMPT, [NEGATIVE], [-1.0]), ids[:-1]), ids, draw) == []
+        assert replay(model.guided(Job(PROMPT, [NEGATIVE], [-1.0]), ids[:-1]), ids, draw, len(PROMPT)) == []
 
 
 def test_a_stall_is_reported_and_fails_the_request_alone(folder, caplog_vllm):

@@ -9,19 +9,21 @@ import torch
 from vllm import SamplingParams
 from vllm.config import VllmConfig
 from vllm.v1.engine.input_processor import InputProcessor
-from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor
+from vllm.v1.sample.logits_processor import BatchUpdate
+from vllm.v1.sample.logits_processor import LogitsProcessor as FirstRunnersProcessor
+from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor as SecondRunnersProcessor
 
 from counterpoint.errors import UnsupportedError
 from counterpoint.vllm import versions
 from counterpoint.vllm.arrival import ONLY_TOKENS, branch_ids, refuse_beam
 from counterpoint.vllm.config import refuse_unsupported
 from counterpoint.vllm.params import read
-from counterpoint.vllm.room import Capacity
+from counterpoint.vllm.capacity import Capacity
 
 versions.require()
 
 
-class GuidanceCheck(LogitsProcessor):
+class GuidanceCheck(FirstRunnersProcessor, SecondRunnersProcessor):
     """Refuses what can't be guided: a request when it arrives (HTTP 400), a configuration at start."""
 
     @classmethod
@@ -48,9 +50,9 @@ class GuidanceCheck(LogitsProcessor):
             vocab=processor.model_config.get_vocab_size(),
             encode=None if processor.tokenizer is None else processor.tokenizer.encode,
         )
-        Capacity.configured(processor.vllm_config).room([len(prompt_ids), *map(len, contexts)])
+        Capacity.configured(processor.vllm_config).tokens_left([len(prompt_ids), *map(len, contexts)])
 
-    def __init__(self, vllm_config: VllmConfig, device: torch.device, is_pin_memory: bool) -> None:
+    def __init__(self, vllm_config: VllmConfig, *_: Any) -> None:
         refuse_unsupported(vllm_config)
 
     def is_argmax_invariant(self) -> bool:
@@ -59,7 +61,10 @@ class GuidanceCheck(LogitsProcessor):
     def update_state(self, batch_update: BatchUpdate | None) -> None:
         return None
 
-    def apply(self, logits: torch.Tensor) -> torch.Tensor:
+    def add_request(self, req_idx: int, sampling_params: SamplingParams) -> bool:
+        return False
+
+    def apply(self, logits: torch.Tensor, ctx: Any = None) -> torch.Tensor:
         return logits
 
 

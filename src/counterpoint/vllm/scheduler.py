@@ -28,7 +28,7 @@ from counterpoint.vllm.branches import Group, Groups, branch_id, owner_of
 from counterpoint.vllm.config import refuse_unsupported, setting
 from counterpoint.vllm.metrics import Metrics
 from counterpoint.vllm.params import Plan, read
-from counterpoint.vllm.room import Capacity
+from counterpoint.vllm.capacity import Capacity
 from counterpoint.vllm.watchdog import STALL_S, STALL_STEPS, Watchdog
 
 versions.require()
@@ -76,8 +76,8 @@ class GuidedScheduler(Scheduler):
     def _add_group(self, request: Request, plan: Plan) -> None:
         contexts = self._contexts(request, plan)
         if contexts:
-            room = self.capacity.room([request.num_prompt_tokens, *map(len, contexts)])
-            request.max_tokens = min(request.max_tokens, room)
+            tokens_left = self.capacity.tokens_left([request.num_prompt_tokens, *map(len, contexts)])
+            request.max_tokens = min(request.max_tokens, tokens_left)
         self.metrics.add("guided_requests")
         if not contexts:
             return

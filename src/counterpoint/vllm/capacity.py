@@ -58,7 +58,7 @@ class Capacity:
         """Blocks for sequences of these lengths, none of them shared."""
         return sum(-(-length // block_len) for length in lengths for block_len in self.block_lens)
 
-    def room(self, prompt_lens: Sequence[int]) -> int:
+    def tokens_left(self, prompt_lens: Sequence[int]) -> int:
         """Tokens that branches with these prompts can all generate, 1 or more.
 
         Raises:

@@ -1,6 +1,6 @@
 import torch
 
-from counterpoint.vllm.runner import ChosenRows
+from counterpoint.vllm.v1 import ChosenRows
 
 
 class Argmax(torch.nn.Module):
