@@ -101,13 +101,6 @@ class Batch:
             result.index_copy_(0, own, torch.where(torch.isneginf(guided), cond + RULED_OUT, guided))
         return result
 
-    def grammars(self, logits: Tensor) -> Grammars:
-        """What the grammars of this batch leave, from the logits before any processor. (R, V)."""
-        own = torch.tensor([rows.own for rows in self.groups if rows.constrained], dtype=torch.long)
-        own = own.to(logits.device)
-        chosen = logits.index_select(0, own)
-        return Grammars(own, torch.isneginf(chosen), chosen.argmax(-1))
-
     def give(self, sampled: Tensor) -> None:
         """Give every branch its request's token, in place. (R)."""
         pairs = [(branch, rows.own) for rows in self.groups for branch in rows.branches]
@@ -115,18 +108,3 @@ class Batch:
             branches, owns = torch.tensor(pairs, device=sampled.device).unbind(1)
             sampled[branches] = sampled[owns]
 
-
-@dataclass(frozen=True, slots=True)
-class Grammars:
-    """What grammars leave of some rows: (G) rows, (G, V) of bool, (G) the most probable token that is left."""
-
-    own: Tensor
-    ruled_out: Tensor
-    best: Tensor
-
-    def keep(self, sampled: Tensor) -> None:
-        """Where a minimum length or a ban left nothing of what a grammar allows, the grammar wins, in place. (R)."""
-        if len(self.own):
-            given = sampled[self.own]
-            broken = self.ruled_out.gather(1, given.long().unsqueeze(1)).squeeze(1)
-            sampled[self.own] = torch.where(broken, self.best.to(given.dtype), given)

@@ -42,13 +42,10 @@ class GuidedSampler(Sampler):
     batch: Batch
 
     def forward(self, logits: Tensor, *args: Any, **kwargs: Any) -> Any:
-        logits = self.batch.guided(logits)
-        self._grammars = self.batch.grammars(logits)
-        return super().forward(logits, *args, **kwargs)
+        return super().forward(self.batch.guided(logits), *args, **kwargs)
 
     def sample(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
         sampled, processed = super().sample(*args, **kwargs)
-        self._grammars.keep(sampled)
         self.batch.give(sampled)
         return sampled, processed
 

@@ -42,9 +42,7 @@ class GuidedSampler(Sampler):
             step_of=lambda _, row: int(generated[row]),
             constrained=lambda _, row: self._constrained[slots[row]],
         )
-        logits = self._batch.guided(logits)
-        self._grammars = self._batch.grammars(logits)
-        output = super().__call__(logits, input_batch)
+        output = super().__call__(self._batch.guided(logits), input_batch)
         again = [row for row in self._batch.alone if not reads_on[row]]
         if again:
             output.num_sampled[again] = 0
@@ -53,7 +51,6 @@ class GuidedSampler(Sampler):
 
     def sample(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         sampled, processed = super().sample(*args, **kwargs)
-        self._grammars.keep(sampled)
         self._batch.give(sampled)
         return sampled, processed
 
