@@ -1,7 +1,9 @@
 import json
 
 import pytest
+from wire.bodies import REFUSED, SAID
 
+from counterpoint.contexts.kinds import LastTokens
 from counterpoint.errors import GuideError, NoEffectWarning, PromptError, UsageError
 from counterpoint.guide import Branch, Guide
 from counterpoint.vllm import extra_args
@@ -25,7 +27,7 @@ def test_guidance_as_json_and_in_text_form_is_the_same():
 
 
 def test_the_last_prompt_token_is_the_default_negative():
-    assert read({"guidance_scale": 2}) == Plan(Guide(scale=2.0), (None,), (-1.0,))
+    assert read({"guidance_scale": 2}) == Plan(Guide(scale=2.0), (LastTokens(),), (-1.0,))
 
 
 def test_branches_beside_a_negative_and_one_of_weight_zero():
@@ -38,30 +40,34 @@ def test_plausibility_alone_needs_no_branch():
     assert read({"guidance_scale": 1, "guidance": {"plausibility": 0.1}}).contexts == ()
 
 
+@pytest.mark.parametrize(("fields", "is_chat", "said"), SAID)
+def test_extra_args_say_what_the_wire_says(fields, is_chat, said):
+    if is_chat and said.guide is not None:
+        return  # conversations are ids by then
+    plan = read(fields)
+    assert (plan is None) == (said.guide is None)
+    assert plan is None or plan.guide == said.guide
+
+
+@pytest.mark.parametrize(("fields", "is_chat", "param", "words"), REFUSED)
+def test_what_the_wire_refuses(fields, is_chat, param, words):
+    with pytest.raises(UsageError) as refused:
+        read(fields)
+    assert is_chat or words in str(refused.value)
+
+
 @pytest.mark.parametrize(
     ("args", "reason"),
     [
-        ({"guidance_scale": "3"}, "guidance_scale is '3'; use a number"),
-        ({"guidance_scale": True}, "use a number"),
-        ({"guidance_scale": float("inf")}, "finite"),
-        ({"guidance": "{"}, "no JSON"),
-        ({"guidance": 3}, "use an object"),
-        ({"guidance": {"spaces": "log"}}, "unknown guide field 'spaces'"),
-        ({"guidance": {"branches": []}}, "use a list"),
-        ({"guidance": {"branches": [{"prompt": "a", "wieght": 1}]}}, "a branch has 'wieght'"),
-        ({"guidance": {"branches": [{"weight": 1}]}}, "one of prompt and prompt_ids"),
-        ({"guidance": {"branches": [{"prompt": "a", "weight": "1"}]}}, "weight of a branch"),
-        ({"guidance_scale": 2, "guidance": {"scale": 2}}, "keep one"),
-        ({"negative_prompt": "a", "negative_prompt_ids": [1]}, "keep one"),
-        ({"negative_prompt": ""}, "not empty"),
-        ({"negative_prompt_ids": []}, "not empty"),
-        ({"negative_prompt_ids": [-1]}, "use token ids"),
-        ({"negative_prompt_ids": [True]}, "use token ids"),
-        ({"negative_prompt": "a", "guidance_scale": 1}, "no effect"),
+        ({"guidance": {"stop": 0}}, "it starts and stops at token 0"),
         ({"negative_prompt": "a", "guidance": {"start": 4, "stop": 4}}, "no effect"),
+        ({"guidance": {"branches": [{"prompt": "a", "weight": 0.5}, {"prompt": "a", "weight": -0.5}]}}, "no effect"),
+        ({"guidance": {"branches": [{"suffix": "a"}]}}, r"guidance.branches\[0\] is a suffix"),
+        ({"guidance": {"branches": [{"without": "a"}]}}, "is a swapped"),
+        ({"guidance": {"branches": [{"empty": True}]}}, "is a empty"),
     ],
 )
-def test_what_has_no_meaning(args, reason):
+def test_what_can_do_nothing_or_has_no_row(args, reason):
     with pytest.raises(UsageError, match=reason):
         read(args)
 
@@ -72,7 +78,7 @@ def test_extra_args_are_read_back():
     assert read(extra_args(guide, [1, 2])) == Plan(guide, ((1, 2),), (-2.0,))
     branches = [Branch("a", -0.5), Branch([3], 0.5)]
     assert read(extra_args(Guide(), branches=branches)) == Plan(Guide(), ("a", (3,)), (-0.5, 0.5))
-    assert read(extra_args(Guide())) == Plan(Guide(), (None,), (-0.5,))
+    assert read(extra_args(Guide())) == Plan(Guide(scale=1.5), (LastTokens(),), (-0.5,))
 
 
 def test_extra_args_warn_of_a_negative_without_effect():

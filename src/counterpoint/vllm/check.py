@@ -15,10 +15,10 @@ from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor as Second
 
 from counterpoint.errors import UnsupportedError
 from counterpoint.vllm import versions
-from counterpoint.vllm.arrival import ONLY_TOKENS, branch_ids, refuse_beam
+from counterpoint.vllm.arrival import ONLY_TOKENS, Vocabulary, branch_ids, refuse_beam, refuse_idle
+from counterpoint.vllm.capacity import Capacity
 from counterpoint.vllm.config import refuse_unsupported
 from counterpoint.vllm.params import read
-from counterpoint.vllm.capacity import Capacity
 
 versions.require()
 
@@ -40,17 +40,19 @@ class GuidanceCheck(FirstRunnersProcessor, SecondRunnersProcessor):
         if arriving["resumable"] or prompt.get("type", "token") != "token":
             raise UnsupportedError(ONLY_TOKENS)
         prompt_ids = prompt.get("prompt_token_ids")
-        if not plan.contexts or not prompt_ids:
+        if not prompt_ids:
             return
         processor: InputProcessor = arriving["self"]
-        contexts = branch_ids(
+        model, vocabulary = processor.model_config, Vocabulary.of(processor.model_config, processor.tokenizer)
+        contexts = branch_ids(plan, prompt_ids, arriving["request_id"], vocabulary)
+        left = Capacity.configured(processor.vllm_config).tokens_left([len(prompt_ids), *map(len, contexts)])
+        refuse_idle(
             plan,
-            prompt_ids,
-            arriving["request_id"],
-            vocab=processor.model_config.get_vocab_size(),
-            encode=None if processor.tokenizer is None else processor.tokenizer.encode,
+            sampling_params,
+            num_tokens=left if sampling_params.max_tokens is None else min(left, sampling_params.max_tokens),
+            vocab_size=vocabulary.size,
+            alone=len(model.logits_processors) == 1,
         )
-        Capacity.configured(processor.vllm_config).tokens_left([len(prompt_ids), *map(len, contexts)])
 
     def __init__(self, vllm_config: VllmConfig, *_: Any) -> None:
         refuse_unsupported(vllm_config)

@@ -23,8 +23,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         versions.require()
-        # Read when vLLM is imported, here and in the processes that it starts.
-        os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
         with metrics_folder():
             _serve(arguments)
     except UsageError as error:

@@ -1,225 +1,165 @@
 """Guidance in the wire's own fields, before vLLM's server sees the request. Plain ASGI, named by `--middleware`.
 
-`negative_prompt`, `negative_messages`, `guidance_scale` (or `cfg_scale`) and `guidance` at the top level, or in
-`vllm_xargs`, become `vllm_xargs` with token ids. A chat's negative goes through the model's own template, by the
-server's own `/tokenize`. Answers get the branches' tokens in their `usage`.
+The fields of `counterpoint.wire`, at the top level or in `vllm_xargs`, become `vllm_xargs` with token ids. What they say
+is made into ids when the server asks for the request's body, so after it has looked at the client's key. Answers get the
+branches' tokens in their `usage`.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
 from counterpoint.errors import GuideError, PromptError, UnsupportedError, UsageError
 from counterpoint.vllm.arrival import UNGUIDED
-from counterpoint.vllm.params import FIELDS, GUIDANCE, NEGATIVE, NEGATIVE_IDS, SCALE, guidance_fields, read
-from counterpoint.vllm.usage import BranchUsage, counted
+from counterpoint.vllm.rendering import Refused, Rendering
+from counterpoint.vllm.translation import ARGUMENTS, CHAT, COMPLETIONS, Translated, translated
+from counterpoint.vllm.usage import counted
+from counterpoint.wire import GUIDANCE_FIELDS, Guidance, is_neutral, read_guidance
 
 Message = dict[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
-COMPLETIONS, CHAT, TOKENIZE = "/v1/completions", "/v1/chat/completions", "/tokenize"
-NEGATIVE_MESSAGES = "negative_messages"
-CFG_SCALE = "cfg_scale"  # another name of guidance_scale
-WIRE_FIELDS = (*FIELDS, NEGATIVE_MESSAGES, CFG_SCALE)
-# What decides how a chat is written out, besides its messages.
-TEMPLATE_FIELDS = (
-    "model",
-    "add_generation_prompt",
-    "continue_final_message",
-    "add_special_tokens",
-    "chat_template",
-    "chat_template_kwargs",
-    "tools",
-)
-
-
-class Refused(Exception):
-    """An answer of the server's own to one of our questions, to be passed on."""
-
-    def __init__(self, status: int, body: bytes) -> None:
-        super().__init__(status)
-        self.status, self.body = status, body
-
-
-@dataclass(frozen=True, slots=True)
-class Translated:
-    """A request as vLLM gets it."""
-
-    body: bytes
-    usage: BranchUsage | None = None  # how to count what its branches take
-    unguided_beam: bool = False
+TOO_DEEP = "the request is nested too deeply; send a flatter one"
 
 
 class GuidanceMiddleware:
     """`--middleware counterpoint.vllm.middleware.GuidanceMiddleware`."""
 
-    def __init__(self, app: App) -> None:
-        self.app = app
+    def __init__(self, app: App, rendering: Callable[[Any, dict[str, Any]], Any] = Rendering) -> None:
+        self.app, self.rendering = app, rendering
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         headers = {name.lower(): value for name, value in scope.get("headers", ())}
         json_post = scope["type"] == "http" and scope["method"] == "POST"
-        if not json_post or b"json" not in headers.get(b"content-type", b"json"):
+        if not json_post or b"json" not in headers.get(b"content-type", b"json").lower():
             await self.app(scope, receive, send)
             return
         body = await _read_body(receive)
         try:
-            asked = await self._translated(scope, body)
+            request, fields = _parted(body)
+            asked = _asked(scope, request, fields)
         except UsageError as error:
-            await _answer(send, 400, _error(str(error)))
-        except Refused as answer:
-            await _answer(send, answer.status, answer.body)
-        else:
-            scope = _resized(_marked(scope) if asked.unguided_beam else scope, asked.body)
-            await self.app(scope, _replay(asked.body, receive), counted(send, asked.usage) if asked.usage else send)
+            await _answer(send, 400, str(error), getattr(error, "param", None))
+            return
+        except RecursionError:
+            await _answer(send, 400, TOO_DEEP)
+            return
+        if asked is None:
+            if request.get("use_beam_search"):
+                scope = _marked(scope)
+            body = json.dumps(request).encode() if fields else body
+            await self.app(_resized(scope, body), _replay(body, receive), send)
+            return
+        await _Guided(self, scope, receive, send).run(request, asked)
 
-    async def _translated(self, scope: Message, body: bytes) -> Translated:
-        """The request as it came where there is no guidance in it."""
+
+class _Guided:
+    """One guided request on its way to the server and back."""
+
+    def __init__(self, middleware: GuidanceMiddleware, scope: Message, receive: Receive, send: Send) -> None:
+        self._app, self._rendering = middleware.app, middleware.rendering
+        self._scope, self._receive, self._send = scope, receive, send
+        self._refusal: tuple[int, str, str | None] | None = None
+
+    async def run(self, request: dict[str, Any], asked: Guidance) -> None:
+        """Serve it, or answer why not."""
         try:
-            request = json.loads(body)
-        except ValueError:
-            return Translated(body)
-        if not isinstance(request, dict):
-            return Translated(body)
-        args = request.get("vllm_xargs")
-        args = dict(args) if isinstance(args, dict) else {}
-        asked = {name: args.pop(name) for name in WIRE_FIELDS if name in args}
-        for name in WIRE_FIELDS:
-            if name in request:
-                if name in asked:
-                    raise GuideError(f"{name} is given twice, at the top level and in vllm_xargs; keep one")
-                asked[name] = request.pop(name)
-        asked = {name: value for name, value in asked.items() if value is not None}
-        if not asked:
-            return Translated(body, unguided_beam=bool(request.get("use_beam_search")))
-        path = scope["path"].removeprefix(scope.get("root_path", ""))
-        if path not in (COMPLETIONS, CHAT):
-            raise UnsupportedError(f"{path} can't be guided; use {COMPLETIONS} or {CHAT}")
-        if request.get("use_beam_search"):
-            raise UnsupportedError("beam search can't be guided in vLLM; leave use_beam_search out")
-        contexts = _Contexts(self.app, scope, request, is_chat=path == CHAT)
-        args |= await contexts.as_token_ids(asked)
-        plan = read(args)
-        if plan is None:
-            return Translated(json.dumps(request | {"vllm_xargs": args}).encode())
-        prompts = request.get("prompt")
-        num_prompts = len(prompts) if isinstance(prompts, list) and prompts and not isinstance(prompts[0], int) else 1
-        branch_lens = [1 if context is None else len(context) for context in plan.contexts]
-        usage = BranchUsage(num_prompts * sum(branch_lens), len(branch_lens))
-        return Translated(json.dumps(request | {"vllm_xargs": args}).encode(), usage)
+            await self._app(self._scope, self._reading(request, asked), self._passed)
+        except _Stopped:
+            pass
+        if self._refusal is not None:
+            await _answer(self._send, *self._refusal)
+
+    def _reading(self, request: dict[str, Any], asked: Guidance) -> Receive:
+        """The request as vLLM gets it, once it asks for it; then whatever the client does next, such as leaving."""
+        sent = False
+
+        async def receive() -> Message:
+            nonlocal sent
+            if sent:
+                return await self._receive()
+            sent = True
+            made = await self._translated(request, asked)
+            if made.usage is not None:
+                self._send = counted(self._send, made.usage)
+            return {"type": "http.request", "body": made.body, "more_body": False}
+
+        return receive
+
+    async def _translated(self, request: dict[str, Any], asked: Guidance) -> Translated:
+        try:
+            rendering = self._rendering(self._scope.get("app"), request)
+            return await translated(rendering, request, asked, is_chat=_path(self._scope) == CHAT)
+        except UsageError as error:
+            self._refusal = (400, str(error), getattr(error, "param", None))
+        except RecursionError:
+            self._refusal = (400, TOO_DEEP, None)
+        except Refused as refusal:
+            self._refusal = (refusal.status, f"a branch can't be read: {refusal.message}", None)
+        raise _Stopped
+
+    async def _passed(self, message: Message) -> None:
+        """The answer; the server's own to a request that it did not get is dropped."""
+        if self._refusal is None:
+            await self._send(message)
 
 
-class _Contexts:
-    """The texts and messages of one request, made into token ids by the server itself."""
-
-    def __init__(self, app: App, scope: Message, request: dict[str, Any], *, is_chat: bool) -> None:
-        self.app, self.scope, self.request, self.is_chat = app, scope, request, is_chat
-
-    async def as_token_ids(self, asked: dict[str, Any]) -> dict[str, Any]:
-        """The fields for `vllm_xargs`, every context as ids."""
-        args = dict(asked)
-        if CFG_SCALE in args:
-            if SCALE in args:
-                raise GuideError(f"{SCALE} and {CFG_SCALE} are both given; keep one")
-            args[SCALE] = args.pop(CFG_SCALE)
-        if NEGATIVE_MESSAGES in args:
-            if NEGATIVE in args or NEGATIVE_IDS in args:
-                raise PromptError("negative_messages stands beside another negative; keep one")
-            args[NEGATIVE_IDS] = await self._messages(args.pop(NEGATIVE_MESSAGES))
-        if NEGATIVE in args:
-            args[NEGATIVE_IDS] = await self._text(NEGATIVE, args.pop(NEGATIVE))
-        if GUIDANCE in args:
-            fields = guidance_fields(args[GUIDANCE])
-            if isinstance(fields.get("branches"), list):
-                fields["branches"] = [await self._branch(branch) for branch in fields["branches"]]
-            args[GUIDANCE] = json.dumps(fields)
-        return args
-
-    async def _branch(self, branch: Any) -> Any:
-        if not isinstance(branch, dict):
-            return branch
-        branch = {name: value for name, value in branch.items() if value is not None}
-        if "messages" in branch:
-            branch["prompt_ids"] = await self._messages(branch.pop("messages"))
-        elif "prompt" in branch:
-            branch["prompt_ids"] = await self._text("prompt of a branch", branch.pop("prompt"))
-        return branch
-
-    async def _text(self, name: str, text: Any) -> list[int]:
-        if not isinstance(text, str) or not text:
-            raise PromptError(f"{name} is {text!r}; use a text that is not empty")
-        if self.is_chat:
-            return await self._other_system(text)
-        asked = {key: self.request[key] for key in ("model", "add_special_tokens") if key in self.request}
-        return await self._tokens({"prompt": text, **asked})
-
-    async def _other_system(self, text: str) -> list[int]:
-        """The same conversation under another system message."""
-        messages = self.request.get("messages")
-        other = _with_system(messages, text)
-        ids = await self._messages(other)
-        if other != messages and ids == await self._messages(messages):
-            raise PromptError(
-                "the chat template shows no system message, so negative_prompt has no effect; use negative_messages"
-            )
-        return ids
-
-    async def _messages(self, messages: Any) -> list[int]:
-        if not self.is_chat:
-            raise PromptError(f"{NEGATIVE_MESSAGES} belongs to {CHAT}; use {NEGATIVE} here")
-        if not isinstance(messages, list) or not messages:
-            raise PromptError(f"the negative's messages are {messages!r}; use a list of messages")
-        asked = {name: self.request[name] for name in TEMPLATE_FIELDS if self.request.get(name) is not None}
-        for name in ("documents", "reasoning_effort"):
-            if self.request.get(name) is not None:
-                asked["chat_template_kwargs"] = {name: self.request[name], **asked.get("chat_template_kwargs", {})}
-        return await self._tokens({"messages": messages, **asked})
-
-    async def _tokens(self, question: dict[str, Any]) -> list[int]:
-        """What the server's own `/tokenize` says, with the headers of the request."""
-        status, body = await _ask(self.app, self.scope, TOKENIZE, json.dumps(question).encode())
-        if status != 200:
-            raise Refused(status, body)
-        answer = json.loads(body)
-        ids, context_len = answer["tokens"], answer["max_model_len"]
-        if not ids:
-            raise PromptError("the negative has no tokens; use a longer one")
-        if len(ids) >= context_len:
-            raise PromptError(f"the negative has {len(ids)} tokens; the model's context has {context_len}; shorten it")
-        return ids
+class _Stopped(Exception):
+    """The request does not reach the server."""
 
 
-def _with_system(messages: Any, text: str) -> list[Any]:
-    """The same conversation under another system message."""
-    if not isinstance(messages, list):
-        raise PromptError("negative_prompt needs the request's messages, to swap the system message; give them")
-    first = messages[0] if messages else None
-    begins = isinstance(first, dict) and first.get("role") in ("system", "developer")
-    system = {**first, "content": text} if begins else {"role": "system", "content": text}
-    return [system, *(messages[1:] if begins else messages)]
+def _parted(body: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A request without our fields, and these; two empty ones where the body is no object, which is vLLM's to refuse.
+
+    Raises:
+        GuideError: a field is given twice.
+    """
+    try:
+        request = json.loads(body)
+    except ValueError:
+        request = None
+    if not isinstance(request, dict):
+        return {}, {}
+    fields = {name: request.pop(name) for name in GUIDANCE_FIELDS if name in request}
+    args = request.get(ARGUMENTS)
+    inner = [name for name in GUIDANCE_FIELDS if isinstance(args, dict) and name in args]
+    for name in inner:
+        if not is_neutral(name, fields.get(name)) and not is_neutral(name, args[name]):
+            raise GuideError(f"{name} is given twice, at the top level and in {ARGUMENTS}; keep one", param=name)
+        if is_neutral(name, fields.get(name)):
+            fields[name] = args[name]
+    if inner:
+        request[ARGUMENTS] = {name: value for name, value in args.items() if name not in inner}
+    return request, fields
 
 
-async def _ask(app: App, scope: Message, path: str, body: bytes) -> tuple[int, bytes]:
-    status, parts = 500, []
+def _asked(scope: Message, request: dict[str, Any], fields: dict[str, Any]) -> Guidance | None:
+    """What our fields ask for; None for no guidance.
 
-    async def send(message: Message) -> None:
-        nonlocal status
-        if message["type"] == "http.response.start":
-            status = message["status"]
-        else:
-            parts.append(message.get("body", b""))
+    Raises:
+        UsageError: a field has no meaning, or the request can't be guided.
+    """
+    path = _path(scope)
+    asked = read_guidance(fields, is_chat=path != COMPLETIONS)
+    if asked.guide is None:
+        return None
+    if path not in (COMPLETIONS, CHAT):
+        raise UnsupportedError(f"{path} can't be guided; use {COMPLETIONS} or {CHAT}")
+    if request.get("use_beam_search"):
+        raise UnsupportedError("beam search can't be guided in vLLM; leave use_beam_search out")
+    args = request.get(ARGUMENTS)
+    if args is not None and not isinstance(args, dict):
+        raise PromptError(f"{ARGUMENTS} is {args!r:.60}; use an object, or leave it out", param=ARGUMENTS)
+    return asked
 
-    path = scope.get("root_path", "") + path
-    asked = _resized({**scope, "path": path, "raw_path": path.encode(), "query_string": b""}, body)
-    await app(asked, _replay(body, None), send)
-    return status, b"".join(parts)
+
+def _path(scope: Message) -> str:
+    return scope["path"].removeprefix(scope.get("root_path", ""))
 
 
 async def _read_body(receive: Receive) -> bytes:
@@ -231,7 +171,7 @@ async def _read_body(receive: Receive) -> bytes:
             return b"".join(parts)
 
 
-def _replay(body: bytes, receive: Receive | None) -> Receive:
+def _replay(body: bytes, receive: Receive) -> Receive:
     """The body once more, then whatever the client does next, such as leaving."""
     sent = False
 
@@ -240,8 +180,6 @@ def _replay(body: bytes, receive: Receive | None) -> Receive:
         if not sent:
             sent = True
             return {"type": "http.request", "body": body, "more_body": False}
-        if receive is None:
-            await asyncio.Event().wait()  # Nobody leaves; who listens for it is cancelled.
         return await receive()
 
     return replay
@@ -260,12 +198,9 @@ def _resized(scope: Message, body: bytes) -> Message:
     return {**scope, "headers": [*headers, (b"content-length", str(len(body)).encode())]}
 
 
-def _error(message: str) -> bytes:
-    error = {"message": message, "type": "BadRequestError", "param": None, "code": 400}
-    return json.dumps({"error": error}).encode()
-
-
-async def _answer(send: Send, status: int, body: bytes) -> None:
+async def _answer(send: Send, status: int, message: str, param: str | None = None) -> None:
+    kind = "BadRequestError" if status == 400 else "NotFoundError" if status == 404 else "Error"
+    body = json.dumps({"error": {"message": message, "type": kind, "param": param, "code": status}}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -1,75 +1,89 @@
 """What a request says about guidance, read from one place: the `extra_args` of its sampling parameters.
 
-    guidance_scale       a number
-    negative_prompt      a text
-    negative_prompt_ids  token ids, instead of the text
-    guidance             the other arguments of the guide, and `branches`: an object, or its JSON text (`vllm_xargs`
-                         carry no objects), or a guide's own text form, `space=prob,plausibility=0.1`
-
-A branch is `{"prompt": TEXT}` or `{"prompt_ids": [...]}`, with an optional `"weight"`.
+They hold the fields of `counterpoint.wire`. A branch can read a text, token ids, or the last tokens of the prompt; with the
+middleware, conversations are token ids by then.
 """
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from counterpoint.errors import GuideError, NoEffectWarning, PromptError
-from counterpoint.guide import Branch, Guide, acting, finite, no_effect
+from counterpoint.contexts.kinds import LastTokens
+from counterpoint.errors import GuideError, NoEffectWarning, UnsupportedError
+from counterpoint.guide import DEFAULT_SCALE, Branch, Guide, NoEffect, acting, no_effect
+from counterpoint.wire import GUIDANCE_FIELDS, Guidance, read_guidance
+from counterpoint.wire.branches import ids_from_wire, text_from_wire
 
 SCALE, NEGATIVE, NEGATIVE_IDS, GUIDANCE = "guidance_scale", "negative_prompt", "negative_prompt_ids", "guidance"
-FIELDS = (SCALE, NEGATIVE, NEGATIVE_IDS, GUIDANCE)
-BRANCH_FIELDS = ("prompt", "prompt_ids", "weight")
 
 SCHEDULER = "counterpoint.vllm.scheduler.GuidedScheduler"
 WORKER = "counterpoint.vllm.worker.GuidedWorker"
 CHECK = "counterpoint.vllm.check:GuidanceCheck"
 MIDDLEWARE = "counterpoint.vllm.middleware.GuidanceMiddleware"
 
+Context = str | tuple[int, ...] | LastTokens
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A request's guidance. `contexts[k]` has the weight `weights[k]`; branches of weight 0 are left out.
-
-    A context is a text, token ids, or None for the last token of the prompt.
-    """
+    """A request's guidance. `contexts[k]` has the weight `weights[k]`; branches that could do nothing are left out."""
 
     guide: Guide
-    contexts: tuple[str | tuple[int, ...] | None, ...]
+    contexts: tuple[Context, ...]
     weights: tuple[float, ...]
 
 
 def read(args: Mapping[str, Any] | None) -> Plan | None:
-    """The plan that `extra_args` ask for; None where nothing has to be done to the distribution.
+    """The plan that `extra_args` ask for; None where they ask for none.
 
     Raises:
-        GuideError, PromptError: a field has no meaning, or could have no effect.
+        GuideError, PromptError, FieldError: a field has no meaning, or the guidance could do nothing.
+        UnsupportedError: a branch reads what vLLM has no row for.
     """
-    if not args or not any(name in args for name in FIELDS):
+    asked = read_guidance({name: args[name] for name in GUIDANCE_FIELDS if name in args}) if args else Guidance()
+    if asked.guide is None:
         return None
-    fields = guidance_fields(args.get(GUIDANCE))
-    listed = fields.pop("branches", None)
-    if SCALE in args:
-        if "scale" in fields:
-            raise GuideError(f"guidance has a scale beside guidance_scale {args[SCALE]!r}; keep one")
-        fields["scale"] = finite("guidance_scale", args[SCALE])
-    guide = Guide.from_dict(fields)
-    branches = [*_negative(args), *_branches(listed)]
-    given = bool(branches)
-    branches = branches or [Branch(None)]
-    weights = guide.weights(branches)
-    contexts = tuple(branch.context for branch in branches)
-    verdict = no_effect(guide, weights, contexts)
-    if verdict is not None and given:
-        raise GuideError(f"the negative can have no effect: {verdict}; change that or leave the negative out")
-    acts = acting(weights, contexts)
-    if guide.start == guide.stop or (not any(acts) and not guide.plausibility):
-        return None
-    kept = [pair for pair, does in zip(zip(contexts, weights, strict=True), acts, strict=True) if does]
-    return Plan(guide, tuple(context for context, _ in kept), tuple(weight for _, weight in kept))
+    branches = branches_of(asked, [branch.context for branch in asked.branches])
+    contexts, weights = [branch.context for branch in branches], asked.guide.weights(branches)
+    verdict = no_effect(asked.guide, weights, contexts)
+    if verdict is not None:
+        raise refused_as_idle(verdict)
+    kept = [pair for pair, acts in zip(zip(contexts, weights), acting(weights, contexts), strict=True) if acts]
+    return Plan(asked.guide, tuple(context for context, _ in kept), tuple(weight for _, weight in kept))
+
+
+def branches_of(asked: Guidance, contexts: Sequence[Any]) -> tuple[Branch, ...]:
+    """The further branches of a request with these contexts; without any, the last token of the prompt.
+
+    Raises:
+        UnsupportedError: a branch reads what vLLM has no row for.
+    """
+    for context, param in zip(contexts, asked.params, strict=True):
+        if not isinstance(context, (str, tuple, LastTokens)):
+            raise UnsupportedError(
+                f"{param} is a {type(context).__name__.lower()}, which vLLM can't guide by; use a text, token ids, "
+                "last_tokens or, in a chat, messages",
+                param=param,
+            )
+    branches = (dataclasses.replace(branch, context=one) for branch, one in zip(asked.branches, contexts, strict=True))
+    # At scale 1 what is asked for is the plausibility of the prompt's own tokens.
+    return tuple(branches) or (() if asked.guide.scale == 1 else (Branch(LastTokens()),))
+
+
+def branches_on_the_wire(branches: Sequence[Branch]) -> list[dict[str, Any]]:
+    """Branches as JSON objects, which `read` reads back."""
+    return [_written(branch) for branch in branches]
+
+
+def refused_as_idle(verdict: NoEffect) -> GuideError:
+    """The error of guidance that could change no token."""
+    return GuideError(
+        f"the guidance has no effect: {verdict}; change that, or leave the guidance out", param=verdict.field
+    )
 
 
 def extra_args(guide: Guide, negative: str | Sequence[int] | None = None, *, branches: Sequence[Branch] = ()) -> dict:
@@ -81,7 +95,7 @@ def extra_args(guide: Guide, negative: str | Sequence[int] | None = None, *, bra
         branches: further branches, their contexts texts or token ids, a weight each where they have one.
 
     Raises:
-        GuideError, PromptError: as `read`. A negative that can change nothing is a `NoEffectWarning` and left out.
+        GuideError, PromptError, UnsupportedError: as `read`. A negative that can change nothing is a `NoEffectWarning` and left out.
     """
     args: dict[str, Any] = {}
     fields: dict[str, Any] = guide.to_dict()
@@ -90,14 +104,16 @@ def extra_args(guide: Guide, negative: str | Sequence[int] | None = None, *, bra
     if guide.scale == 1 and negative is not None:
         warnings.warn("the negative changes nothing at guidance scale 1", NoEffectWarning, stacklevel=2)
         negative = None
-    if negative is not None:
-        args[NEGATIVE if isinstance(negative, str) else NEGATIVE_IDS] = (
-            negative if isinstance(negative, str) else list(negative)
-        )
+    if isinstance(negative, str):
+        args[NEGATIVE] = text_from_wire(negative, "negative", NEGATIVE)
+    elif negative is not None:
+        args[NEGATIVE_IDS] = list(ids_from_wire(negative, "negative", NEGATIVE_IDS))
     if branches:
-        fields["branches"] = [_written(branch) for branch in branches]
-    if fields or not args:
+        fields["branches"] = branches_on_the_wire(branches)
+    if fields:
         args[GUIDANCE] = fields
+    elif not args:
+        args[SCALE] = DEFAULT_SCALE  # what a guide means that says nothing
     read(args)
     return args
 
@@ -112,67 +128,10 @@ def engine_args() -> dict[str, Any]:
     }
 
 
-def guidance_fields(value: Any) -> dict[str, Any]:
-    """The fields of `guidance`, whichever way it is written; always a new dict."""
-    if value is None:
-        return {}
-    if isinstance(value, str):
-        text = value.strip()
-        if not text.startswith("{"):
-            return Guide.parse(text).to_dict()
-        try:
-            value = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise GuideError(f'guidance is no JSON: {error}; write an object such as {{"space": "prob"}}') from None
-    if not isinstance(value, Mapping):
-        raise GuideError(f'guidance is {value!r}; use an object such as {{"space": "prob"}}')
-    return {name: given for name, given in value.items() if given is not None}
-
-
-def _negative(args: Mapping[str, Any]) -> list[Branch]:
-    if NEGATIVE in args and NEGATIVE_IDS in args:
-        raise PromptError("negative_prompt and negative_prompt_ids are both given; keep one")
-    if NEGATIVE in args:
-        return [Branch(_text(NEGATIVE, args[NEGATIVE]))]
-    return [Branch(_ids(NEGATIVE_IDS, args[NEGATIVE_IDS]))] if NEGATIVE_IDS in args else []
-
-
-def _branches(listed: Any) -> list[Branch]:
-    if listed is None:
-        return []
-    if not isinstance(listed, Sequence) or isinstance(listed, str) or not listed:
-        raise GuideError(f"branches is {listed!r}; use a list of objects with a prompt and a weight")
-    return [_branch(fields) for fields in listed]
-
-
-def _branch(fields: Any) -> Branch:
-    if not isinstance(fields, Mapping):
-        raise GuideError(f"a branch is {fields!r}; use an object with a prompt and a weight")
-    for name in fields:
-        if name not in BRANCH_FIELDS:
-            raise GuideError(f"a branch has {name!r}, which vLLM can't guide by; use {', '.join(BRANCH_FIELDS)}")
-    if ("prompt" in fields) == ("prompt_ids" in fields):
-        raise PromptError("a branch needs one of prompt and prompt_ids")
-    context = _text("prompt", fields["prompt"]) if "prompt" in fields else _ids("prompt_ids", fields["prompt_ids"])
-    return Branch(context, fields.get("weight"))
-
-
-def _text(name: str, value: Any) -> str:
-    if not isinstance(value, str) or not value:
-        raise PromptError(f"{name} is {value!r}; use a text that is not empty")
-    return value
-
-
-def _ids(name: str, value: Any) -> tuple[int, ...]:
-    if not isinstance(value, Sequence) or isinstance(value, str) or not value:
-        raise PromptError(f"{name} is {value!r}; use a list of token ids that is not empty")
-    for token_id in value:
-        if isinstance(token_id, bool) or not isinstance(token_id, int) or token_id < 0:
-            raise PromptError(f"{name} has {token_id!r}; use token ids, 0 or more")
-    return tuple(value)
-
-
 def _written(branch: Branch) -> dict[str, Any]:
-    text = isinstance(branch.context, str)
-    fields: dict[str, Any] = {"prompt": branch.context} if text else {"prompt_ids": list(branch.context)}
+    context = branch.context
+    if isinstance(context, LastTokens):
+        fields: dict[str, Any] = {"last_tokens": context.count}
+    else:
+        fields = {"prompt": context} if isinstance(context, str) else {"prompt_ids": list(context)}
     return fields if branch.weight is None else {**fields, "weight": branch.weight}

@@ -107,4 +107,3 @@ class Batch:
         if pairs:
             branches, owns = torch.tensor(pairs, device=sampled.device).unbind(1)
             sampled[branches] = sampled[owns]
-

@@ -23,12 +23,12 @@ from vllm.v1.request import Request, RequestStatus
 
 from counterpoint.errors import Failure, UnsupportedError, UsageError
 from counterpoint.vllm import versions
-from counterpoint.vllm.arrival import ONLY_TOKENS, branch_ids, refuse_beam
+from counterpoint.vllm.arrival import ONLY_TOKENS, Vocabulary, branch_ids, refuse_beam, refuse_idle
 from counterpoint.vllm.branches import Group, Groups, branch_id, owner_of
+from counterpoint.vllm.capacity import Capacity
 from counterpoint.vllm.config import refuse_unsupported, setting
 from counterpoint.vllm.metrics import Metrics
 from counterpoint.vllm.params import Plan, read
-from counterpoint.vllm.capacity import Capacity
 from counterpoint.vllm.watchdog import STALL_S, STALL_STEPS, Watchdog
 
 versions.require()
@@ -78,6 +78,14 @@ class GuidedScheduler(Scheduler):
         if contexts:
             tokens_left = self.capacity.tokens_left([request.num_prompt_tokens, *map(len, contexts)])
             request.max_tokens = min(request.max_tokens, tokens_left)
+        model = self.vllm_config.model_config
+        refuse_idle(
+            plan,
+            request.sampling_params,
+            num_tokens=request.max_tokens,
+            vocab_size=model.get_vocab_size(),
+            alone=len(model.logits_processors) == 1,
+        )
         self.metrics.add("guided_requests")
         if not contexts:
             return
@@ -99,13 +107,8 @@ class GuidedScheduler(Scheduler):
             from vllm.tokenizers import cached_tokenizer_from_config
 
             self._tokenizer = cached_tokenizer_from_config(self.vllm_config.model_config)
-        return branch_ids(
-            plan,
-            prompt_ids,
-            request.request_id,
-            vocab=self.vllm_config.model_config.get_vocab_size(),
-            encode=None if self._tokenizer is None else self._tokenizer.encode,
-        )
+        vocabulary = Vocabulary.of(self.vllm_config.model_config, self._tokenizer)
+        return branch_ids(plan, prompt_ids, request.request_id, vocabulary)
 
     def _branch(self, request: Request, number: int, ids: list[int]) -> Request:
         """A hidden request: greedy and endless, since its tokens are given to it and its owner ends it."""
