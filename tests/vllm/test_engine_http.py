@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -41,6 +43,7 @@ def url(folder, tmp_path_factory):
     log = scratch / "server.txt"
     flags = "--served-model-name tiny --dtype float32 --enforce-eager --max-num-seqs 7 --max-num-batched-tokens 64"
     flags += f" --kv-cache-memory-bytes {1 << 24} --block-size 32 --port {port} --host 127.0.0.1"
+    flags += " --exclude-tools-when-tool-choice-none --trust-request-chat-template"
     environment = {**os.environ, "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1", "TMPDIR": str(scratch)}
     environment.pop("PROMETHEUS_MULTIPROC_DIR", None)
     command = [str(Path(sys.executable).with_name("counterpoint")), "serve", "--engine", "vllm", str(folder)]
@@ -132,6 +135,75 @@ def test_a_chats_negative_goes_through_the_template(client, model):
     assert chat(vllm_xargs={"negative_prompt": "Be rude"}).choices[0].token_ids == done.choices[0].token_ids
 
 
+TOOLS = [{"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}]
+CHAT = "[system] {}\n[user] Hi\n[assistant] "
+
+
+@pytest.mark.parametrize(
+    ("fields", "template"),
+    [
+        ({"reasoning_effort": "none"}, CHAT + "(quiet) "),
+        ({"reasoning_effort": "high"}, CHAT),
+        ({"chat_template_kwargs": {"enable_thinking": False}}, CHAT + "(quiet) "),
+        ({"tools": TOOLS, "tool_choice": "none"}, CHAT),  # by a flag of the server's
+        ({"add_generation_prompt": False}, CHAT.removesuffix("[assistant] ")),
+        ({"truncate_prompt_tokens": 33}, CHAT),
+        ({"chat_template": "{{ messages[0].content }}: {{ messages[1].content }}"}, "{}: Hi"),
+    ],
+    ids=str,
+)
+def test_whatever_decides_how_a_chat_is_written_holds_for_the_negative(client, model, fields, template):
+    messages = [{"role": "system", "content": "Be kind"}, {"role": "user", "content": "Hi"}]
+    done = client.chat.completions.create(
+        model="tiny", messages=messages, max_tokens=8, temperature=0,
+        extra_body={"return_token_ids": True, "ignore_eos": True, "guidance_scale": 3, "negative_prompt": "Be rude", **fields},
+    )  # fmt: skip
+    cut = fields.get("truncate_prompt_tokens", 1000)
+    positive, negative = (encode(template.format(system))[-cut:] for system in ("Be kind", "Be rude"))
+    assert list(done.prompt_token_ids) == positive
+    assert done.usage.branch_tokens == len(negative) + 8
+    assert is_loop(model, positive, negative, done.choices[0].token_ids)
+
+
+def test_a_completions_negative_is_cut_as_its_prompt_is(client, model):
+    done = complete(client, guidance_scale=3, negative_prompt=NEGATIVE, truncate_prompt_tokens=6)
+    assert is_loop(model, encode(PROMPT)[-6:], encode(NEGATIVE)[-6:], done.choices[0].token_ids)
+
+
+def raw(url, body, kind="application/json", path="/v1/completions"):
+    """The status of an answer, and the answer."""
+    request = urllib.request.Request(url + path, body.encode(), {"content-type": kind})
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return answer.status, json.loads(answer.read())
+    except urllib.error.HTTPError as error:
+        return error.code, json.loads(error.read())
+
+
+def test_the_kind_of_content_in_other_letters_is_guided(client, url):
+    fields = {"guidance_scale": 3, "negative_prompt": NEGATIVE}
+    body = {"model": "tiny", "prompt": PROMPT, "max_tokens": 16, "temperature": 0, "ignore_eos": True, **fields}
+    status, answer = raw(url, json.dumps(body), "application/JSON; charset=utf-8")
+    assert (status, answer["choices"][0]["text"]) == (200, complete(client, **fields).choices[0].text)
+
+
+def test_deeply_nested_json_is_400(url):
+    deep = "[" * 50_000 + "]" * 50_000
+    for body in (deep, f'{{"prompt": "a", "guidance": {deep}}}', f'{{"prompt": {deep}, "negative_prompt": "a"}}'):
+        status, answer = raw(url, body)
+        assert (status, "nested" in answer["error"]["message"]) == (400, True)
+
+
+@pytest.mark.parametrize("chat", [False, True])
+def test_a_huge_negative_is_refused_unread(url, chat):
+    prompt = {"messages": [{"role": "user", "content": "Hi"}]} if chat else {"prompt": "Hi"}
+    body = json.dumps({"model": "tiny", **prompt, "max_tokens": 1, "negative_prompt": "no " * 600_000})
+    before = time.perf_counter()
+    status, answer = raw(url, body, path="/v1/chat/completions" if chat else "/v1/completions")
+    assert (status, "characters" in answer["error"]["message"]) == (400, True)
+    assert time.perf_counter() - before < 4
+
+
 def test_concurrent_and_streamed_are_the_same(client):
     fields = [{"guidance_scale": scale, "negative_prompt": NEGATIVE} for scale in (0, 1.5, 3, 7.5)] * 4
     fields = [*fields, {}, {}]
@@ -171,9 +243,15 @@ def test_a_disconnect_leaves_nothing_running(client, url):
     ("fields", "reason"),
     [
         ({"guidance_scale": "x"}, "guidance_scale is 'x'"),
-        ({"guidance_scale": 3, "negative_prompt": "long " * 60}, "shorten it"),
-        ({"guidance": {"spce": "prob"}}, "unknown guide field"),
-        ({"guidance_scale": 1, "negative_prompt": "a"}, "no effect"),
+        ({"guidance_scale": 3, "negative_prompt": "long " * 60}, "a branch can't be read: .*context length"),
+        ({"guidance": {"spce": "prob"}}, "unknown guidance field"),
+        ({"guidance": {"stop": 0}}, "no effect: it starts and stops at token 0"),
+        ({"guidance": {"start": 16}}, "starts at token 16 and the output has at most 16"),
+        ({"guidance": {"start": 999}, "max_tokens": None}, "starts at token 999"),
+        ({"guidance": {"gate": 1e6}}, "no effect: the gate is 1000000.0 nats"),
+        ({"guidance_scale": 2, "negative_prompt": PROMPT}, "equals the prompt"),
+        ({"vllm_xargs": {"guidance": "stop=0"}}, "no effect"),
+        ({"guidance_scale": 2, "vllm_xargs": [1]}, "vllm_xargs is"),
         ({"guidance_scale": 3, "use_beam_search": True, "n": 2}, "beam search"),
         ({"vllm_xargs": {"guidance_scale": "x"}}, "guidance_scale is 'x'"),
         ({"guidance_scale": 3, "negative_prompt_ids": [1, 999]}, "token id 999"),
@@ -191,7 +269,8 @@ def test_an_unguided_beam_search_is_vllms_own(client):
 
 def test_scale_one_is_unguided(client, url):
     before = metric(url, "counterpoint:branches_total")
-    assert complete(client, guidance_scale=1).choices[0].text == complete(client).choices[0].text
+    for fields in ({"guidance_scale": 1}, {"guidance_scale": 1, "negative_prompt": "a"}, {"negative_prompt": ""}):
+        assert complete(client, **fields).choices[0].text == complete(client).choices[0].text
     assert metric(url, "counterpoint:branches_total") == before
 
 

@@ -78,7 +78,8 @@ GUIDES = [
 def test_greedy_is_the_loop(llm, model, guide):
     contexts = [] if guide.scale == 1 else [NEGATIVE]
     job = Job(PROMPT, contexts, [1 - guide.scale] * len(contexts), guide)
-    out = one(llm, guide, NEGATIVE if contexts else None)
+    # Plausibility alone would change nothing of a greedy choice; reported log-probabilities it does.
+    out = one(llm, guide, NEGATIVE if contexts else None, logprobs=None if contexts else 1)
     assert list(out.token_ids) == loop(model, job, max_tokens=12, ends=[EOS_ID])
 
 
@@ -281,7 +282,7 @@ def test_many_grammars_with_few_sequences_do_not_block_one_another(llm):
 def test_a_minimum_length_never_leaves_a_step_without_a_token(llm):
     """Plausibility 1 leaves one token, and here that one is forbidden until the fifth."""
     guide = Guide(scale=2.0, plausibility=1.0)
-    free = one(llm, guide, NEGATIVE, max_tokens=1)
+    free = one(llm, guide, NEGATIVE, max_tokens=1, logprobs=1)
     settings = {"stop_token_ids": [free.token_ids[0]], "min_tokens": 5, "seed": 1, "temperature": 1.0}
     out = one(llm, guide, NEGATIVE, max_tokens=8, **settings)
     assert len(out.token_ids) >= 5
@@ -393,13 +394,26 @@ def test_what_is_checked_at_the_door_is_what_the_scheduler_has(llm):
 
 
 @pytest.mark.parametrize(
+    ("guide", "reason"),
+    [
+        (Guide(scale=2.0, start=20), "starts at token 20 and the output has at most 9"),
+        (Guide(scale=2.0, gate=9.0), "the gate is 9.0 nats"),
+        (Guide(scale=2.0, plausibility=1.0), "greedy"),
+    ],
+    ids=str,
+)
+def test_guidance_that_can_do_nothing_is_refused(refused, guide, reason):
+    refused(reason, SamplingParams(temperature=0.0, max_tokens=9, extra_args=extra_args(guide, NEGATIVE)))
+
+
+@pytest.mark.parametrize(
     ("args", "reason"),
     [
         ({"guidance_scale": "3"}, "use a number"),
         ({"guidance_scale": float("nan")}, "finite"),
-        ({"guidance_scale": 1, "negative_prompt": "x"}, "no effect"),
+        ({"guidance": {"stop": 0}}, "no effect"),
         ({"guidance": {"spce": "prob"}}, "spce"),
-        ({"negative_prompt": ""}, "not empty"),
+        ({"negative_prompt": 3}, "not empty"),
     ],
 )
 def test_what_has_no_meaning_is_refused_at_the_door(llm, args, reason):

@@ -17,9 +17,12 @@ from transformers import (
 
 EOS_ID = 256
 VOCAB = 272
+#: shows tools, and that a model shall not think; both are settled by fields and flags of vLLM's server
 CHAT_TEMPLATE = (
+    "{% for tool in tools or [] %}<{{ tool.function.name }}>{% endfor %}"
     "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}\n{% endfor %}"
     "{% if add_generation_prompt %}[assistant] {% endif %}"
+    "{% if enable_thinking is defined and not enable_thinking %}(quiet) {% endif %}"
 )
 
 

@@ -95,7 +95,7 @@ def extra_args(guide: Guide, negative: str | Sequence[int] | None = None, *, bra
         branches: further branches, their contexts texts or token ids, a weight each where they have one.
 
     Raises:
-        GuideError, PromptError, UnsupportedError: as `read`. A negative that can change nothing is a `NoEffectWarning` and left out.
+        GuideError, PromptError, UnsupportedError: as `read`. A negative at scale 1 is a `NoEffectWarning` and left out.
     """
     args: dict[str, Any] = {}
     fields: dict[str, Any] = guide.to_dict()
