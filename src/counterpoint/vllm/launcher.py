@@ -57,12 +57,11 @@ def metrics_folder() -> Iterator[None]:
 def _serve(arguments: list[str]) -> None:
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.entrypoints.cli.serve import ServeSubcommand
-    from vllm.entrypoints.serve.utils.api_utils import cli_env_setup
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
     from counterpoint.vllm.config import refuse_unsupported
 
-    cli_env_setup()
+    versions.imported("cli_env_setup")()
     parser = FlexibleArgumentParser(prog="counterpoint serve --engine vllm")
     command = ServeSubcommand()
     command.subparser_init(parser.add_subparsers())
