@@ -13,8 +13,9 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from counterpoint.models.model import Model
-from counterpoint.server.app import Service, create_app
+from counterpoint.server.app import create_app
 from counterpoint.server.limits import Limits
+from counterpoint.server.service import Service
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"

@@ -204,9 +204,9 @@ def test_the_models(client):
     "fields, param, words",
     [
         ({"guidnce": {}}, "guidnce", "unknown field 'guidnce'"),
-        ({"negative_prompt": "Once", "guidance_scale": 1}, "negative_prompt", "changes nothing"),
+        ({"negative_prompt": "Once", "guidance_scale": 3}, "negative_prompt", "changes nothing"),
         ({"negative_prompt": "Once"}, "negative_prompt", "changes nothing"),
-        ({"guidance": {"plausibility": 3}}, "guidance.plausibility", "less than or equal to 1"),
+        ({"guidance": {"plausibility": 3}}, "guidance.plausibility", "from 0 to 1"),
         ({"guidance_scale": "much"}, "guidance_scale", "'much'"),
         ({"negative_prompt": "x", "guidance": {"start": 99}}, "guidance.start", "starts at token 99"),
     ],

@@ -8,7 +8,7 @@ import pytest
 from server.conftest import serving
 
 from counterpoint.engine import Engine
-from counterpoint.server import app as app_room
+from counterpoint.server import service as service_room
 
 CHROMIUM = shutil.which("chromium")
 
@@ -90,7 +90,7 @@ def test_stopping_frees_the_rows(browser_page, model, monkeypatch):
             time.sleep(0.05)
             return super().step()
 
-    monkeypatch.setattr(app_room, "Engine", SlowEngine)
+    monkeypatch.setattr(service_room, "Engine", SlowEngine)
     with serving(model) as running:
         browser_page.goto(running.base)
         write(browser_page, tokens="400")

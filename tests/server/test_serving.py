@@ -12,7 +12,7 @@ from server.conftest import client_of, make_model, serving
 
 import counterpoint as cp
 from counterpoint.engine import Engine
-from counterpoint.server import app as app_room
+from counterpoint.server import service as service_room
 from counterpoint.server import transport
 from counterpoint.server.errors import ApiError
 from counterpoint.server.limits import Limits
@@ -37,7 +37,7 @@ class SlowEngine(Engine):
 
 @pytest.fixture
 def slow(monkeypatch):
-    monkeypatch.setattr(app_room, "Engine", SlowEngine)
+    monkeypatch.setattr(service_room, "Engine", SlowEngine)
 
 
 def wait_for(condition, seconds=20):

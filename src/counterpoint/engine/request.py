@@ -14,6 +14,7 @@ from counterpoint.engine.stops import fallbacks
 from counterpoint.errors import NoEffectWarning, SamplingError, TooLongError, warn
 from counterpoint.guide import Guide, NoEffect, acting, no_effect
 from counterpoint.sampling import Processor, Sampling
+from counterpoint.wire.numbers import logprob
 
 if TYPE_CHECKING:
     from counterpoint.models.model import Model
@@ -262,7 +263,7 @@ def describe(completion: Completion) -> dict[str, Any]:
     }
     if completion.logprobs is not None:
         record["logprobs"] = [
-            {"token_id": t.token_id, "logprob": t.logprob, "top": [list(pair) for pair in t.top]}
+            {"token_id": t.token_id, "logprob": logprob(t.logprob), "top": [list(pair) for pair in t.top]}
             for t in completion.logprobs
         ]
     return record

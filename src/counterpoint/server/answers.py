@@ -1,22 +1,38 @@
-"""From the engine's progress to OpenAI's objects."""
+"""From the engine's progress to OpenAI's objects: what all answers have in common."""
 
 from __future__ import annotations
 
+import codecs
 import json
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from counterpoint.engine import Completion, Progress, TokenLogprob
-from counterpoint.server.reading import Work
+from counterpoint.server.work import Work
 from counterpoint.trace.jsonl import step_fields
+from counterpoint.trace.labels import Labeller
 from counterpoint.trace.record import LIMITS, Step
 from counterpoint.trace.recorder import Recorder
 
-Label = Callable[[int], str]
 DONE = b"data: [DONE]\n\n"
+
+
+class Offsets:
+    """Where tokens begin in a text, in characters. A token that is part of a character begins where that does."""
+
+    def __init__(self, label: Labeller) -> None:
+        self._label = label
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._count = 0
+
+    def take(self, token_id: int) -> int:
+        """The place of the next token."""
+        at = self._count
+        self._count += len(self._decoder.decode(self._label.text_bytes(token_id)))
+        return at
 
 
 @dataclass(slots=True)
@@ -24,10 +40,10 @@ class Sample:
     """What is known of one choice while it is written."""
 
     text: str = ""
+    token_ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
     traced: list[dict[str, Any]] = field(default_factory=list)
-    num_tokens: int = 0
-    num_label_chars: int = 0  # of the labels, for `text_offset`
+    offsets: Offsets | None = None
     completion: Completion | None = None
 
     @property
@@ -36,57 +52,80 @@ class Sample:
         reason = self.completion.finish_reason if self.completion else None
         return "length" if reason == "context" else reason
 
+    @property
+    def mean_logprob(self) -> float:
+        """Of a token, by which samples are compared."""
+        return sum(t.logprob for t in self.logprobs) / max(1, len(self.logprobs))
+
+
+@dataclass(slots=True)
+class Scored:
+    """What is known of a prompt whose scores are asked for."""
+
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    is_over: bool = False
+    held: list[Progress] = field(default_factory=list)  # what came of its samples before that
+
 
 class Answer:
     """One answer, whole or in chunks. Subclasses know the shape of a choice.
 
     Args:
         model_name: what clients call the model.
-        label: token id to its text.
+        label: the labels of tokens.
         with_usage: whether a stream ends with its usage.
+        always_usage: whether each of its events has it.
     """
 
     prefix: str
     whole_object: str
     chunk_object: str
 
-    def __init__(self, work: Work, *, model_name: str, label: Label, with_usage: bool = False) -> None:
-        self._work, self._model_name, self._label, self._with_usage = work, model_name, label, with_usage
+    def __init__(
+        self, work: Work, *, model_name: str, label: Labeller, with_usage: bool = False, always_usage: bool = False
+    ) -> None:
+        self.work, self.label = work, label
+        self._model_name, self._with_usage, self._always_usage = model_name, with_usage, always_usage
         self.id = f"{self.prefix}-{uuid.uuid4().hex}"
-        self._created = int(time.time())
-        self._samples = [Sample() for _ in range(work.total)]
+        self.created = int(time.time())
+        self.samples = [Sample(offsets=Offsets(label)) for _ in range(len(work.requests) * work.num_samples)]
+        self.scored = [Scored(is_over=score is None) for score in work.scores]
+        self._tasks = work.tasks
 
     def take(self, number: int, progress: Progress) -> list[dict[str, Any]]:
-        """Note what happened to a sample of prompt `number`; returns the choices that a stream shows of it."""
-        index = number * self._work.num_samples + progress.index
-        sample, recorder = self._samples[index], self._work.recorders[number]
-        traced: list[dict[str, Any]] = []
-        if recorder is not None and progress.token_id is not None:
-            traced.append(_traced(recorder, progress, sample.num_tokens, self._label))
-        first = sample.num_tokens == 0
-        sample.num_tokens += progress.token_id is not None
-        sample.text += progress.text
-        sample.traced += traced
-        logprobs = [] if progress.logprob is None else [progress.logprob]
-        sample.logprobs += logprobs
-        sample.completion = progress.completion
-        text = (self._work.echoes[number] if first else "") + progress.text
-        choices = list(self._deltas(index, first, text, logprobs, sample))
-        told = {"trace": traced} if traced else {}
-        if first and self._work.shown[number] is not None:
-            told |= self._work.shown[number]
-        if told and choices:
-            choices[0] |= told
-        elif told:
-            choices = [self._silent(index) | told]
-        return choices
+        """Note what happened in task `number` of the work; returns the choices that a stream shows of it."""
+        is_score, prompt, _ = self._tasks[number]
+        scored = self.scored[prompt]
+        if not is_score:
+            if scored.is_over:
+                return self._take_sample(prompt, progress)
+            scored.held.append(progress)
+            return []
+        if progress.logprob is not None:
+            scored.logprobs.append(progress.logprob)
+        if progress.completion is None:
+            return []
+        scored.is_over = True
+        held, scored.held = scored.held, []
+        shown = [choice for one in held for choice in self._take_sample(prompt, one)]
+        return shown if self.work.writes else self._unwritten(prompt)
 
-    def chunk(self, choices: list[dict[str, Any]], usage: dict[str, int] | None = None) -> bytes:
+    def begin(self) -> list[dict[str, Any]]:
+        """The choices of prompts of which nothing is asked but an echo."""
+        if self.work.writes:
+            return []
+        return [c for number, scored in enumerate(self.scored) if scored.is_over for c in self._unwritten(number)]
+
+    def chunk(self, choices: list[dict[str, Any]], usage: dict[str, Any] | None = None) -> bytes:
         """One server-sent event."""
         body = self._head(self.chunk_object) | {"choices": choices}
         if self._with_usage:
-            body["usage"] = usage
-        return b"data: " + _json(body) + b"\n\n"
+            body["usage"] = usage or (self.usage() if self._always_usage else None)
+        return event(body)
+
+    def events(self, choices: list[dict[str, Any]]) -> bytes:
+        """The events that show these choices."""
+        return b"".join(self.chunk([choice]) for choice in choices)
 
     def end(self) -> Iterator[bytes]:
         """The last events of a stream."""
@@ -95,119 +134,108 @@ class Answer:
         yield DONE
 
     def whole(self) -> dict[str, Any]:
-        """The answer at once."""
+        """The answer at once: of each prompt the likeliest samples, where not all are shown."""
         choices = []
-        for index, sample in enumerate(self._samples):
-            echo = self._work.echoes[index // self._work.num_samples]
-            choice = self._choice(index, echo + sample.text, sample)
-            told = self._work.shown[index // self._work.num_samples] or {}
-            choices.append(choice | ({"trace": sample.traced} if sample.traced else {}) | told)
-        return self._head(self.whole_object) | {"choices": choices, "usage": self.usage()}
+        for number in range(len(self.work.requests)):
+            n = self.work.num_samples
+            own = self.samples[number * n : (number + 1) * n]
+            if self.work.num_shown < n:
+                own = sorted(own, key=lambda sample: -sample.mean_logprob)[: self.work.num_shown]
+            for sample in own:
+                choice = self._choice(len(choices), number, sample)
+                choice |= {"trace": sample.traced} if sample.traced else {}
+                choices.append(choice | (self.work.shown[number] or {}) | self._ids(number, sample.token_ids, True))
+        return self._head(self.whole_object) | {"choices": choices, "usage": self.usage()} | self._more()
 
-    def usage(self) -> dict[str, int]:
-        """In tokens. A prompt counts once, whatever its number of samples; `branch_tokens` is all that the further
-        branches read beside it: their contexts, and every generated token once for each branch. `shared_tokens` of
-        prompts and branches had been computed for other rows already, counted for each sample once it has ended."""
-        prompt = sum(len(request.prompt_ids) for request in self._work.requests)
-        completion = sum(sample.num_tokens for sample in self._samples)
+    def usage(self) -> dict[str, Any]:
+        """In tokens. A prompt counts once, whatever its number of samples; `cached_tokens` of the prompts were kept from
+        before. `branch_tokens` is all that the further branches read beside it: their contexts, and every generated
+        token once for each branch. `shared_tokens` of prompts and branches had been computed for other rows already,
+        counted for each sample once it has ended."""
+        work, n = self.work, self.work.num_samples
+        prompt = sum(len(request.prompt_ids) for request in work.requests)
+        completion = sum(len(sample.token_ids) for sample in self.samples)
         branch = 0
-        for number, request in enumerate(self._work.requests):
-            n = self._work.num_samples
-            written = sum(sample.num_tokens for sample in self._samples[number * n : (number + 1) * n])
+        for number, request in enumerate(work.requests):
+            written = sum(len(sample.token_ids) for sample in self.samples[number * n : (number + 1) * n])
             branch += sum(len(b.ids) + written for b in request.useful_branches)
+        ended = [sample.completion.usage if sample.completion else None for sample in self.samples]
         return {
             "prompt_tokens": prompt,
             "completion_tokens": completion,
             "total_tokens": prompt + completion,
+            "prompt_tokens_details": {"cached_tokens": sum(u.shared_prompt_tokens for u in ended[::n] if u)},
             "branch_tokens": branch,
-            "shared_tokens": sum(s.completion.usage.shared_tokens for s in self._samples if s.completion),
+            "shared_tokens": sum(u.shared_tokens for u in ended if u),
         }
 
-    def _head(self, kind: str) -> dict[str, Any]:
-        return {"id": self.id, "object": kind, "created": self._created, "model": self._model_name}
+    def _take_sample(self, prompt: int, progress: Progress) -> list[dict[str, Any]]:
+        index = prompt * self.work.num_samples + progress.index
+        sample, recorder = self.samples[index], self.work.recorders[prompt]
+        traced: list[dict[str, Any]] = []
+        if recorder is not None and progress.token_id is not None:
+            traced.append(_traced(recorder, progress, len(sample.token_ids), self.label))
+        first = not sample.token_ids
+        ids = [] if progress.token_id is None else [progress.token_id]
+        sample.token_ids += ids
+        sample.text += progress.text
+        sample.traced += traced
+        logprobs = [] if progress.logprob is None else [progress.logprob]
+        sample.logprobs += logprobs
+        sample.completion = progress.completion
+        choices = list(self._deltas(index, prompt, first, progress.text, logprobs, sample))
+        told = {"trace": traced} if traced else {}
+        if first and self.work.shown[prompt] is not None:
+            told |= self.work.shown[prompt]
+        told |= self._ids(prompt, ids, first)
+        if told and choices:
+            choices[0] |= told
+        elif told:
+            choices = [self._silent(index) | told]
+        return choices
 
-    def _choice(self, index: int, text: str, sample: Sample) -> dict[str, Any]:
+    def _unwritten(self, prompt: int) -> list[dict[str, Any]]:
+        """The choices of a prompt after which nothing is written."""
+        n = self.work.num_samples
+        return [self._choice(i, prompt, self.samples[i]) for i in range(prompt * n, (prompt + 1) * n)]
+
+    def _ids(self, prompt: int, ids: list[int], first: bool) -> dict[str, Any]:
+        if not self.work.shows_ids:
+            return {}
+        of_prompt = {"prompt_token_ids": list(self.work.requests[prompt].prompt_ids)} if first else {}
+        return {"token_ids": list(ids)} | of_prompt
+
+    def _head(self, kind: str) -> dict[str, Any]:
+        return {"id": self.id, "object": kind, "created": self.created, "model": self._model_name}
+
+    def _more(self) -> dict[str, Any]:
+        """Further fields of a whole answer."""
+        return {}
+
+    def _choice(self, index: int, prompt: int, sample: Sample) -> dict[str, Any]:
         raise NotImplementedError
 
     def _silent(self, index: int) -> dict[str, Any]:
         raise NotImplementedError
 
     def _deltas(
-        self, index: int, first: bool, text: str, logprobs: list[TokenLogprob], sample: Sample
+        self, index: int, prompt: int, first: bool, text: str, logprobs: list[TokenLogprob], sample: Sample
     ) -> Iterator[dict[str, Any]]:
         raise NotImplementedError
 
 
-class CompletionAnswer(Answer):
-    prefix, whole_object, chunk_object = "cmpl", "text_completion", "text_completion"
-
-    def _choice(self, index: int, text: str, sample: Sample) -> dict[str, Any]:
-        logprobs = self._logprobs(sample.logprobs, 0) if sample.logprobs else None
-        return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": sample.finish_reason}
-
-    def _silent(self, index: int) -> dict[str, Any]:
-        return {"index": index, "text": "", "logprobs": None, "finish_reason": None}
-
-    def _deltas(self, index, first, text, logprobs, sample):
-        reason = sample.finish_reason
-        if text or logprobs or reason:
-            shown = self._logprobs(logprobs, sample.num_label_chars) if logprobs else None
-            sample.num_label_chars += sum(len(self._label(t.token_id)) for t in logprobs)
-            yield {"index": index, "text": text, "logprobs": shown, "finish_reason": reason}
-
-    def _logprobs(self, logprobs: list[TokenLogprob], offset: int) -> dict[str, Any]:
-        tokens = [self._label(t.token_id) for t in logprobs]
-        offsets = []
-        for token in tokens:
-            offsets.append(offset)
-            offset += len(token)
-        return {
-            "tokens": tokens,
-            "token_logprobs": [t.logprob for t in logprobs],
-            "top_logprobs": [
-                {self._label(i): value for i, value in (*t.top, (t.token_id, t.logprob))} for t in logprobs
-            ],
-            "text_offset": offsets,
-        }
+def event(body: Any) -> bytes:
+    """One server-sent event."""
+    return b"data: " + as_json(body) + b"\n\n"
 
 
-class ChatAnswer(Answer):
-    prefix, whole_object, chunk_object = "chatcmpl", "chat.completion", "chat.completion.chunk"
-
-    def _choice(self, index: int, text: str, sample: Sample) -> dict[str, Any]:
-        return {
-            "index": index,
-            "message": {"role": "assistant", "content": text, "refusal": None},
-            "logprobs": self._logprobs(sample.logprobs),
-            "finish_reason": sample.finish_reason,
-        }
-
-    def _silent(self, index: int) -> dict[str, Any]:
-        return {"index": index, "delta": {}, "logprobs": None, "finish_reason": None}
-
-    def _deltas(self, index, first, text, logprobs, sample):
-        if first:
-            yield self._silent(index) | {"delta": {"role": "assistant", "content": ""}}
-        if text or logprobs:
-            yield self._silent(index) | {"delta": {"content": text}, "logprobs": self._logprobs(logprobs)}
-        if sample.completion:
-            yield self._silent(index) | {"finish_reason": sample.finish_reason}
-
-    def _logprobs(self, logprobs: list[TokenLogprob]) -> dict[str, Any] | None:
-        if not logprobs:
-            return None
-        content = [
-            self._token(t.token_id, t.logprob) | {"top_logprobs": [self._token(i, value) for i, value in t.top]}
-            for t in logprobs
-        ]
-        return {"content": content, "refusal": None}
-
-    def _token(self, token_id: int, logprob: float) -> dict[str, Any]:
-        token = self._label(token_id)
-        return {"token": token, "logprob": logprob, "bytes": list(token.encode())}
+def as_json(value: Any) -> bytes:
+    """JSON in UTF-8. Half a surrogate, which a text part of the client's may hold, is escaped."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.encode(errors="backslashreplace")
 
 
-def _traced(recorder: Recorder, progress: Progress, index: int, label: Label) -> dict[str, Any]:
+def _traced(recorder: Recorder, progress: Progress, index: int, label: Labeller) -> dict[str, Any]:
     """What every branch thought of one token, in the fields of a trace's lines."""
     numbers = recorder.steps[progress.index][index]
     step = Step(
@@ -229,13 +257,9 @@ def _traced(recorder: Recorder, progress: Progress, index: int, label: Label) ->
 class _Labels(dict):
     """Labels made when they are asked for."""
 
-    def __init__(self, label: Label) -> None:
+    def __init__(self, label: Labeller) -> None:
         super().__init__()
         self._label = label
 
     def __missing__(self, token_id: int) -> str:
         return self._label(token_id)
-
-
-def _json(value: Any) -> bytes:
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,9 @@ from pydantic import ValidationError
 from counterpoint.errors import UsageError
 
 SHOWN = 120  # characters of a value in a message
+# A value can be as large as a body, and is not written out for a message.
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = SHOWN
 
 
 class ApiError(Exception):
@@ -51,31 +55,56 @@ class ApiError(Exception):
         return {"Retry-After": str(max(1, math.ceil(self.retry_after_s)))}
 
 
+def too_late(seconds: float) -> ApiError:
+    """A request that took longer than the server allows."""
+    message = f"the request took more than {seconds:g} s; ask for fewer tokens"
+    return ApiError(408, message, kind="timeout_error", code="deadline")
+
+
+def failed() -> ApiError:
+    """A mistake of ours."""
+    return ApiError(500, "the server failed at this request; its log says why", kind="server_error")
+
+
+#: arguments of the library that have another name over the wire
+WIRE_NAMES = {"stop_ids": "stop_token_ids", "num_samples": "n", "guide": "guidance", "negative": "negative_prompt"}
+
+
 def from_usage(error: UsageError, param: str | None = None) -> ApiError:
-    """A mistake that the library found in what the caller gave."""
-    return ApiError(400, str(error), param=param)
+    """A mistake that the library found in what the caller gave.
+
+    Args:
+        param: the field to blame where the error does not say.
+    """
+    blamed = param if error.param is None else WIRE_NAMES.get(error.param, error.param)
+    return ApiError(400, str(error), param=blamed, code=error.code)
 
 
 def from_validation(error: ValidationError) -> ApiError:
-    """The first mistake in a body, with the field that it is about."""
+    """The mistakes in a body, with the first field that they are about."""
     errors = error.errors(include_url=False, include_context=False)
+    about: dict[str, list[Any]] = {}
+    for one in errors:
+        about.setdefault(_path(one["loc"][:1]), []).append(one)
+    first = errors[0]
+    param = _path(first["loc"]) or None
+    code = {"missing": "missing_required_parameter", "extra_forbidden": "unknown_parameter"}.get(
+        first["type"], "invalid_value"
+    )
+    told = [_told(several) for several in about.values()]
+    return ApiError(400, "; ".join(told)[: 8 * SHOWN], param=param, code=code)
+
+
+def _told(errors: Sequence[Any]) -> str:
+    """What is wrong with one field. The members of a union complain one by one about the same one."""
     first = errors[0]
     param = _path(first["loc"])
-    if first["type"] == "extra_forbidden":
-        return ApiError(400, f"unknown field {param!r}; leave it out", param=param, code="unknown_parameter")
     if first["type"] == "missing":
-        return ApiError(400, f"the field {param!r} is missing; give it", param=param, code="missing_required_parameter")
-    if first["type"] == "json_invalid":
-        return ApiError(400, f"the body is no JSON: {_line(first['msg'])}", code="invalid_json")
-    if not first["loc"]:
-        return ApiError(400, _line(first["msg"].removeprefix("Value error, ")))
-    # The members of a union complain one by one about the same field.
-    about = dict.fromkeys(
-        _line(e["msg"].removeprefix("Value error, ")) for e in errors if e["loc"][:1] == first["loc"][:1]
-    )
-    return ApiError(
-        400, f"{param} is {_shown(first['input'])}: {'; or '.join(about)[:400]}", param=param, code="invalid_value"
-    )
+        return f"the field {param!r} is missing; give it"
+    if first["type"] == "extra_forbidden":
+        return f"unknown field {param!r}; leave it out"
+    said = "; or ".join(dict.fromkeys(_line(one["msg"].removeprefix("Value error, ")) for one in errors))[:400]
+    return f"{param} is {_shown(first['input'])}: {said}" if param else said
 
 
 def _path(loc: Sequence[int | str]) -> str:
@@ -92,7 +121,7 @@ def _path(loc: Sequence[int | str]) -> str:
 
 
 def _shown(value: Any) -> str:
-    text = " ".join(repr(value)[: 4 * SHOWN].split())
+    text = " ".join(_SHORT.repr(value).split())
     return text if len(text) <= SHOWN else text[: SHOWN - 3] + "..."
 
 

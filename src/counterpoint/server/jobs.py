@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator, Callable
 
 from counterpoint.engine import Progress
 from counterpoint.server.errors import ApiError
-from counterpoint.server.reading import Work
+from counterpoint.server.work import Work
 
-Event = tuple[int, Progress]  # number of the prompt, and what happened to one of its samples
+Event = tuple[int, Progress]  # number of the work's task, and what happened to one of its samples
 MOST_HELD = 16  # events of an answer that nobody sees before its end
 
 
@@ -20,11 +20,14 @@ class Job:
     Args:
         is_stream: somebody waits for each token.
         leave: called by `close`.
+        began: when the request arrived, by `time.monotonic`; None is now.
     """
 
-    def __init__(self, work: Work, leave: Callable[[Job], None], *, is_stream: bool) -> None:
+    def __init__(
+        self, work: Work, leave: Callable[[Job], None], *, is_stream: bool, began: float | None = None
+    ) -> None:
         self.work, self.is_stream = work, is_stream
-        self.began = time.monotonic()
+        self.began = time.monotonic() if began is None else began
         self.num_open = work.total
         self.timer: asyncio.TimerHandle | None = None
         self.has_token = False  # kept by the worker's thread

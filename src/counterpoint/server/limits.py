@@ -30,6 +30,7 @@ class Limits:
         prefill_tokens: prompt tokens read in one step while others write: the wait between two of their tokens.
         idle_prefill_tokens: the same while nobody writes: the wait before a new request is looked at.
         prefix_tokens: most tokens of ended requests to keep, so that others which begin alike read less; 0 is none.
+        repeatable: as in `Engine`: the same tokens alone and beside others, in every precision.
     """
 
     max_rows: int = 64
@@ -43,10 +44,13 @@ class Limits:
     prefill_tokens: int = 256
     idle_prefill_tokens: int = 512
     prefix_tokens: int = 4096
+    repeatable: bool = False
 
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):
             value = getattr(self, f.name)
+            if f.name == "repeatable":
+                continue
             if (value is None and f.default is None) or (f.name == "prefix_tokens" and value == 0):
                 continue
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
-from counterpoint.server.errors import ApiError
-from counterpoint.server.schema import ChatBody, CompletionBody
+from counterpoint.server.schema import ChatBody, CompletionBody, DetokenizeBody, TokenizeBody
 
-PATHS = frozenset(
-    {"/", "/health", "/metrics", "/openapi.json", "/v1/models", "/v1/completions", "/v1/chat/completions"}
-)
+PATHS = frozenset({
+    "/", "/health", "/metrics", "/openapi.json", "/docs", "/v1/models", "/v1/completions", "/v1/chat/completions",
+    "/v1/responses", "/tokenize", "/detokenize",
+})  # fmt: skip
+BODIES = (CompletionBody, ChatBody, TokenizeBody, DetokenizeBody)
 REFUSALS = {
     400: "A field can't be; the message says which and what to do",
     401: "The API key is missing or wrong",
@@ -45,10 +45,10 @@ ERROR = {
 _REF = "#/components/schemas/"
 
 
-def takes(body: type, summary: str) -> dict[str, Any]:
+def takes(body: type, summary: str, *, required: tuple[str, ...] = ("id", "choices")) -> dict[str, Any]:
     """The arguments of a route that takes a body."""
     content = {"application/json": {"schema": {"$ref": _REF + body.__name__}}}
-    answer = {"application/json": {"schema": {"type": "object", "required": ["id", "choices"]}}}
+    answer = {"application/json": {"schema": {"type": "object", "required": list(required)}}}
     return {
         "summary": summary,
         "openapi_extra": {"requestBody": {"required": True, "content": content}},
@@ -74,20 +74,13 @@ def document(app: FastAPI) -> dict[str, Any]:
     """The whole document, made once."""
     if app.openapi_schema is None:
         made = get_openapi(title=app.title, version=app.version, routes=app.routes)
-        _, schemas = models_json_schema(
-            [(CompletionBody, "validation"), (ChatBody, "validation")], ref_template=_REF + "{model}"
-        )
+        _, schemas = models_json_schema([(body, "validation") for body in BODIES], ref_template=_REF + "{model}")
         components = made.setdefault("components", {})
         components.setdefault("schemas", {}).update(schemas["$defs"] | {"Error": ERROR})
         components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         made["security"] = [{}, {"key": []}]
         app.openapi_schema = made
     return app.openapi_schema
-
-
-def error_event(error: ApiError) -> bytes:
-    """An error in the middle of a stream, as OpenAI's clients look for it."""
-    return b"data: " + json.dumps(error.body, ensure_ascii=False).encode() + b"\n\n"
 
 
 def _refusals(*statuses: int) -> dict[int, Any]:

@@ -14,9 +14,10 @@ from types import FrameType
 import uvicorn
 
 from counterpoint.models.model import Model
-from counterpoint.server.app import Service, create_app
+from counterpoint.server.app import create_app
 from counterpoint.server.errors import ApiError
 from counterpoint.server.limits import Limits, rows_in, token_bytes
+from counterpoint.server.service import Service
 
 TOLD_S = 5.0  # after they were told, for answers to be written
 

@@ -3,62 +3,67 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from counterpoint import contexts
+from counterpoint.contexts import Rendered
 from counterpoint.engine import Request, prepare
-from counterpoint.errors import GuideError, NoEffectWarning, PromptError, UsageError
-from counterpoint.guide import Branch, Guide
+from counterpoint.engine.request import NUM_SEEDS
+from counterpoint.errors import TooLongError, UsageError
 from counterpoint.models.model import Model
 from counterpoint.server.errors import ApiError, from_usage
 from counterpoint.server.limits import Limits
-from counterpoint.server.schema import Asked, BranchFields, ChatBody, CompletionBody, Message
+from counterpoint.server.schema import BAN, ChatBody, CompletionBody, Sampled
+from counterpoint.server.work import Served, Work
 from counterpoint.trace.recorder import Recorder
-from counterpoint.wire import branch_from_wire
+from counterpoint.wire import Guidance, messages_from_wire, read_guidance
 
 DEFAULT_COMPLETION_TOKENS = 16  # OpenAI's
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
-    """One HTTP request as the engine takes it.
-
-    Args:
-        requests: one for each prompt; all have `num_samples` samples.
-        echoes: for each prompt, what is shown before the output.
-        recorders: for each prompt, what watches its steps, where a trace is asked for.
-        shown: for each prompt, what its branches read, where that is asked for.
-    """
-
-    requests: tuple[Request, ...]
-    num_samples: int
-    echoes: tuple[str, ...]
-    recorders: tuple[Recorder | None, ...]
-    shown: tuple[dict[str, Any] | None, ...]
-
-    @property
-    def total(self) -> int:
-        """Samples altogether."""
-        return len(self.requests) * self.num_samples
-
-
-def read_completion(model: Model, body: CompletionBody, limits: Limits, models: Mapping[str, Model]) -> Work:
+def read_completion(served: Served, body: CompletionBody) -> Work:
     """Raises ApiError: a field can't be, on this model or within these limits."""
-    prompts = [body.prompt] if _is_one(body.prompt) else list(body.prompt)
-    _check_size(body, len(prompts), limits)
-    branches = _contexts(model, body, models)
-    options = _options(body, body.max_tokens or DEFAULT_COMPLETION_TOKENS, body.logprobs, limits)
-    requests = [_request(model, prompt, branches, body, options, limits) for prompt in prompts]
+    model = served.model
+    prompts: list[Any] = [body.prompt] if _is_one(body.prompt) else list(body.prompt)
+    if body.add_special_tokens is False:
+        prompts = [Rendered(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
+    guidance = _guidance(served, body, is_chat=False)
+    _check_size(served.limits, body, len(prompts), guidance)
+    # Without a token to write there is nothing to run, but what is asked for is checked all the same.
+    most = DEFAULT_COMPLETION_TOKENS if body.max_tokens is None else max(body.max_tokens, 1)
+    options = _options(body, most, body.logprobs, served.limits)
+    requests = [_request(served, prompt, guidance, body, options) for prompt in prompts]
+    scores: list[Request | None] = [None] * len(requests)
+    if body.echo and body.logprobs is not None:
+        scores = [_score(served, request.prompt_ids, guidance, body) for request in requests]
     echoes = [_text(model, prompt) if body.echo else "" for prompt in prompts]
-    return _work(model, requests, echoes, body)
+    writes = body.max_tokens != 0
+    return _work(model, requests, body, echoes=echoes, scores=scores, writes=writes, logprobs=body.logprobs)
 
 
-def read_chat(model: Model, body: ChatBody, limits: Limits, models: Mapping[str, Model]) -> Work:
+def read_chat(served: Served, body: ChatBody) -> Work:
     """Raises ApiError: a field can't be, on this model or within these limits."""
-    _check_size(body, 1, limits)
+    guidance = _guidance(served, body, is_chat=True)
+    _check_size(served.limits, body, 1, guidance)
+    prompt, guidance = chat_prompt(served, body, guidance)
+    most = (
+        body.max_completion_tokens or body.max_tokens or served.limits.max_tokens or served.model.context_len or 2**31
+    )
+    logprobs = (body.top_logprobs or 0) if body.logprobs else None
+    request = _request(served, prompt, guidance, body, _options(body, most, logprobs, served.limits))
+    return _work(served.model, [request], body, echoes=[""], scores=[None], logprobs=logprobs)
+
+
+def chat_prompt(served: Served, body: Any, guidance: Guidance = Guidance()) -> tuple[Any, Guidance]:  # noqa: B008
+    """A conversation as a prompt, and the guidance with its branches written by the same template.
+
+    Raises:
+        ApiError: the model has no template, or it refuses the conversation or a branch.
+    """
+    model = served.model
     if getattr(model.tokenizer, "chat_template", None) is None:
         raise ApiError(
             400,
@@ -66,82 +71,88 @@ def read_chat(model: Model, body: ChatBody, limits: Limits, models: Mapping[str,
             param="messages",
             code="no_chat_template",
         )
-    branches = _contexts(model, body, models)
+    how = {"continue_final": bool(body.continue_final_message), "template": template_options(model, body)}
     try:
-        # A builder makes pairs; a chat without another branch takes the prompt of one.
-        built = contexts.chat(
-            model,
-            _plain(body.messages),
-            branches=branches or None,
-            continue_final=bool(body.continue_final_message),
-            template=body.chat_template_kwargs,
-        )
+        messages = messages_from_wire(body.messages)
+        if not guidance.branches:
+            prompt, branches = contexts.chat_prompt(model, messages, **how), ()
+        else:
+            built = contexts.chat(model, messages, branches=guidance.branches, **how)
+            prompt, branches = built.prompt, built.branches
     except UsageError as error:
-        raise from_usage(error, "messages") from error
-    most = body.max_completion_tokens or body.max_tokens or limits.max_tokens or model.context_len or 2**31
-    logprobs = (body.top_logprobs or 0) if body.logprobs else None
-    options = _options(body, most, logprobs, limits)
-    read = list(built.branches) if branches else []
-    request = _request(model, built.prompt, read, body, options, limits)
-    return _work(model, [request], [""], body)
+        raise _blamed(error, guidance, "messages") from error
+    # What a template writes has its special tokens in it, so that the tokenizer adds none unless it is told to.
+    prompt = prompt.text if body.add_special_tokens else prompt
+    return prompt, dataclasses.replace(guidance, branches=tuple(branches))
+
+
+def template_options(model: Model, body: Any) -> dict[str, Any]:
+    """The further arguments of the model's template that a request gives.
+
+    Raises:
+        ApiError: one is not the template's but of the function that runs it, or it is unknown to the template.
+    """
+    given = dict(body.chat_template_kwargs or {})
+    taken = [name for name in given if name in _taken_names(model)]
+    if taken:
+        raise ApiError(
+            400,
+            f"chat_template_kwargs has {', '.join(map(repr, taken))}, which is no variable of the template; leave it out",
+            param=f"chat_template_kwargs.{taken[0]}",
+            code="unsupported_parameter",
+        )
+    effort = getattr(body, "reasoning_effort", None)
+    if effort is not None and "reasoning_effort" in str(model.tokenizer.chat_template):
+        given["reasoning_effort"] = effort
+    elif effort not in (None, "none", "medium"):  # none of it, and what OpenAI takes where nothing is said
+        raise ApiError(
+            400,
+            f"reasoning_effort is {effort!r:.60} and the template of {model.name} does not know it; leave it out",
+            param="reasoning_effort",
+            code="unsupported_parameter",
+        )
+    if body.add_generation_prompt is not None:
+        given["add_generation_prompt"] = body.add_generation_prompt
+    if body.tools and getattr(body, "tool_choice", None) != "none":
+        given["tools"] = body.tools
+    return given
+
+
+def _taken_names(model: Model) -> frozenset[str]:
+    """Names that mean something to whatever runs a template, and so are no variables of one."""
+    return frozenset(inspect.signature(model.tokenizer.apply_chat_template).parameters) | {"messages", "conversations"}
+
+
+def _guidance(served: Served, body: Sampled, *, is_chat: bool) -> Guidance:
+    fields = {name: getattr(body, name) for name in body.model_fields_set}
+    try:
+        return read_guidance(fields, model=served.model, models=served.models, is_chat=is_chat)
+    except UsageError as error:
+        raise from_usage(error, "guidance") from error
 
 
 def _is_one(prompt: str | list) -> bool:
     return isinstance(prompt, str) or isinstance(prompt[0], int)
 
 
-def _check_size(body: Asked, num_prompts: int, limits: Limits) -> None:
-    total = num_prompts * (body.n or 1)
+def _check_size(limits: Limits, body: Sampled, num_prompts: int, guidance: Guidance) -> None:
+    total = num_prompts * body.num_drawn
     if total > limits.max_samples:
-        raise ApiError(400, f"prompts times n is {total}; this server takes {limits.max_samples} a request", param="n")
+        param = "best_of" if body.num_drawn > body.num_samples else "n"
+        raise ApiError(
+            400, f"prompts times {param} is {total}; this server takes {limits.max_samples} a request", param=param
+        )
     if body.show_branches and num_prompts > 1:
         raise ApiError(400, f"show_branches is given with {num_prompts} prompts; give one", param="show_branches")
-    negatives = [body.negative_prompt, body.negative_prompt_ids, getattr(body, "negative_messages", None)]
-    num_negatives = sum(value is not None for value in negatives)
-    if num_negatives > 1:
-        raise ApiError(400, "several negatives are given; keep one, or use guidance.branches", param="negative_prompt")
-    total = num_negatives + len(_branches(body))
-    if total > limits.max_branches:
+    if len(guidance.branches) > limits.max_branches:
         raise ApiError(
-            400, f"the request has {total} branches; this server takes {limits.max_branches}", param="guidance.branches"
+            400,
+            f"the request has {len(guidance.branches)} branches; this server takes {limits.max_branches}",
+            param="guidance.branches",
         )
 
 
-def _branches(body: Asked) -> Sequence[BranchFields]:
-    return (body.guidance.branches if body.guidance else None) or ()
-
-
-def _contexts(model: Model, body: Asked, models: Mapping[str, Model]) -> list[Branch]:
-    """The further branches as the request writes them: the negative first."""
-    is_chat = isinstance(body, ChatBody)
-    negatives = [body.negative_prompt, body.negative_prompt_ids]
-    if is_chat and body.negative_messages is not None:
-        negatives.append(_plain(body.negative_messages))
-    branches = [Branch(negative) for negative in negatives if negative is not None]
-    for fields in _branches(body):
-        written = fields.written
-        if fields.messages is not None:
-            written["messages"] = _plain(fields.messages)
-        elif is_chat and fields.prompt is not None:
-            written["system"] = written.pop("prompt")
-        try:
-            branches.append(branch_from_wire(written, model=model, models=models, is_chat=is_chat))
-        except UsageError as error:
-            raise from_usage(error, "guidance.branches") from error
-    return branches
-
-
-def _plain(messages: Sequence[Message]) -> list[dict[str, str]]:
-    """Messages as templates take them: the parts of a content joined to one text."""
-    plain = []
-    for message in messages:
-        content = message.content
-        text = content if isinstance(content, str) else "\n".join(part.text for part in content)
-        plain.append({"role": message.role, "content": text} | ({"name": message.name} if message.name else {}))
-    return plain
-
-
-def _options(body: Asked, max_tokens: int, logprobs: int | None, limits: Limits) -> dict[str, Any]:
+def _options(body: Sampled, max_tokens: int, logprobs: int | None, limits: Limits) -> dict[str, Any]:
     """The arguments of `prepare` beside the contexts."""
     if limits.max_tokens is not None and max_tokens > limits.max_tokens:
         raise ApiError(
@@ -149,81 +160,125 @@ def _options(body: Asked, max_tokens: int, logprobs: int | None, limits: Limits)
         )
     named = ("temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "stop")
     options = {name: getattr(body, name) for name in named if getattr(body, name) is not None}
+    if logprobs is None and body.num_drawn > body.num_samples:
+        logprobs = 0  # the likeliest samples are wanted
     return options | {
         "top_k": max(body.top_k or 0, 0),
-        "logit_bias": {int(token_id): bias for token_id, bias in (body.logit_bias or {}).items()},
+        "logit_bias": {
+            int(token_id): -math.inf if bias <= BAN else bias for token_id, bias in (body.logit_bias or {}).items()
+        },
         "stop_ids": body.stop_token_ids or (),
         "ignore_eos": bool(body.ignore_eos),
-        "n": body.n or 1,
+        "n": body.num_drawn,
         "max_tokens": max_tokens,
         "logprobs": logprobs,
+        "seed": None if body.seed is None else body.seed % NUM_SEEDS,
     }
 
 
 def _request(
-    model: Model,
+    served: Served,
     prompt: Any,
-    branches: list[Branch],
-    body: Asked,
-    options: dict[str, Any],
-    limits: Limits,
+    guidance: Guidance,
+    body: Sampled,
+    options: Mapping[str, Any],
+    more: Callable[[Request], Request] | None = None,
 ) -> Request:
-    guide = _guide(body, bool(branches))
+    model = served.model
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", NoEffectWarning)
-            request = prepare(model, prompt, branches=branches or None, guide=guide, seed=body.seed, **options)
-            _check_lens(request, limits)
+        request = prepare(model, prompt, branches=guidance.branches or None, guide=guidance.guide, **options)
+        request = dataclasses.replace(request, min_tokens=body.min_tokens or 0) if more is None else more(request)
+        _check_lens(request, served.limits)
+        verdict = request.no_effect(model)
+        if verdict is None:
             request.check(model)
-    except NoEffectWarning as warning:
-        param = "negative_prompt" if warning.field in ("scale", "weight", "negative") else f"guidance.{warning.field}"
-        raise ApiError(400, f"{warning}; change that or leave guidance out", param=param, code="no_effect") from None
+            return request
     except UsageError as error:
-        raise from_usage(error, _blamed(error)) from error
-    return request
+        raise _blamed(error, guidance, None) from error
+    if guidance.guide is not None and guidance.guide.scale == 1:  # which is "off", whatever stands beside it
+        return _request(served, prompt, Guidance(), body, options, more)
+    is_scale = verdict.field in ("scale", "weight", "negative")
+    param = (guidance.params or ("guidance_scale",))[0] if is_scale else f"guidance.{verdict.field}"
+    raise ApiError(
+        400,
+        f"guidance changes nothing: {verdict}; change that or leave guidance out",
+        param=param,
+        code="no_effect",
+    )
 
 
-def _guide(body: Asked, has_branches: bool) -> Guide | None:
-    fields = {} if body.guidance is None else body.guidance.model_dump(exclude={"scale", "branches"}, exclude_none=True)
-    if body.scale is None and body.guidance is None and not has_branches:
+def _score(served: Served, prompt_ids: tuple[int, ...], guidance: Guidance, body: CompletionBody) -> Request | None:
+    """The request that scores a prompt: its tokens after the first, given as if they were written after it, each branch
+    reading them after its own context."""
+    given = prompt_ids[1:]
+    if not given:
         return None
-    if body.scale == 1 and not has_branches and not fields:
-        return None
-    return _made(Guide, scale=body.scale, **fields)
+    options = {
+        "max_tokens": len(given), "logprobs": body.logprobs, "temperature": 0, "ignore_eos": True, "stop_ids": (),
+    }  # fmt: skip
+    return _request(
+        served,
+        prompt_ids[:1],
+        guidance,
+        body,
+        options,
+        lambda request: dataclasses.replace(request, given_ids=given),
+    )
 
 
-def _made(make: Any, **fields: Any) -> Any:
-    try:
-        return make(**fields)
-    except UsageError as error:
-        raise from_usage(error, "guidance") from error
-
-
-def _blamed(error: UsageError) -> str | None:
-    for kind, param in ((GuideError, "guidance"), (PromptError, "prompt")):
-        if isinstance(error, kind):
-            return param
-    return None
+def _blamed(error: UsageError, guidance: Guidance, param: str | None) -> ApiError:
+    """The mistake with the field of the request that it is about."""
+    made = from_usage(error, param)
+    if made.param is not None and made.param.startswith("branches["):
+        number = int(made.param.removeprefix("branches[").partition("]")[0])
+        made.param = guidance.params[number] if number < len(guidance.params) else "guidance"
+    return made
 
 
 def _check_lens(request: Request, limits: Limits) -> None:
-    longest = max(len(request.prompt_ids), *(len(branch.ids) for branch in request.branches), 0)
-    if limits.max_prompt_tokens is not None and longest > limits.max_prompt_tokens:
-        raise PromptError(
-            f"a context has {longest} tokens and this server reads up to {limits.max_prompt_tokens}; shorten it"
-        )
+    most = limits.max_prompt_tokens
+    named = [("prompt", request.prompt_ids)] + [
+        (f"branches[{number}]", branch.ids) for number, branch in enumerate(request.branches)
+    ]
+    for param, ids in named:
+        if most is not None and len(ids) > most:
+            raise TooLongError(
+                f"a context has {len(ids)} tokens and this server reads up to {most}; shorten it", param=param
+            )
 
 
 def _text(model: Model, prompt: Any) -> str:
+    if isinstance(prompt, Rendered):
+        return prompt.text
     return prompt if isinstance(prompt, str) else model.decode(prompt)
 
 
-def _work(model: Model, requests: list[Request], echoes: list[str], body: Asked) -> Work:
+def _work(
+    model: Model,
+    requests: list[Request],
+    body: Sampled,
+    *,
+    echoes: Sequence[str],
+    scores: Sequence[Request | None],
+    logprobs: int | None,
+    writes: bool = True,
+) -> Work:
     shown: list[dict[str, Any] | None] = [None] * len(requests)
     if body.show_branches:
         shown = [contexts.show_read(model, request.prompt_ids, request.branches).to_dict() for request in requests]
     recorders: list[Recorder | None] = [None] * len(requests)
-    if body.trace is not None:
+    if body.trace:
         recorders = [Recorder(request, num_alternatives=body.trace) for request in requests]
         requests = [dataclasses.replace(request, observe=watch) for request, watch in zip(requests, recorders)]
-    return Work(tuple(requests), requests[0].num_samples, tuple(echoes), tuple(recorders), tuple(shown))
+    return Work(
+        requests=tuple(requests),
+        num_samples=body.num_drawn,
+        num_shown=body.num_samples,
+        echoes=tuple(echoes),
+        scores=tuple(scores),
+        writes=writes,
+        shows_logprobs=logprobs is not None,
+        shows_ids=bool(body.return_token_ids),
+        recorders=tuple(recorders),
+        shown=tuple(shown),
+    )

@@ -1,99 +1,44 @@
-"""The wire's fields. Strict: no number for a text, no text for a number, no NaN, and an unknown field is an error."""
+"""The wire's fields. Strict: no number for a text, no text for a number, no NaN, and an unknown field is an error.
+
+What guidance, messages and neutral values mean is decided in `counterpoint.wire`; here are kinds and ranges.
+"""
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from counterpoint.wire import CONTEXT_FIELDS, READER_FIELDS
+from counterpoint.wire import BRANCH_FIELDS
 
 MAX_TOP = 20  # alternatives of one token
 MAX_STOPS = 16
+MAX_STOP_CHARS = 4096  # of one stop text
+BAN = -100.0  # the bias by which OpenAI's clients rule a token out
 
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 Text = Annotated[str, Field(min_length=1)]
-Weight = Annotated[float, Field(ge=-1e6, le=1e6)]
+StopText = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]
+Scale = Annotated[float, Field(ge=-1e6, le=1e6)]
 Count = Annotated[int, Field(ge=1, lt=2**31)]
+Messages = Annotated[
+    list[dict[str, Any]],
+    Field(min_length=1, description="role and content (a text or text parts); tool_calls and tool turns of a history"),
+]
 
 
 class Wire(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class TextPart(Wire):
-    """One part of a message's content."""
-
-    type: Literal["text"]
-    text: str
-
-
-class Message(Wire):
-    """One message of a conversation."""
-
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
-    name: str | None = None
-
-
-class BranchFields(Wire):
-    """A further context: one of `prompt` (in chat: another system message), `prompt_ids`, `messages` (chat), `suffix`,
-    `last_tokens`, `empty`, `without`, `system` (chat; null is none), `default_system` (chat). With `model` or `adapter`
-    (null is none) that one reads it, alone the prompt."""
-
-    prompt: Text | None = None
-    prompt_ids: Annotated[list[TokenId], Field(min_length=1)] | None = None
-    messages: Annotated[list[Message], Field(min_length=1)] | None = None
-    suffix: Text | Annotated[list[TokenId], Field(min_length=1)] | None = Field(
-        None, description="read after all that the prompt's branch holds, anew at each step"
-    )
-    last_tokens: Count | None = Field(None, description="the end of the prompt")
-    empty: Literal[True] | None = Field(None, description="nothing but the token that begins a text")
-    without: Text | None = Field(None, description="the prompt without this passage, which it holds once")
-    instead: Text | None = Field(None, description="with `without`: what stands in the passage's place")
-    system: Text | None = Field(None, description="in chat: another system message; null is none")
-    default_system: Literal[True] | None = Field(None, description="in chat: what the template writes by itself")
-    model: Text | None = Field(None, description="another model that this server has loaded, by its name")
-    adapter: Text | None = Field(None, description="the same model with this adapter; null is without any")
-    weight: Weight | None = Field(None, description="negative pushes away, positive pulls; null takes 1 - scale")
-
-    @model_validator(mode="after")
-    def _one_context(self) -> BranchFields:
-        given = [name for name in CONTEXT_FIELDS if name in self.written]
-        readers = [name for name in READER_FIELDS if name in self.written]
-        if len(given) > 1 or len(readers) > 1 or not (given or readers):
-            raise ValueError(
-                f"a branch has {' and '.join(given) or 'no context'}; give one of {', '.join(CONTEXT_FIELDS)}"
-            )
-        return self
-
-    @property
-    def written(self) -> dict[str, Any]:
-        """The fields that the request holds. null is the same as left out, but for those where it means none."""
-        fields = self.model_dump(exclude_unset=True)
-        return {name: value for name, value in fields.items() if value is not None or name in ("system", "adapter")}
-
-
-class Guidance(Wire):
-    """The other arguments of the guide, and branches."""
-
-    scale: Weight | None = None
-    space: Literal["log", "prob"] | None = None
-    plausibility: Annotated[float, Field(ge=0, le=1)] | None = None
-    gate: Annotated[float, Field(ge=0, le=1e6)] | None = Field(None, description="nats")
-    start: Annotated[int, Field(ge=0, lt=2**31)] | None = None
-    stop: Annotated[int, Field(ge=0, lt=2**31)] | None = None
-    adaptive: Literal["jsd"] | None = None
-    branches: Annotated[list[BranchFields], Field(min_length=1)] | None = None
-
-
 class StreamOptions(Wire):
-    include_usage: bool | None = None
+    include_usage: bool | None = Field(None, description="a last event with the usage")
+    continuous_usage_stats: bool | None = Field(None, description="the usage so far with every event")
     include_obfuscation: bool | None = Field(None, description="understood and without effect")
 
 
-class Asked(Wire):
-    """The fields that completions and chat have in common."""
+class Sampled(Wire):
+    """How tokens are drawn, by whichever endpoint."""
 
     model: str | None = Field(None, description="the served model; it may be left out")
     temperature: Annotated[float, Field(ge=0, le=1e6)] | None = Field(None, description="default 1; 0 is greedy")
@@ -103,55 +48,73 @@ class Asked(Wire):
     repetition_penalty: Annotated[float, Field(gt=0, le=1e6)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    logit_bias: (
-        dict[Annotated[str, Field(pattern=r"^[0-9]{1,9}$")], Annotated[float, Field(ge=-100, le=100)]] | None
-    ) = None
-    n: Annotated[int, Field(ge=1, lt=2**31)] | None = None
-    seed: Annotated[int, Field(ge=0, lt=2**62)] | None = Field(None, description="sample i uses seed + i")
-    stop: Text | Annotated[list[Text], Field(max_length=MAX_STOPS)] | None = None
+    logit_bias: dict[str, float] | None = Field(None, description="token id to a number from -100, a ban, to 100")
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**64)] | None = Field(None, description="sample i uses seed + i")
+    stop: StopText | Annotated[list[StopText], Field(max_length=MAX_STOPS)] | None = None
     stop_token_ids: Annotated[list[TokenId], Field(max_length=256)] | None = None
     ignore_eos: bool | None = None
-    max_tokens: Count | None = None
+    min_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = Field(None, description="before them nothing ends it")
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    user: str | None = Field(None, description="understood and without effect")
-    metadata: dict[str, str] | None = Field(None, description="understood and without effect")
-    negative_prompt: Text | None = Field(
+    negative_prompt: str | None = Field(
         None, description="what to move away from; in chat it takes the system message's place"
     )
-    negative_prompt_ids: Annotated[list[TokenId], Field(min_length=1)] | None = None
-    guidance_scale: Weight | None = Field(None, description="1 is unguided")
-    cfg_scale: Weight | None = Field(None, description="another name of guidance_scale")
-    guidance: Guidance | None = None
-    trace: Annotated[int, Field(ge=1, le=MAX_TOP)] | None = Field(
+    negative_prompt_ids: list[TokenId] | None = None
+    guidance_scale: Scale | None = Field(None, description="1 is off")
+    cfg_scale: Scale | None = Field(None, description="another name of guidance_scale")
+    guidance: dict[str, Any] | str | None = Field(
+        None,
+        description="scale, space (log, prob), plausibility, gate, start, stop, adaptive (jsd), and branches: a list of "
+        f"objects with {', '.join(BRANCH_FIELDS)}",
+    )
+    trace: Annotated[int, Field(ge=0, le=MAX_TOP)] | None = Field(
         None, description="tell for each token what every branch thought of it and this many alternatives"
     )
-
     show_branches: bool | None = Field(
         None, description="tell with each choice what every branch read, where they differ, and what looks like a slip"
     )
+    return_token_ids: bool | None = Field(None, description="tell the ids of prompts and outputs too")
+
+    @field_validator("logit_bias")
+    @classmethod
+    def _ids_and_numbers(cls, given: dict[str, float] | None) -> dict[str, float] | None:
+        bad = [name for name in given or () if not (name.isascii() and name.isdigit() and len(name) <= 9)]
+        if bad:
+            raise ValueError(f"the keys {', '.join(map(repr, bad[:20]))} are no token ids; use ids such as '50'")
+        wide = {name: value for name, value in (given or {}).items() if not -100 <= value <= 100}
+        if wide:
+            raise ValueError(f"{wide} is not within -100 and 100")
+        return given
 
     @model_validator(mode="after")
-    def _no_contradiction(self) -> Asked:
-        scales = {"guidance_scale": self.guidance_scale, "cfg_scale": self.cfg_scale}
-        scales["guidance.scale"] = self.guidance.scale if self.guidance else None
-        given = [name for name, value in scales.items() if value is not None]
-        if len(given) > 1:
-            raise ValueError(f"{' and '.join(given)} are both given; keep one")
+    def _no_options_of_a_stream_without_one(self) -> Sampled:
         if self.stream_options is not None and not self.stream:
             raise ValueError("stream_options is given without stream; leave it out or set stream to true")
         return self
 
     @property
-    def scale(self) -> float | None:
-        """The guidance scale, by whichever of its names."""
-        for value in (self.guidance_scale, self.cfg_scale, self.guidance.scale if self.guidance else None):
-            if value is not None:
-                return value
-        return None
+    def wants_usage(self) -> bool:
+        """Whether a stream ends with its usage."""
+        options = self.stream_options
+        return bool(options and (options.include_usage or options.continuous_usage_stats))
+
+    @property
+    def wants_usage_always(self) -> bool:
+        """Whether every event of a stream has the usage so far."""
+        return bool(self.stream_options and self.stream_options.continuous_usage_stats)
+
+    @property
+    def num_samples(self) -> int:
+        """Samples that are shown of each prompt."""
+        return getattr(self, "n", None) or 1
+
+    @property
+    def num_drawn(self) -> int:
+        """Samples that are generated of each prompt."""
+        return getattr(self, "best_of", None) or self.num_samples
 
 
-class CompletionBody(Asked):
+class CompletionBody(Sampled):
     """`POST /v1/completions`."""
 
     prompt: (
@@ -160,35 +123,91 @@ class CompletionBody(Asked):
         | Annotated[list[Text], Field(min_length=1)]
         | Annotated[list[Annotated[list[TokenId], Field(min_length=1)]], Field(min_length=1)]
     )
-    echo: bool | None = None
+    n: Count | None = None
+    best_of: Count | None = Field(None, description="generate so many, show the n likeliest")
+    max_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = Field(
+        None, description="0 with echo: nothing is written"
+    )
+    echo: bool | None = Field(None, description="the prompt before the output; with logprobs its scores too")
     logprobs: Annotated[int, Field(ge=0, le=MAX_TOP)] | None = None
+    add_special_tokens: bool | None = Field(None, description="false: the prompt holds its special tokens already")
 
     @model_validator(mode="after")
-    def _no_scored_prompt(self) -> CompletionBody:
-        if self.echo and self.logprobs is not None:
-            raise ValueError(
-                "echo and logprobs are both given; log-probabilities are those of the output only, drop one"
-            )
+    def _no_contradiction(self) -> CompletionBody:
+        _check_best_of(self.best_of, self.num_samples, self.stream)
+        if self.max_tokens == 0 and not self.echo:
+            raise ValueError("max_tokens is 0 and there is no echo, so nothing would be answered; give 1 or more")
+        if self.echo and self.trace:
+            raise ValueError("echo and trace are both given; a trace is of the output only, drop one")
         return self
 
 
-class ChatBody(Asked):
+class ChatBody(Sampled):
     """`POST /v1/chat/completions`."""
 
-    messages: Annotated[list[Message], Field(min_length=1)]
-    max_completion_tokens: Count | None = None
+    messages: Messages
+    n: Count | None = None
+    best_of: Count | None = Field(None, description="generate so many, show the n likeliest")
+    max_tokens: Count | None = None
+    max_completion_tokens: Count | None = Field(None, description="another name of max_tokens")
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP)] | None = None
-    negative_messages: Annotated[list[Message], Field(min_length=1)] | None = Field(
-        None, description="a whole conversation to move away from"
+    negative_messages: list[dict[str, Any]] | None = Field(None, description="a whole conversation to move away from")
+    tools: list[dict[str, Any]] | None = Field(None, description="functions; the template writes them into the prompt")
+    tool_choice: Literal["none", "auto", "required"] | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    continue_final_message: bool | None = Field(None, description="go on with the last message; no new turn begins")
+    add_generation_prompt: bool | None = Field(None, description="false: the template does not open the answer's turn")
+    add_special_tokens: bool | None = Field(None, description="true: the tokenizer adds its own before the template's")
+    chat_template_kwargs: dict[str, bool | int | float | str | None] | None = Field(
+        None, description="variables of the model's template, such as enable_thinking"
     )
-    continue_final_message: bool | None = None
-    chat_template_kwargs: dict[str, bool | int | float | str | None] | None = None
+    reasoning_effort: str | None = Field(None, description="for a template that knows it")
 
     @model_validator(mode="after")
-    def _no_contradiction_in_chat(self) -> ChatBody:
-        if self.max_tokens is not None and self.max_completion_tokens is not None:
-            raise ValueError("max_tokens and max_completion_tokens are both given; keep one")
-        if self.top_logprobs is not None and not self.logprobs:
+    def _no_contradiction(self) -> ChatBody:
+        _check_best_of(self.best_of, self.num_samples, self.stream)
+        given = {self.max_tokens, self.max_completion_tokens} - {None}
+        if len(given) > 1:
+            raise ValueError("max_tokens and max_completion_tokens are both given and differ; keep one")
+        if self.top_logprobs and not self.logprobs:
             raise ValueError("top_logprobs is given without logprobs; set logprobs to true")
+        if self.continue_final_message and self.add_generation_prompt:
+            raise ValueError("continue_final_message and add_generation_prompt are both true; keep one")
+        if self.tool_choice not in (None, "none", "auto") and not self.tools:
+            raise ValueError("tool_choice demands a call and there are no tools; give tools")
         return self
+
+
+class TokenizeBody(Wire):
+    """`POST /tokenize`: a text, or a conversation through the model's template."""
+
+    model: str | None = None
+    prompt: str | None = None
+    messages: Messages | None = None
+    add_special_tokens: bool | None = Field(None, description="true for a prompt, false for messages unless given")
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    chat_template_kwargs: dict[str, bool | int | float | str | None] | None = None
+    tools: list[dict[str, Any]] | None = None
+    return_token_strs: bool | None = None
+
+    @model_validator(mode="after")
+    def _one_text(self) -> TokenizeBody:
+        if (self.prompt is None) == (self.messages is None):
+            raise ValueError("give one of prompt and messages")
+        return self
+
+
+class DetokenizeBody(Wire):
+    """`POST /detokenize`."""
+
+    model: str | None = None
+    tokens: list[TokenId]
+
+
+def _check_best_of(best_of: int | None, n: int, stream: bool | None) -> None:
+    if best_of is not None and best_of < n:
+        raise ValueError(f"best_of is {best_of}, below n at {n}; raise it")
+    if best_of is not None and best_of > n and stream:
+        raise ValueError(f"best_of is {best_of} and a stream shows each sample as it is written; leave stream out")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TypeVar
 
@@ -22,28 +23,58 @@ async def read_body(request: Request, most: int) -> bytes:
     """The body of a request.
 
     Raises:
-        ApiError: it is no JSON by its header (415), larger than `most` bytes (413), or too slow (408).
+        ApiError: it is no JSON by its header, or packed in an unknown way (415), larger than `most` bytes (413), or too slow (408).
         ClientDisconnect: the client went away.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise ApiError(415, f"the content type is {kind[:60]!r}; send application/json")
+    unpack = _unpacker(request.headers.get("content-encoding", ""))
     parts, size = [], 0
     try:
         async with asyncio.timeout(BODY_S):
             async for part in request.stream():
                 size += len(part)
-                if size <= most:
-                    parts.append(part)
-                elif size > DRAINED_BYTES:
+                if size > DRAINED_BYTES:
                     break
+                if size <= most and part:
+                    parts.append(part)
     except TimeoutError:
         raise ApiError(
             408, f"the body did not arrive within {BODY_S:g} s; send it faster", kind="timeout_error"
         ) from None
     if size > most:
         raise ApiError(413, f"the body has {size} bytes or more; this server reads up to {most}", code="body_too_large")
-    return b"".join(parts)
+    return unpack(b"".join(parts), most)
+
+
+def _unpacker(encoding: str) -> Callable[[bytes, int], bytes]:
+    """What undoes a content encoding, up to so many bytes.
+
+    Raises:
+        ApiError: it is none that is known; from the function, the body is not so packed or too large.
+    """
+    kind = encoding.strip().lower()
+    if kind in ("", "identity"):
+        return lambda data, most: data
+    if kind not in ("gzip", "x-gzip", "deflate"):
+        raise ApiError(415, f"the content encoding is {kind[:60]!r}; send the body plain, or by gzip or deflate")
+
+    def unpack(data: bytes, most: int) -> bytes:
+        stream = zlib.decompressobj(zlib.MAX_WBITS | 32)  # with the header of gzip or of zlib
+        try:
+            made = stream.decompress(data, most + 1)
+        except zlib.error:
+            raise ApiError(
+                400, f"the body is no {kind}, as its header says; send it plain", code="invalid_body"
+            ) from None
+        if len(made) > most:
+            raise ApiError(413, f"the body has more than {most} bytes unpacked; send less", code="body_too_large")
+        if not stream.eof:
+            raise ApiError(400, f"the body's {kind} ends early; send all of it", code="invalid_body")
+        return made
+
+    return unpack
 
 
 async def unless_gone(receive: Receive, result: Awaitable[T]) -> T:

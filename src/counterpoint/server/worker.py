@@ -13,11 +13,11 @@ from queue import Empty, SimpleQueue
 
 from counterpoint.engine import Engine, Progress
 from counterpoint.errors import UsageError
-from counterpoint.server.errors import ApiError, from_usage
+from counterpoint.server.errors import ApiError, from_usage, too_late
 from counterpoint.server.jobs import Event, Job, Outbox
 from counterpoint.server.limits import Limits
 from counterpoint.server.metrics import Metrics
-from counterpoint.server.reading import Work
+from counterpoint.server.work import Work
 
 log = logging.getLogger("counterpoint.server")
 
@@ -26,7 +26,7 @@ FAILED = "the server failed at this request; the others go on"
 
 @dataclass(slots=True)
 class Owner:
-    """Whose an engine's request is: the job, the number of the prompt in it, samples that have not ended."""
+    """Whose an engine's request is: the job, the number of the task in it, samples that have not ended."""
 
     job: Job
     number: int
@@ -79,11 +79,12 @@ class Worker:
         """Rows in use."""
         return self._num_rows
 
-    def submit(self, work: Work, *, is_stream: bool) -> Job:
+    def submit(self, work: Work, *, is_stream: bool, began: float | None = None) -> Job:
         """Queue a request.
 
         Args:
             is_stream: somebody waits for each token; otherwise events may be held back for the end of a sample.
+            began: when the request arrived, by `time.monotonic`; its deadline counts from there.
 
         Raises:
             ApiError: the queue is full (429), or the server is ending (503).
@@ -98,10 +99,11 @@ class Worker:
                 code="queue_full",
                 retry_after_s=self._patience_s(),
             )
-        job = Job(work, self._left, is_stream=is_stream)
+        job = Job(work, self._left, is_stream=is_stream, began=began)
         self._jobs.add(job)
         self._num_open += work.total
-        job.timer = self._loop.call_later(self._limits.deadline_s, self._expire, job)
+        left_s = self._limits.deadline_s - (time.monotonic() - job.began)
+        job.timer = self._loop.call_later(max(0.0, left_s), self._expire, job)
         self._commands.put(("add", job))
         return job
 
@@ -126,15 +128,7 @@ class Worker:
         return min(60.0, math.ceil(self._mean_s * max(1.0, waves)))
 
     def _expire(self, job: Job) -> None:
-        seconds = self._limits.deadline_s
-        job.post(
-            ApiError(
-                408,
-                f"the request took more than {seconds:g} s; ask for fewer tokens",
-                kind="timeout_error",
-                code="deadline",
-            )
-        )
+        job.post(too_late(self._limits.deadline_s))
         self._left(job)
 
     def _left(self, job: Job) -> None:
@@ -204,7 +198,7 @@ class Worker:
                 self._num_running, self._num_rows = engine.num_running, engine.num_rows
                 continue
             try:
-                for number, request in enumerate(job.work.requests):
+                for number, (_, _, request) in enumerate(job.work.tasks):
                     owners[engine.add(request)] = Owner(job, number, request.num_samples)
             except UsageError as error:
                 self._drop(job, engine, owners)

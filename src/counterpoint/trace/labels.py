@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from counterpoint.models.model import Model
@@ -13,37 +11,57 @@ INCOMPLETE = "�"  # what a decoder writes for part of a character
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
-def labeller(model: Model) -> Callable[[int], str]:
-    """Token id to its label: its text, as it stands inside of a text; its name, for a special token; its bytes as
-    `\\xf0\\x9f`, for part of a character; `#id`, where there is nothing better."""
-    tokenizer = model.tokenizer
-    if tokenizer is None:
-        return lambda token_id: f"#{token_id}"
-    special = set(tokenizer.all_special_ids)
-    # Decoded behind another token, since some decoders drop the space that a text begins with.
-    anchor = tokenizer("a", add_special_tokens=False)["input_ids"][-1:]
-    before = model.decode(anchor)
-    known: dict[int, str] = {}
+class Labeller:
+    """Token ids to their labels and bytes.
 
-    def label(token_id: int) -> str:
-        if token_id not in known:
-            known[token_id] = _label(token_id)
-        return known[token_id]
+    A label is the token's text, as it stands inside of a text; its name, for a special token; its bytes as `\\xf0\\x9f`,
+    for part of a character; `#id`, where there is nothing better.
+    """
 
-    def _label(token_id: int) -> str:
-        piece = tokenizer.convert_ids_to_tokens(token_id)
+    def __init__(self, model: Model) -> None:
+        self._model, self._tokenizer = model, model.tokenizer
+        self._special = frozenset(() if model.tokenizer is None else model.tokenizer.all_special_ids)
+        self._labels: dict[int, str] = {}
+        self._bytes: dict[int, bytes] = {}
+        if model.tokenizer is not None:
+            # Decoded behind another token, since some decoders drop the space that a text begins with.
+            self._anchor = model.tokenizer("a", add_special_tokens=False)["input_ids"][-1:]
+            self._before = model.decode(self._anchor)
+
+    def __call__(self, token_id: int) -> str:
+        """The token's label."""
+        if token_id not in self._labels:
+            self._labels[token_id], self._bytes[token_id] = self._read(token_id)
+        return self._labels[token_id]
+
+    def bytes(self, token_id: int) -> bytes:
+        """The token's bytes, also where they are part of a character."""
+        self(token_id)
+        return self._bytes[token_id]
+
+    def text_bytes(self, token_id: int) -> bytes:
+        """What the token adds to a text: its bytes, and nothing for a special token."""
+        return b"" if token_id in self._special else self.bytes(token_id)
+
+    def _read(self, token_id: int) -> tuple[str, bytes]:
+        nameless = f"#{token_id}"
+        piece = None if self._tokenizer is None else self._tokenizer.convert_ids_to_tokens(token_id)
         if piece is None:
-            return f"#{token_id}"
-        if token_id in special:
-            return piece
-        text = model.decode([*anchor, token_id])
-        text = text[len(before) :] if text.startswith(before) else model.decode([token_id])
+            return nameless, b""
+        if token_id in self._special:
+            return piece, piece.encode()
+        text = self._model.decode([*self._anchor, token_id])
+        whole = text.startswith(self._before)
+        text = text[len(self._before) :] if whole else self._model.decode([token_id])
         if INCOMPLETE not in text:
-            return text or piece
+            return text or piece, text.encode()
         raw = _raw(piece)
-        return f"#{token_id}" if raw is None else raw.decode(errors="backslashreplace")
+        return (nameless, text.encode()) if raw is None else (raw.decode(errors="backslashreplace"), raw)
 
-    return label
+
+def labeller(model: Model) -> Labeller:
+    """The labels of a model's tokens."""
+    return Labeller(model)
 
 
 def _raw(piece: str) -> bytes | None:

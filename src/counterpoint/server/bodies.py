@@ -1,0 +1,35 @@
+"""From the bytes of a request to the fields that ask for something, strictly."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import from_json
+
+from counterpoint.errors import UsageError
+from counterpoint.server.errors import ApiError, from_usage, from_validation
+from counterpoint.wire import asked
+
+B = TypeVar("B", bound=BaseModel)
+
+
+def read_fields(kind: type[B], data: bytes) -> B:
+    """The body of a request; fields at their neutral value are left out.
+
+    Raises:
+        ApiError: it is no JSON object, or has fields that are unknown, missing or can't be.
+    """
+    try:
+        fields = from_json(data, allow_inf_nan=False)
+    except ValueError as error:
+        said = " ".join(str(error).split())[:200]
+        raise ApiError(400, f"the body is no JSON: {said}", code="invalid_json") from None
+    if not isinstance(fields, dict):
+        raise ApiError(400, f"the body is a {type(fields).__name__}; send a JSON object", code="invalid_json")
+    try:
+        return kind.model_validate(asked(fields, kind.model_fields))
+    except ValidationError as error:
+        raise from_validation(error) from None
+    except UsageError as error:
+        raise from_usage(error) from None

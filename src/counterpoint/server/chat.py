@@ -1,0 +1,47 @@
+"""The answers of `/v1/chat/completions`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from counterpoint.engine import TokenLogprob
+from counterpoint.server.answers import Answer, Sample
+from counterpoint.wire.numbers import logprob
+
+
+class ChatAnswer(Answer):
+    prefix, whole_object, chunk_object = "chatcmpl", "chat.completion", "chat.completion.chunk"
+
+    def _choice(self, index: int, prompt: int, sample: Sample) -> dict[str, Any]:
+        return {
+            "index": index,
+            "message": {"role": "assistant", "content": sample.text, "refusal": None},
+            "logprobs": self._logprobs(sample.logprobs),
+            "finish_reason": sample.finish_reason,
+        }
+
+    def _silent(self, index: int) -> dict[str, Any]:
+        return {"index": index, "delta": {}, "logprobs": None, "finish_reason": None}
+
+    def _deltas(self, index, prompt, first, text, logprobs, sample):
+        if first:
+            yield self._silent(index) | {"delta": {"role": "assistant", "content": ""}}
+        if text or (logprobs and self.work.shows_logprobs):
+            yield self._silent(index) | {"delta": {"content": text}, "logprobs": self._logprobs(logprobs)}
+        if sample.completion:
+            yield self._silent(index) | {"finish_reason": sample.finish_reason}
+
+    def _more(self) -> dict[str, Any]:
+        return {"prompt_token_ids": list(self.work.requests[0].prompt_ids)} if self.work.shows_ids else {}
+
+    def _logprobs(self, logprobs: list[TokenLogprob]) -> dict[str, Any] | None:
+        if not logprobs or not self.work.shows_logprobs:
+            return None
+        content = [
+            self._token(t.token_id, t.logprob) | {"top_logprobs": [self._token(i, value) for i, value in t.top]}
+            for t in logprobs
+        ]
+        return {"content": content, "refusal": None}
+
+    def _token(self, token_id: int, value: float) -> dict[str, Any]:
+        return {"token": self.label(token_id), "logprob": logprob(value), "bytes": list(self.label.bytes(token_id))}

@@ -1,0 +1,88 @@
+"""Threads in which requests are read: texts to token ids, templates, checks. No request holds up the others there."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+MOST_THREADS = 16
+SLOW_S = 0.25  # a reading that takes longer lets the next begin beside it
+
+
+class _Interrupted(BaseException):
+    """Raised in a thread whose reading takes too long; no handler of exceptions is meant to catch it."""
+
+
+class Readers:
+    """Reads requests one after the other, so that the engine's thread has one rival at most for the interpreter; beside
+    one that is slow, the next begins. One that has taken its time is interrupted."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(MOST_THREADS, thread_name_prefix="reading")
+        self._turn = asyncio.Semaphore(1)
+
+    async def run(self, seconds: float, function: Callable[..., T], *args: Any) -> T:
+        """`function(*args)` in a thread.
+
+        Raises:
+            TimeoutError: it took more than `seconds`, the wait for its turn included.
+        """
+        task = _Task(function, args)
+        async with asyncio.timeout(seconds):
+            await self._turn.acquire()
+            given_back = threading.Event()
+
+            def give_back() -> None:
+                if not given_back.is_set():
+                    given_back.set()
+                    self._turn.release()
+
+            loop = asyncio.get_running_loop()
+            slow = loop.call_later(SLOW_S, give_back)
+            try:
+                return await loop.run_in_executor(self._pool, task)
+            finally:
+                slow.cancel()
+                give_back()
+                task.interrupt()
+
+    def close(self) -> None:
+        """End, whatever is being read."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+class _Task:
+    """One reading, which can be interrupted while it runs."""
+
+    def __init__(self, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        self._function, self._args = function, args
+        self._lock = threading.Lock()
+        self._thread: int | None = None
+        self._is_over = False
+
+    def __call__(self) -> Any:
+        try:
+            with self._lock:
+                if self._is_over:
+                    return None
+                self._thread = threading.get_ident()
+            try:
+                return self._function(*self._args)
+            finally:
+                with self._lock:
+                    self._thread, self._is_over = None, True
+        except _Interrupted:  # nobody waits for the result any more
+            return None
+
+    def interrupt(self) -> None:
+        """End it at its next step of Python; nothing where it is over. A template that loops is all such steps."""
+        with self._lock:
+            self._is_over = True
+            if self._thread is not None:
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._thread), ctypes.py_object(_Interrupted))
