@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from counterpoint.models.model import Model
