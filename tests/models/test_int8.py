@@ -79,7 +79,9 @@ def test_what_can_not_be_rounded_is_told(monkeypatch):
     monkeypatch.setattr(few_rows, "is_available", lambda: False)
     with pytest.raises(UnsupportedError, match="need a C compiler"):
         to_int8(ARCHITECTURES["llama"].build())
-    with pytest.raises(ModelError, match="weights is 'int4'; use 'int8'"):
+    with pytest.raises(ModelError, match="weights is 'int3'; use 'int8'"):
+        cp.load("bundled", weights="int3")
+    with pytest.raises(UnsupportedError, match="int4 weights are the blocks of a GGUF file"):
         cp.load("bundled", weights="int4")
 
 

@@ -44,7 +44,12 @@ def model_group(default: str = "bundled") -> OptionGroup:
         option("--model", default=default, metavar="NAME", help="'bundled', 'smollm2', a folder, a file, or a hub id."),
         option("--dtype", default=None, metavar="[float32|bfloat16|float16]", help="That of the weights if left out."),
         option("--device", default=None, metavar="[cpu|cuda|...]", help="CUDA where there is one if left out."),
-        option("--weights", default=None, metavar="[int8]", help="Round the weights to 8 bits (CPU)."),
+        option(
+            "--weights",
+            default=None,
+            metavar="[int8|int4]",
+            help="Round the weights to 8 bits, or keep a GGUF file's 4-bit ones (CPU).",
+        ),  # fmt: skip
         option(
             "--compile/--no-compile",
             default=None,

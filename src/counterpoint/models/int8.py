@@ -8,9 +8,12 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from counterpoint.errors import UnsupportedError
-from counterpoint.models.kernels import few_rows
+from counterpoint.models.blocks import BlockLinear
+from counterpoint.models.kernels import blocks, few_rows
 
 MOST_ROWS = 64  # more than these are multiplied by the weights in the states' dtype, made for the moment
+
+ROUNDED_AT_ONCE = 2**16  #: weights
 
 
 class Int8Linear(nn.Module):
@@ -23,10 +26,14 @@ class Int8Linear(nn.Module):
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
-        wide = weight.detach().float().contiguous()  # as the kernel reads it
-        scale = wide.abs().amax(1) / 127
-        scale[scale == 0] = 1
-        self.register_buffer("weight", (wide / scale[:, None]).round().to(torch.int8))
+        # What stays is made before what goes, and a few rows go at a time: memory that is left between would be lost.
+        rounded, scale = torch.empty(weight.shape, dtype=torch.int8), torch.empty(len(weight))
+        few = max(1, ROUNDED_AT_ONCE // max(weight.shape[1], 1))
+        for own, own_rounded, own_scale in zip(weight.detach().split(few), rounded.split(few), scale.split(few)):
+            own = own.float()
+            own_scale.copy_(own.abs().amax(1) / 127).masked_fill_(own_scale == 0, 1)
+            own_rounded.copy_((own / own_scale[:, None]).round_())
+        self.register_buffer("weight", rounded)
         self.register_buffer("scale", scale)
         self.register_buffer("bias", None if bias is None else bias.detach().clone())
 
@@ -40,6 +47,22 @@ class Int8Linear(nn.Module):
         return nn.functional.linear(states, self.dequantised(states.dtype), self.bias)
 
 
+def check_states(model: PreTrainedModel, weights: str) -> None:
+    """Refuse what whole-number weights can't be multiplied with.
+
+    Raises:
+        UnsupportedError: the model is not on the CPU in float32 or bfloat16, or the machine has no C compiler to make
+            the kernel with.
+    """
+    if model.device.type != "cpu" or model.dtype not in few_rows.MOST_ROWS:
+        raise UnsupportedError(
+            f"{weights} weights are for the CPU with float32 or bfloat16 states, and the model is on {model.device} in "
+            f"{str(model.dtype).removeprefix('torch.')}; load it with device='cpu' and dtype='bfloat16'"
+        )
+    if not few_rows.is_available() or not blocks.is_available():
+        raise UnsupportedError(f"{weights} weights need a C compiler (cc, or what CC names) on Linux; install gcc")
+
+
 def to_int8(model: PreTrainedModel) -> None:
     """Round the weights of all linear layers, the head's too, in place. Embeddings stay as they are, also where the
     head shared theirs.
@@ -48,17 +71,11 @@ def to_int8(model: PreTrainedModel) -> None:
         UnsupportedError: the model is not on the CPU in float32 or bfloat16, it has no such layers, or the machine has
             no C compiler to make the kernel with.
     """
-    if model.device.type != "cpu" or model.dtype not in few_rows.MOST_ROWS:
-        raise UnsupportedError(
-            f"int8 weights are for the CPU with float32 or bfloat16 states, and the model is on {model.device} in "
-            f"{str(model.dtype).removeprefix('torch.')}; load it with device='cpu' and dtype='bfloat16'"
-        )
+    check_states(model, "int8")
     if getattr(model, "peft_config", None):
         raise UnsupportedError(f"{type(model).__name__} has adapters, which can't be added to int8 weights; merge them")
-    if not few_rows.is_available():
-        raise UnsupportedError("int8 weights need a C compiler (cc, or what CC names) on Linux; install gcc")
     layers = [(name, module) for name, module in model.named_modules() if type(module) in (nn.Linear, Conv1D)]
-    if not layers:
+    if not layers and not any(isinstance(module, (BlockLinear, Int8Linear)) for module in model.modules()):
         raise UnsupportedError(f"{type(model).__name__} has no linear layers whose weights can be rounded to int8")
     for name, module in layers:
         weight = module.weight.t() if type(module) is Conv1D else module.weight

@@ -51,19 +51,27 @@ def load(
         device: where to put the model; None is CUDA where there is one, else the CPU.
         trust_remote_code: run code that the model's repository brings along.
         compile: as in `Model`.
-        weights: "int8" rounds the weights of the linear layers to 8 bits, see `models.int8`; None leaves them as they are.
+        weights: "int8" rounds the weights of the linear layers to 8 bits, see `models.int8`; Q8_0 blocks of a GGUF file
+            are such already and stay as they are. "int4" keeps all Q4_0, Q4_1 and Q8_0 blocks of a GGUF file as they
+            are, see `models.blocks`: the memory of the file. None makes weights of `dtype`.
 
     Raises:
         ModelError: it is missing, truncated, not a causal model, or some of its weights are not there.
-        UnsupportedError: int8 weights are wanted, and the model or the machine can't have them.
+        UnsupportedError: int8 or int4 weights are wanted, and the model or the machine can't have them.
     """
     check_weights(weights)
     shown, wanted, device = str(name), _dtype(dtype), usable_device(device)
     if shown == "bundled":
         name, wanted = BUNDLED, wanted or torch.float32
     file = find(name)
+    if weights is not None and device.type != "cpu":
+        raise UnsupportedError(f"{weights} weights are for the CPU, and device is {str(device)!r}; use device='cpu'")
+    if weights == "int4" and file is None:
+        raise UnsupportedError(
+            f"int4 weights are the blocks of a GGUF file, and {shown!r} is none; give one, or use weights='int8'"
+        )
     if file is not None:
-        hf, tokenizer = _from_gguf(file, shown, wanted)
+        hf, tokenizer = _from_gguf(file, shown, wanted, weights)
     else:
         hf, tokenizer = _from_transformers(name, shown, wanted, trust_remote_code)
     hf = hf.to(device)
@@ -104,7 +112,7 @@ def _from_transformers(
 
 
 def _from_gguf(
-    file: Path, shown: str, dtype: torch.dtype | None
+    file: Path, shown: str, dtype: torch.dtype | None, weights: str | None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
     try:
         from counterpoint.models.gguf import load as gguf  # after the extra is known to be there
@@ -112,7 +120,7 @@ def _from_gguf(
         if error.name != "gguf":
             raise
         raise UnsupportedError(f"{shown!r} is a GGUF file; pip install 'counterpoint[gguf]' to read it") from None
-    return gguf.load(file, shown=shown, dtype=dtype)
+    return gguf.load(file, shown=shown, dtype=dtype, weights=weights)
 
 
 @contextlib.contextmanager

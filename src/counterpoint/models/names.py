@@ -11,7 +11,7 @@ from counterpoint.models.gguf.find import INSTALLED, find
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")  # some old ids, such as gpt2, have no owner
 DTYPES = ("float32", "bfloat16", "float16")
-WEIGHTS = ("int8",)
+WEIGHTS = ("int8", "int4")
 
 
 def check_name(name: str | Path) -> None:
@@ -59,4 +59,6 @@ def check_dtype(name: str | None) -> None:
 def check_weights(name: str | None) -> None:
     """Refuse what is no way to keep weights. Raises `ModelError`."""
     if name is not None and name not in WEIGHTS:
-        raise ModelError(f"weights is {name!r}; use 'int8', or None for those of the model", param="weights")
+        raise ModelError(
+            f"weights is {name!r}; use 'int8', 'int4' for a GGUF file, or None for those of the model", param="weights"
+        )

@@ -1,6 +1,8 @@
 """SmolLM2 itself, from its package."""
 
 import importlib.util
+import subprocess
+import sys
 
 import gguf
 import pytest
@@ -12,6 +14,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 import counterpoint as cp
 from counterpoint.errors import ModelError
 from counterpoint.models.gguf import find
+from counterpoint.models.kernels import build
 
 needs_smollm2 = pytest.mark.skipif(
     importlib.util.find_spec(find.PACKAGE) is None, reason=f"SmolLM2 is not installed: {find.INSTALL}"
@@ -65,6 +68,27 @@ def test_logits_are_those_of_the_dequantized_weights(smollm2):
     ids = torch.tensor([smollm2.encode("The sky is blue because 12,345 cafés are naïve. " * 12)])
     assert ids.shape[1] > 128
     assert torch.allclose(smollm2.hf(ids).logits, want.eval()(ids).logits, atol=1e-4)
+
+
+@needs_smollm2
+@pytest.mark.skipif(not build.has_compiler() or sys.platform != "linux", reason="no C compiler")
+@pytest.mark.parametrize("weights, most_of_file", [("int8", None), ("int4", 1.15)])
+def test_memory(weights, most_of_file):
+    """The weights are those of the file; at no time does loading take 300 MB more than they do."""
+    code = (
+        "import resource, counterpoint as cp, counterpoint.models.gguf.load, counterpoint.models.model\n"
+        "from counterpoint.models.int8 import blocks, few_rows\n"
+        "blocks.is_available(), few_rows.is_available()\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        f"model = cp.load('smollm2', weights={weights!r})\n"
+        "peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "held = {t.data_ptr(): t.nbytes for t in [*model.hf.parameters(), *model.hf.buffers()]}\n"
+        "print(sum(held.values()), (peak - before) * 1024)"
+    )
+    held, grown = map(int, subprocess.check_output([sys.executable, "-c", code], text=True).split())
+    if most_of_file is not None:
+        assert held <= most_of_file * find.find("smollm2").stat().st_size
+    assert grown <= held + 300e6
 
 
 def test_where_it_is_missing_the_command_is_told(monkeypatch):

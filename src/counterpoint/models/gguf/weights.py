@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
+import numpy as np
 import torch
+from gguf.gguf_reader import ReaderTensor
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor, get_gguf_hf_weights_map
@@ -17,9 +21,28 @@ from counterpoint.models.gguf.file import GgufFile, dequantized
 POSITIONS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
 
 
-def read_weights(file: GgufFile, model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
-    """Names in the model and float32 weights, one by one, each in memory of its own. What several tensors are joined
-    into (a mixture's experts) comes last.
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """A weight as the file has it.
+
+    Args:
+        weight: (N, bytes of a row) uint8, the rows in the model's order. N is the number of outputs, also of a layer
+            that keeps its weight transposed.
+        kind: the name of its GGUF type.
+    """
+
+    weight: Tensor
+    kind: str
+
+
+def read_weights(
+    file: GgufFile, model: PreTrainedModel, kept: Mapping[str, Collection[str]]
+) -> Iterator[tuple[str, Tensor | Blocks]]:
+    """Names in the model, and weights in float32 or in blocks, one by one, each in memory of its own. What several
+    tensors are joined into (a mixture's experts) comes last.
+
+    Args:
+        kept: the types that stay in blocks, for each weight in the model that can; all others are dequantized.
 
     Raises:
         ModelError: transformers knows no place for a tensor.
@@ -30,25 +53,56 @@ def read_weights(file: GgufFile, model: PreTrainedModel) -> Iterator[tuple[str, 
     if any(tensor.name not in names for tensor in tensors):
         names = get_gguf_hf_weights_map(model, processor)
     joined: dict[str, Tensor] = {}
-    with ThreadPoolExecutor(max(1, torch.get_num_threads())) as pool:
-        ahead = max(2, torch.get_num_threads())
-        made = [pool.submit(dequantized, tensor.data, tensor.tensor_type) for tensor in tensors[:ahead]]
-        for at, tensor in enumerate(tensors):
-            if at + ahead < len(tensors):
-                made.append(pool.submit(dequantized, tensors[at + ahead].data, tensors[at + ahead].tensor_type))
-            weights, made[at] = made[at].result(), None
-            done = processor.process(
-                weights=weights, name=tensor.name, tensor_key_mapping=names, parsed_parameters={"tensors": joined}
+
+    def processed(weights: np.ndarray, name: str, beside: dict[str, Tensor]) -> tuple[np.ndarray, str] | None:
+        done = processor.process(
+            weights=weights, name=name, tensor_key_mapping=names, parsed_parameters={"tensors": beside}
+        )
+        if done.name is None:
+            return None
+        if done.name not in names:
+            raise ModelError(
+                f"{file.shown!r} has a tensor {name}, which transformers has no place for in {type(model).__name__}; "
+                "load the model's original"
             )
-            if done.name is None:
+        return done.weights, names[done.name]
+
+    def made(tensor: ReaderTensor) -> tuple[str, Tensor | Blocks] | np.ndarray:
+        if tensor.tensor_type.name in kept.get(names.get(tensor.name, ""), ()):
+            order = _row_order(processed, tensor)
+            if order is not None:
+                return names[tensor.name], Blocks(torch.from_numpy(tensor.data[order]), tensor.tensor_type.name)
+        return dequantized(tensor.data, tensor.tensor_type)
+
+    ahead = max(1, torch.get_num_threads())
+    with ThreadPoolExecutor(ahead) as pool:
+        waiting = deque(pool.submit(made, tensor) for tensor in tensors[: ahead + 1])
+        for at, tensor in enumerate(tensors, ahead + 1):
+            if at < len(tensors):
+                waiting.append(pool.submit(made, tensors[at]))
+            done = waiting.popleft().result()
+            if isinstance(done, tuple):
+                yield done
                 continue
-            if done.name not in names:
-                raise ModelError(
-                    f"{file.shown!r} has a tensor {tensor.name}, which transformers has no place for in "
-                    f"{type(model).__name__}; load the model's original"
-                )
-            yield names[done.name], torch.from_numpy(done.weights)
+            placed = processed(done, tensor.name, joined)
+            if placed is not None:
+                yield placed[1], torch.from_numpy(placed[0])
     yield from joined.items()
+
+
+def _row_order(processed: Callable[..., tuple[np.ndarray, str] | None], tensor: ReaderTensor) -> np.ndarray | None:
+    """How transformers sorts the rows of a weight; None where it does anything else with them but turn the whole."""
+    rows = np.arange(len(tensor.data), dtype=np.float32)[:, None]
+    beside: dict[str, Tensor] = {}
+    try:
+        placed = processed(rows, tensor.name, beside)
+    except ValueError:  # a shape is expected
+        return None
+    sorted_rows = placed[0] if placed is not None else next(iter(beside.values())).numpy() if len(beside) == 1 else None
+    if sorted_rows is None or sorted_rows.size != len(rows):
+        return None
+    order = sorted_rows.reshape(-1).astype(np.int64)
+    return order if np.array_equal(np.sort(order), rows[:, 0].astype(np.int64)) else None
 
 
 class _Flat:

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 FOLDER = Path(__file__).parent
-SOURCES = ("few_rows.c", "few_queries.c")
+SOURCES = ("few_rows.c", "few_queries.c", "blocks.c")
 FLAGS = ("-O2", "-march=native", "-fPIC", "-fopenmp")
 COMPILE_LIMIT_S = 60
 #: the namespace of our operators, torch.ops.counterpoint
@@ -63,7 +63,7 @@ def _compiled() -> Path:
     threads = _thread_library()
     # A home folder may be shared by machines whose processors differ.
     texts = [path.read_text() for path in sorted(FOLDER.glob("*.[ch]"))]
-    key = (texts, *FLAGS, compiler, threads, platform.machine(), _features())
+    key = (texts, *SOURCES, *FLAGS, compiler, threads, platform.machine(), _features())
     name = f"kernels-{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}.so"
     folder = _cache_folder()
     if not (folder / name).exists():
