@@ -18,7 +18,10 @@ KEPT_FROM = {"server": {"formulas"}}
 INTEGRATIONS = {"transformers", "vllm"}
 #: rooms that work without torch, so that a mistake on the command line is told at once
 LIGHT = {"errors", "guide", "presets", "contexts", "wire"}
-HEAVY = {"torch", "transformers", "vllm", "fastapi", "uvicorn", "lm_eval", "sklearn", "scipy", "peft", "matplotlib"}
+HEAVY = {
+    "torch", "transformers", "vllm", "fastapi", "uvicorn", "lm_eval", "sklearn", "scipy", "peft", "matplotlib", "jax",
+    "numpyro",
+}  # fmt: skip
 
 
 def files():

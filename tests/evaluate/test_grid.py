@@ -18,6 +18,7 @@ with warnings.catch_warnings():
     from counterpoint.evaluate import grid
     from counterpoint.evaluate.grid import run_grid
     from counterpoint.evaluate.tasks import lambada
+    from counterpoint.evaluate.until import run_until
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 CPU = {"device": "cpu", "dtype": "float32", "batch_size": 2}
@@ -167,6 +168,74 @@ def test_every_option_has_an_effect(passages, monkeypatch):
         (["task", "--sample", "3"], "--lambada"),
         (["task", "--spaces", "prob"], "--scales"),
         (["--lambada", passages, "--include", "folder"], "a task"),
+        (["task", "--metric", "acc"], "--until"),
     ):
         with pytest.raises(UsageError, match=f"does nothing without {needed}"):
             runner.invoke(command, given, catch_exceptions=False)
+
+
+@pytest.fixture
+def many_passages(tmp_path) -> str:
+    texts = [f"{text} of the {place}" for text in PASSAGES for place in
+             ("town", "lord", "sea", "priest", "old man", "winter", "school", "great war", "forest", "city", "north", "queen")]  # fmt: skip
+    return write_jsonl(tmp_path / "many.jsonl", [{"text": text} for text in texts])
+
+
+def test_it_stops_when_one_guide_is_best(many_passages, tmp_path):
+    guides = [Guide(scale=1.0), Guide(scale=5.0), Guide(scale=8.0)]
+    options = {"resamples": 50, **CPU}
+    found = run_until(
+        [lambada(many_passages)], guides, until=0.95, metric="perplexity", folder=tmp_path / "run", **options
+    )
+    whole = run_grid([lambada(many_passages)], guides, **options)
+    best = min((row for row in whole["rows"] if row["metric"] == "perplexity"), key=lambda row: row["value"])
+    went = found["race"]
+    assert went["best"] == best["guide"] == best["standing"]["guide"] and went["prob_best"] >= 0.95
+    assert went["answers"] < went["grid"] == 180 and went["posterior"]["method"] == "Bayesian bootstrap"
+    # What is reported is over the documents that were answered, and was computed once.
+    assert {row["num_docs"] for row in found["rows"]} == {went["answers"] // 3} and found["computed"] == went["answers"]
+    again = run_until(
+        [lambada(many_passages)], guides, until=0.95, metric="perplexity", folder=tmp_path / "run", **options
+    )
+    assert again["computed"] == 0 and again["rows"] == found["rows"]
+
+
+def test_an_incomplete_grid_is_summed_up_by_the_logistic_model(many_passages, monkeypatch):
+    pytest.importorskip("numpyro")
+    import numpy as np
+
+    from counterpoint.evaluate import until
+    from counterpoint.evaluate.race import Race
+
+    answered = np.ones((60, 2), dtype=bool)
+    answered[40:, 1] = False
+
+    def half(num_documents, num_guides, ask, **_):
+        ask(list(range(40)), [0, 1])
+        ask(list(range(40, 60)), [0])
+        return Race(0, 0.97, 100, 120, answered, (2, 1))
+
+    monkeypatch.setattr(until, "race", half)
+    guides = [Guide(scale=1.0), Guide(scale=2.0)]
+    found = run_until([lambada(many_passages)], guides, until=0.95, metric="acc", resamples=50, **CPU)
+    assert (
+        found["race"]["posterior"]["method"] == "logistic model by NUTS" and found["race"]["posterior"]["r_hat"] <= 1.01
+    )
+    assert [row["num_docs"] for row in found["rows"] if row["metric"] == "acc"] == [60, 40]
+    assert found["rows"][0]["gain"] is None and found["rows"][1]["gain"]["p"] <= 1
+
+
+def test_what_cannot_be_raced_is_refused(passages):
+    for tasks, guides, options, message in (
+        ([lambada(passages)], GUIDES[:1], {}, "there is one guide"),
+        ([lambada(passages), dict(lambada(passages), task="other")], GUIDES, {}, "there are 2 tasks"),
+        ([lambada(passages)], GUIDES, {"metric": "f1"}, "no metric 'f1'; it has perplexity, acc"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            run_until(tasks, guides, until=0.95, **options, **CPU)
+    shown = CliRunner().invoke(
+        command,
+        ["--lambada", passages, "--scales", "1,5", "--until", "0.95", "--metric", "perplexity"],
+        catch_exceptions=False,
+    )
+    assert "after 10 of 10 answers" in " ".join(shown.output.split())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import click
 
 from counterpoint.cli.command import Command, Options
-from counterpoint.cli.kinds import FILE, Count, Input
+from counterpoint.cli.kinds import FILE, SHARE, Count, Input
 from counterpoint.cli.options import MODEL, needs, plain_warnings, read_text
 from counterpoint.errors import UsageError
 from counterpoint.guide import Guide
@@ -39,6 +40,7 @@ def _check_effects(tasks: tuple[str, ...], options: dict[str, Any]) -> None:
         ("sample", "--lambada FILE", options["lambada"] is not None),
         ("spaces", "--scales", options["scales"] is not None),
         ("include", "a task", bool(tasks)),
+        ("metric", "--until", options["until"] is not None),
     ):
         if options[name] is not None and not is_there:
             raise UsageError(f"--{name} {options[name]} does nothing without {needed}; give both or neither")
@@ -60,6 +62,10 @@ def _check_effects(tasks: tuple[str, ...], options: dict[str, Any]) -> None:
 )
 @click.option("--include", type=Input(folder=True), default=None, help="A folder of further task files.")
 @click.option("--limit", type=Count(1), default=None, help="Documents of each task.")
+@click.option(
+    "--until", type=SHARE, default=None, help="Stop when one guide is the best with this probability, such as 0.95."
+)
+@click.option("--metric", default=None, help="What --until compares; the task's first metric if left out.")
 @click.option("--batch-size", type=Count(1), default=16, show_default=True)
 @click.option("--folder", default=None, help="Keep every answer here; the same call continues after a kill.")
 @click.option("--seed", type=Count(0), default=0, show_default=True)
@@ -69,6 +75,7 @@ def command(tasks: tuple[str, ...], as_json: bool, **options: Any) -> None:
 
     \b
     counterpoint eval --lambada passages.jsonl --scales 1,1.25,1.5,2 --folder run
+    counterpoint eval --lambada passages.jsonl --scales 1,1.25,1.5,2 --until 0.95 --metric acc
     counterpoint eval where --help
     """
     guides = _guides(options)
@@ -87,7 +94,12 @@ def command(tasks: tuple[str, ...], as_json: bool, **options: Any) -> None:
                         options["lambada"], sample=options["sample"], seed=options["seed"], folder=options["folder"]
                     )
                 )
-            record = run_grid(
+            run: Any = run_grid
+            if options["until"] is not None:
+                from counterpoint.evaluate.until import run_until
+
+                run = functools.partial(run_until, until=options["until"], metric=options["metric"])
+            record = run(
                 wanted,
                 guides,
                 folder=options["folder"],

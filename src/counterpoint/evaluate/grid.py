@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from lm_eval import simple_evaluate
-from lm_eval.api.registry import get_metric_aggregation
 from lm_eval.tasks import TaskManager
 
 from counterpoint.errors import GuideError, UsageError
@@ -19,6 +18,8 @@ from counterpoint.evaluate.fingerprint import fingerprint
 from counterpoint.evaluate.harness import GuidedLM
 from counterpoint.evaluate.intervals import difference, interval
 from counterpoint.evaluate.loglikelihood import Item, Score, score
+from counterpoint.evaluate.metrics import columns_of, statistic_of
+from counterpoint.evaluate.posterior import Standing, bootstrap
 from counterpoint.evaluate.writing import Passage, write
 from counterpoint.guide import Guide
 from counterpoint.sampling import SEEDS
@@ -39,7 +40,7 @@ class GridLM(GuidedLM):
     def __init__(self, guides: Sequence[Guide], store: Store, **options: Any) -> None:
         super().__init__(scale=1.0, **options)
         self.guides, self.store = tuple(guides), store
-        self._weights = fingerprint(self.model)
+        self.weights = fingerprint(self.model)
 
     @property
     def is_unguided(self) -> bool:
@@ -90,7 +91,7 @@ class GridLM(GuidedLM):
         return [found[key] for key in keys]
 
     def _key(self, kind: str, asked: Item | Passage) -> str:
-        return key_of(kind, self._weights, dataclasses.asdict(asked))
+        return key_of(kind, self.weights, dataclasses.asdict(asked))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -101,6 +102,7 @@ class Row:
         value, low, high: the metric and its 95 percent interval over documents.
         gain: `counterpoint.evaluate.intervals.Difference` from the first guide of the grid, as a dict; None for itself.
         num_ruled_out: documents of which at least one candidate has probability 0 under the guide.
+        standing: `counterpoint.evaluate.posterior.Standing` as a dict; None where the metric is no mean over documents.
     """
 
     task: str
@@ -112,6 +114,7 @@ class Row:
     num_docs: int
     num_ruled_out: int = 0
     gain: dict[str, Any] | None = None
+    standing: dict[str, Any] | None = None
 
 
 def run_grid(
@@ -143,36 +146,81 @@ def run_grid(
     Raises:
         UsageError: an unknown task, a guide twice, or a branch that does not fit a task.
     """
+    opened = open_grid(tasks, guides, folder=folder, include=include, seed=seed, **options)
+    samples, higher = opened.evaluate(opened.guides, limit=limit)
+    rows = [
+        row
+        for task, arms in samples.items()
+        for row in rows_of(task, arms, opened.guides, higher.get(task) or {}, seed=seed, resamples=resamples)
+    ]
+    record = {"rows": [dataclasses.asdict(row) for row in rows], "limit": limit, **opened.told()}
+    opened.lm.store.close()
+    return record
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class OpenGrid:
+    """Tasks and guides, ready to be answered."""
+
+    lm: GridLM
+    tasks: tuple[Any, ...]
+    guides: tuple[Guide, ...]
+    manager: TaskManager
+    seed: int
+
+    def evaluate(
+        self, guides: Sequence[Guide], *, limit: int | None = None, documents: dict[str, list[int]] | None = None
+    ) -> tuple[dict[str, list[list[dict]]], dict[str, dict[str, bool]]]:
+        """The harness' records of every task, for each guide in order, and whether high is good of each metric.
+
+        Args:
+            guides: some of the grid's.
+            documents: for each task the numbers of those to answer; None for all up to `limit`.
+        """
+        samples: dict[str, list[list[dict]]] = {}
+        self.lm.guides = tuple(guides)
+        for guide in guides:
+            self.lm.guide = guide
+            results = simple_evaluate(
+                self.lm, tasks=list(self.tasks), task_manager=self.manager, limit=limit, samples=documents,
+                log_samples=True, bootstrap_iters=0, random_seed=self.seed, numpy_random_seed=self.seed,
+                torch_random_seed=self.seed, fewshot_random_seed=self.seed,
+            )  # fmt: skip
+            for task, docs in results["samples"].items():
+                samples.setdefault(task, []).append(sorted(docs, key=lambda doc: (doc["filter"], doc["doc_id"])))
+        return samples, results.get("higher_is_better", {})
+
+    def told(self) -> dict[str, Any]:
+        """What the answers were made with, ready for JSON."""
+        lm = self.lm
+        return {
+            "model": lm.guided_model.name,
+            "parameters": sum(p.numel() for p in lm.model.parameters()),
+            "weights": lm.weights,
+            "dtype": str(lm.guided_model.dtype).removeprefix("torch."),
+            "branch": lm.get_model_info()["branch"],
+            "guides": [guide.to_dict() for guide in self.guides],
+            "seed": self.seed,
+            "computed": lm.store.num_computed,
+            "reused": lm.store.num_reused,
+            "versions": versions(),
+        }
+
+
+def open_grid(
+    tasks: Sequence[str | dict[str, Any]],
+    guides: Sequence[Guide],
+    *,
+    folder: str | Path | None = None,
+    include: str | None = None,
+    seed: int = 0,
+    **options: Any,
+) -> OpenGrid:
+    """The grid of `run_grid`, with nothing answered yet. Arguments and errors are the same."""
     guides = _checked(guides)
     manager = _manager(tasks, include)
     store = Store(None if folder is None else Path(folder) / "answers.sqlite")
-    lm = GridLM(guides, store, seed=seed, **options)
-    samples: dict[str, list[dict[str, list[dict]]]] = {}
-    for guide in guides:
-        lm.guide = guide
-        results = simple_evaluate(
-            lm, tasks=list(tasks), task_manager=manager, limit=limit, log_samples=True, bootstrap_iters=0,
-            random_seed=seed, numpy_random_seed=seed, torch_random_seed=seed, fewshot_random_seed=seed,
-        )  # fmt: skip
-        for task, docs in results["samples"].items():
-            samples.setdefault(task, []).append(docs)
-    rows = [row for task, arms in samples.items() for row in _rows(task, arms, guides, seed, resamples)]
-    record = {
-        "rows": [dataclasses.asdict(row) for row in rows],
-        "model": lm.guided_model.name,
-        "parameters": sum(p.numel() for p in lm.model.parameters()),
-        "weights": lm._weights,
-        "dtype": str(lm.guided_model.dtype).removeprefix("torch."),
-        "branch": lm.get_model_info()["branch"],
-        "guides": [guide.to_dict() for guide in guides],
-        "limit": limit,
-        "seed": seed,
-        "computed": store.num_computed,
-        "reused": store.num_reused,
-        "versions": versions(),
-    }
-    store.close()
-    return record
+    return OpenGrid(GridLM(guides, store, seed=seed, **options), tuple(tasks), guides, manager, seed)
 
 
 def versions() -> dict[str, str]:
@@ -180,13 +228,21 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in PACKAGES}}
 
 
-def _rows(task: str, arms: list[list[dict]], guides: Sequence[Guide], seed: int, resamples: int) -> list[Row]:
-    """The metrics of one task under all guides."""
+def rows_of(
+    task: str,
+    arms: Sequence[list[dict]],
+    guides: Sequence[Guide],
+    higher_is_better: dict[str, bool],
+    *,
+    seed: int,
+    resamples: int,
+) -> list[Row]:
+    """The metrics of one task under all guides, which have answered the same documents."""
     rows = []
-    arms = [sorted(docs, key=lambda doc: (doc["filter"], doc["doc_id"])) for docs in arms]
     for metric in arms[0][0]["metrics"]:
         columns = [[doc[metric] for doc in docs] for docs in arms]
-        statistic = _statistic(metric, columns[0])
+        statistic = statistic_of(metric)
+        believed = _standings(columns, statistic, guides, higher_is_better.get(metric) is not False, seed)
         for at, (guide, docs) in enumerate(zip(guides, arms)):
             found = interval(columns[at], seed=seed, statistic=statistic, resamples=resamples)
             gain = None
@@ -195,14 +251,23 @@ def _rows(task: str, arms: list[list[dict]], guides: Sequence[Guide], seed: int,
                     difference(columns[at], columns[0], seed=seed, statistic=statistic, resamples=resamples)
                 )
             ruled_out = sum(_is_ruled_out(doc) for doc in docs)
-            rows.append(Row(task, metric, str(guide), found.value, found.low, found.high, len(docs), ruled_out, gain))
+            standing = None if believed is None else dataclasses.asdict(believed[at])
+            rows.append(
+                Row(task, metric, str(guide), found.value, found.low, found.high, len(docs), ruled_out, gain, standing)
+            )
     return rows
 
 
-def _statistic(metric: str, values: list[Any]):
-    """The harness' own aggregation where it is not the mean of one number a document."""
-    aggregate = get_metric_aggregation(metric)
-    return None if aggregate is None or aggregate.__name__ == "mean" else aggregate
+def _standings(
+    columns: Sequence[list], statistic: Any, guides: Sequence[Guide], higher_is_better: bool, seed: int
+) -> tuple[Standing, ...] | None:
+    """By the Bayesian bootstrap; None where the metric is no mean over documents."""
+    table = columns_of(statistic, columns)
+    if table is None:
+        return None
+    of_mean = None if statistic is None else statistic.function
+    names = [str(guide) for guide in guides]
+    return bootstrap(table, names, seed=seed, higher_is_better=higher_is_better, of_mean=of_mean).standings
 
 
 def _is_ruled_out(doc: dict) -> bool:

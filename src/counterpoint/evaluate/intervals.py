@@ -13,6 +13,32 @@ from counterpoint.errors import UsageError
 
 LEVEL = 0.95
 Statistic = Callable[[Sequence[Any]], float]
+_AT_ONCE = 2_000_000  # documents drawn together
+
+
+@dataclass(frozen=True, slots=True)
+class OfMean:
+    """A metric that is a monotone function of a weighted mean: `function(sum_d a_d / sum_d b_d)`, where a document's
+    value is (a, b), or a alone with b = 1.
+
+    Args:
+        function: of arrays, element by element.
+    """
+
+    function: Callable[[np.ndarray], np.ndarray]
+
+    def __call__(self, values: Sequence[Any]) -> float:
+        table = self.table(values)
+        return float(self.function(table[:, 0].sum() / table[:, 1].sum()))
+
+    def table(self, values: Sequence[Any]) -> np.ndarray:
+        """(D, 2) of a and b."""
+        found = np.asarray(values, dtype=float)
+        return found if found.ndim == 2 else np.stack([found, np.ones_like(found)], -1)
+
+    def of_rows(self, table: np.ndarray, at: np.ndarray) -> np.ndarray:
+        """Of resamples: (D, 2), (N, D) of indices -> (N,)."""
+        return self.function(table[at, 0].sum(-1) / table[at, 1].sum(-1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +77,10 @@ def interval(
     if statistic is None:
         column = np.asarray(values, dtype=float)
         return Interval(float(column.mean()), *_bootstrap((column,), _mean, seed, resamples))
+    if isinstance(statistic, OfMean):
+        table = statistic.table(values)
+        drawn = _resampled(lambda at: statistic.of_rows(table, at), len(table), seed, resamples)
+        return Interval(statistic(values), *_ends(drawn))
     return Interval(
         float(statistic(values)),
         *_bootstrap_rows(lambda at: statistic([values[i] for i in at]), len(values), seed, resamples),
@@ -67,6 +97,8 @@ def difference(
     """
     if len(ours) != len(theirs) or not len(ours):
         raise UsageError(f"the arms have {len(ours)} and {len(theirs)} documents; compare the same ones")
+    if isinstance(statistic, OfMean):
+        return _difference_of_means(statistic, ours, theirs, seed, resamples)
     if statistic is not None:
 
         def gap(at: np.ndarray) -> float:
@@ -93,6 +125,34 @@ def difference(
         n_resamples=resamples, rng=np.random.default_rng(seed),
     )  # fmt: skip
     return Difference(float((a - b).mean()), low, high, float(test.pvalue), "paired permutation")
+
+
+def _difference_of_means(
+    statistic: OfMean, ours: Sequence[Any], theirs: Sequence[Any], seed: int, resamples: int
+) -> Difference:
+    a, b = statistic.table(ours), statistic.table(theirs)
+    with np.errstate(invalid="ignore"):
+        drawn = _resampled(lambda at: statistic.of_rows(a, at) - statistic.of_rows(b, at), len(a), seed, resamples)
+        value = statistic(ours) - statistic(theirs)
+        rng, as_large, step = np.random.default_rng(seed), 1, max(1, _AT_ONCE // len(a))
+        for at in range(0, resamples, step):
+            swap = (rng.random((min(step, resamples - at), len(a))) < 0.5)[..., None]
+            one, other = np.where(swap, b, a).sum(1), np.where(swap, a, b).sum(1)
+            gaps = statistic.function(one[:, 0] / one[:, 1]) - statistic.function(other[:, 0] / other[:, 1])
+            as_large += int((np.abs(gaps) >= abs(value) - 1e-12).sum())
+    return Difference(value, *_ends(drawn), as_large / (resamples + 1), "paired permutation")
+
+
+def _resampled(of_rows: Callable[[np.ndarray], np.ndarray], count: int, seed: int, resamples: int) -> np.ndarray:
+    rng, step = np.random.default_rng(seed), max(1, _AT_ONCE // count)
+    sizes = [min(step, resamples - at) for at in range(0, resamples, step)]
+    return np.concatenate([of_rows(rng.integers(0, count, (size, count))) for size in sizes])
+
+
+def _ends(drawn: np.ndarray) -> tuple[float, float]:
+    """Order statistics, so that infinite values stay what they are."""
+    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], method="nearest")
+    return float(low), float(high)
 
 
 def _mean(values: np.ndarray, axis: int = -1) -> np.ndarray:

@@ -17,7 +17,7 @@ from rich.table import Table
 def print_table(record: dict[str, Any], out: TextIO) -> None:
     """The rows of `counterpoint.evaluate.grid.run_grid` as a table, then what they were made with."""
     console = Console(file=out, width=None if out.isatty() else 140)
-    table = Table("task", "metric", "guide", "value", "95% interval", "against the first", "p", "documents")
+    table = Table("task", "metric", "guide", "value", "95% interval", "against the first", "p", "P(best)", "documents")
     for row in record["rows"]:
         gain = row["gain"]
         table.add_row(
@@ -28,9 +28,22 @@ def print_table(record: dict[str, Any], out: TextIO) -> None:
             f"{number(row['low'])} to {number(row['high'])}",
             "" if gain is None else f"{gain['value']:+.4g} ({number(gain['low'])} to {number(gain['high'])})",
             "" if gain is None else f"{gain['p']:.2g}",
+            "" if row["standing"] is None else f"{row['standing']['prob_best']:.3f}",
             f"{row['num_docs']}" + (f", {row['num_ruled_out']} with -inf" if row["num_ruled_out"] else ""),
         )
     console.print(table)
+    if "race" in record:
+        went = record["race"]
+        reached = "is the best" if went["prob_best"] >= went["until"] else "leads, with all documents answered,"
+        believed = went["posterior"]
+        how = "" if believed is None else f"; P(best) by the {believed['method']}"
+        if believed is not None and believed["r_hat"] is not None:
+            how += f" (r-hat {believed['r_hat']:.3f}, effective sample size {believed['ess']:.0f})"
+        console.print(
+            f"{went['best']} {reached} in {went['metric']} with probability {went['prob_best']:.3f}, after "
+            f"{went['answers']} of {went['grid']} answers{how}",
+            highlight=False,
+        )
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
     console.print(
         f"{record['model']} ({record['parameters']:,} parameters, {record['dtype']}), branch: {record['branch']}, "
