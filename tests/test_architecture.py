@@ -9,8 +9,8 @@ import counterpoint
 
 SOURCE = Path(counterpoint.__file__).parent
 ORDER = [
-    "errors", "guide", "presets", "formulas", "guiding", "contexts", "wire", "sampling", "models", "engine", "batch",
-    "store", "transformers", "vllm", "trace", "report", "evaluate", "bench", "train", "server", "cli",
+    "errors", "guide", "presets", "formulas", "guiding", "constraints", "contexts", "wire", "sampling", "models", "engine",
+    "batch", "store", "transformers", "vllm", "trace", "report", "evaluate", "bench", "train", "server", "cli",
 ]  # fmt: skip
 MOST_LINES = 350
 #: rooms that a room is kept from, though they stand above it

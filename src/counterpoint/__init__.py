@@ -24,7 +24,7 @@ _LATER = {
     "Engine": "counterpoint.engine",
     "Completion": "counterpoint.engine",
 }
-_ROOMS = ("contexts", "errors", "formulas", "report", "sampling", "trace", "transformers")
+_ROOMS = ("constraints", "contexts", "errors", "formulas", "report", "sampling", "trace", "transformers")
 
 __all__ = ["Branch", "Guide", "__version__", *_LATER, *_ROOMS]
 

@@ -9,6 +9,7 @@ CounterpointError
 │   │   └── UnknownFieldError         nobody knows it
 │   ├── SamplingError                 temperature, top-p, penalties, limits
 │   │   └── NothingLeftError          the constraints on the output leave no token
+│   ├── ConstraintError               a constraint on the output can't be read, or can't be kept
 │   ├── ModelError                    a model folder: missing, truncated, not a causal model
 │   └── UnsupportedError              this model or this combination cannot do that
 └── Failure (also RuntimeError)       nobody's mistake; exit status 1, HTTP 500
@@ -78,6 +79,10 @@ class SamplingError(UsageError):
 
 class NothingLeftError(SamplingError):
     """The constraints on the output rule out every token."""
+
+
+class ConstraintError(UsageError):
+    """A constraint on the output can't be read, or can't be kept on this model."""
 
 
 class ModelError(UsageError):

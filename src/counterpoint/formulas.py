@@ -23,6 +23,31 @@ def log_probs(logits: Tensor) -> Tensor:
     return torch.log_softmax(logits.float(), dim=-1)
 
 
+def conditioned(logprobs: Tensor, allowed: Tensor) -> Tensor:
+    """Each branch conditioned on a set of tokens: l_b <- log_softmax(l_b + mask), the mask being 0 or -inf.
+
+    A further branch that rules out every allowed token says nothing of how to choose between them: it is taken for the
+    conditional one. A row whose conditional branch does so is left without any token, at -inf.
+
+    Args:
+        logprobs: (B, R, V) log-probabilities or logits; the conditional branch first, then the further ones.
+        allowed: (B, V) of bool.
+
+    Returns:
+        (B, R, V) log-probabilities.
+    """
+    masked = logprobs.float().masked_fill(~allowed.unsqueeze(1), NEG_INF)
+    is_empty = masked.amax(-1, keepdim=True) == NEG_INF
+    result = torch.log_softmax(masked, dim=-1).masked_fill(is_empty, NEG_INF)
+    return torch.where(is_empty, result[:, :1], result)
+
+
+def mass(cond: Tensor, allowed: Tensor) -> Tensor:
+    """The probability that a branch gives to a set of tokens. (B, V) logits, (B, V) of bool -> (B,), from 0 to 1."""
+    weights = (cond.float() - cond.amax(-1, keepdim=True)).exp_()
+    return (weights * allowed).sum(-1) / weights.sum(-1)
+
+
 def combine_log(cond: Tensor, others: Tensor, weights: Tensor) -> Tensor:
     """g = l_c + sum_b w_b * (l_b - l_c), not normalised.
 

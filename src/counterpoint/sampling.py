@@ -204,6 +204,12 @@ def draw_rows(scores: Tensor, sources: Sequence[torch.Generator]) -> list[int]:
     return (place * num_blocks + block).tolist()
 
 
+def pass_over(vocab_size: int, sampling: Sampling, source: torch.Generator) -> None:
+    """Use up the random numbers of one `draw` from so many tokens, whose result is known already."""
+    if not sampling.greedy:
+        _exponentials(-(-vocab_size // BLOCK) + BLOCK, [source], source.device)
+
+
 def _exponentials(count: int, sources: Sequence[torch.Generator], device: torch.device) -> Tensor:
     """So many exponential random numbers from each source, in float64. (N, count)."""
     # In float32 the least would be 6e-8: far too coarse for a race of many tokens that are less likely than that.

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from counterpoint.cli.command import Command, Options
+from counterpoint.cli.constraints import FORM, constraint_from, warn_of_incomplete
 from counterpoint.cli.contexts import CONTEXTS, WAYS, check_prompt, read_contexts
 from counterpoint.cli.kinds import Count, Input
 from counterpoint.cli.options import (
@@ -45,7 +46,7 @@ def _check(options: Options) -> None:
 @click.command(
     "generate",
     cls=Command,
-    groups=(GUIDE, CONTEXTS, SAMPLING, MODEL, DRAFTING, PRESETS),
+    groups=(GUIDE, CONTEXTS, SAMPLING, FORM, MODEL, DRAFTING, PRESETS),
     check=_check,
 )
 @click.argument("prompt", required=False)
@@ -90,7 +91,7 @@ def _run_one(options: Options) -> int:
         if not as_json:
             print(shown, file=sys.stderr)
     arguments = {**sampling_from(options), **read.given, "guide": guide, "logprobs": options["logprobs"]}
-    arguments |= drafting(options)
+    arguments |= {"constraint": constraint_from(options), "loop": options["loop"], **drafting(options)}
     if as_stream:
         done = None
         for piece in stream(read.model, read.prompt, **arguments):
@@ -99,6 +100,7 @@ def _run_one(options: Options) -> int:
             done = piece.completion
         print()
         _tell_end(read.model.name, [done])
+        warn_of_incomplete([done])
         return 0
     made = generate(read.model, read.prompt, n=options["num_samples"], **arguments)
     completions = made if isinstance(made, list) else [made]
@@ -106,6 +108,8 @@ def _run_one(options: Options) -> int:
         record = describe(completion) | (shown.to_dict() if shown is not None else {})
         print(json.dumps(record, ensure_ascii=False) if as_json else completion.text)
     _tell_end(read.model.name, completions)
+    if not as_json:
+        warn_of_incomplete(completions)
     return 0
 
 

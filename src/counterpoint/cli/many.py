@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from counterpoint.batch.lines import Line, read_lines
 from counterpoint.cli.command import Options
+from counterpoint.cli.constraints import constraint_from
 from counterpoint.cli.options import drafting, guide_from, open_model, read_text, sampling_from, token_bar
 from counterpoint.errors import CounterpointError, PromptError, UsageError
 
@@ -66,8 +67,10 @@ def _request(model: Model, line: Line, options: Options, negative: str | None) -
     from counterpoint.wire import branch_from_wire
 
     arguments: dict[str, Any] = {**sampling_from(options), "n": options["num_samples"], "logprobs": options["logprobs"]}
+    arguments["loop"] = options["loop"]
     arguments |= dict(line.options or {})
     try:
+        arguments["constraint"] = constraint_from(options)
         if line.branches is not None:
             arguments["branches"] = [branch_from_wire(fields, model=model) for fields in line.branches]
         else:

@@ -7,13 +7,15 @@ from collections.abc import Callable, Mapping
 import torch
 
 from counterpoint import formulas, guiding
+from counterpoint.constraints.masks import unpacked
+from counterpoint.engine.constrained import can_force
 from counterpoint.engine.drafting import Ahead, Lookup
 from counterpoint.engine.feeding import MAX_CHUNK, feed
 from counterpoint.engine.reader import Reader
 from counterpoint.engine.sequence import Sequence, as_wide
 from counterpoint.models.model import Model
 from counterpoint.models.rows import Rows
-from counterpoint.sampling import draw, processed
+from counterpoint.sampling import draw, pass_over, processed
 
 
 def new_drafter(
@@ -75,7 +77,7 @@ def write_ahead(counts: Mapping[Sequence, int]) -> dict[Sequence, Exception]:
     left = {s: n for s in counts if (n := _room(s, counts[s])) > 0}
     begun = list(left)
     for sequence in begun:
-        sequence.drafter.catch_up(sequence.output_ids, sequence.source, sequence.processors)
+        sequence.drafter.catch_up(sequence.output_ids, sequence.source, sequence.processors, sequence.constraint)
     while left:
         owner = {reader: sequence for sequence in left for reader in sequence.drafter.readers}
         for reader, error in _feed_whole(list(owner)).items():
@@ -117,11 +119,17 @@ def _feed_whole(readers: list[Reader]) -> dict[Reader, Exception]:
 
 def _next(sequence: Sequence) -> int:
     """Draw the next guess as the sequence would draw its token, if what writes ahead predicted like its branches."""
-    request, drafter = sequence.request, sequence.drafter
+    request, drafter, state = sequence.request, sequence.drafter, sequence.drafter.constraint
+    if state is not None and can_force(request) and (forced := state.forced()):
+        pass_over(sequence.vocab_size, request.sampling, drafter.source)
+        state.accept(forced[0])
+        return forced[0]
     output_ids = [*sequence.output_ids, *drafter.guesses]
     like = torch.empty(sequence.model.vocab_size, device=sequence.model.device)
     logits = torch.stack([as_wide(like, row) for row in drafter.predicted()])
     logprobs = formulas.log_probs(logits)
+    if state is not None:
+        logprobs = formulas.conditioned(logits[None], unpacked([state], logits.shape[-1], logits))[0]
     guided = guiding.combined(logprobs[:1], logprobs[None, 1:], [drafter.weights], [request.guide], [len(output_ids)])[
         0
     ]
@@ -132,4 +140,7 @@ def _next(sequence: Sequence) -> int:
         output_ids=output_ids,
         processors=drafter.processors,
     )
-    return draw(scores, request.sampling, drafter.source)
+    token_id = draw(scores, request.sampling, drafter.source)
+    if state is not None:
+        state.accept(token_id)
+    return token_id

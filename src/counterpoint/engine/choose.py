@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from counterpoint import formulas, guiding
+from counterpoint.engine.constrained import allowed, append_forced
 from counterpoint.engine.request import Observation, Progress, TokenLogprob
 from counterpoint.engine.sequence import Sequence
 from counterpoint.errors import Failure, NothingLeftError
@@ -22,27 +23,40 @@ class _Way:
     """What sequences have in common whose tokens are chosen together."""
 
     applied: bool  # guidance changes the distribution
+    constrained: bool
     num_branches: int
     choice: Literal["best", "draw", "each"]  # "each": one by one, since more than the token is asked for
     from_logits: bool  # log-probabilities would give the same choice
 
 
 def choose(sequences: list[Sequence]) -> list[Progress]:
-    """Choose the next token of every sequence and append it. Sequences whose guides work alike go together."""
+    """Choose the next token of every sequence and append it, and those that a constraint leaves no choice of after it.
+    Sequences whose guides work alike go together."""
+    progress: list[Progress] = []
     alike: dict[_Way, list[Sequence]] = defaultdict(list)
     for sequence in sequences:
-        alike[_way(sequence)].append(sequence)
-    progress: dict[Sequence, Progress] = {}
+        sequence.vocab_size = sequence.readers[0].logits[0].shape[-1]
+        forced = append_forced(sequence)
+        progress += forced
+        if not forced:
+            alike[_way(sequence)].append(sequence)
+    chosen: dict[Sequence, Progress] = {}
     for way, group in alike.items():
-        progress.update(_choose_alike(group, way))
-    return [progress[sequence] for sequence in sequences]
+        chosen.update(_choose_alike(group, way))
+    for sequence in sequences:
+        if sequence in chosen:
+            progress.append(chosen[sequence])
+            progress += append_forced(sequence)
+    return progress
 
 
 def _choose_alike(group: list[Sequence], way: _Way) -> dict[Sequence, Progress]:
     try:
-        scores = _from_logits(group, way.applied) if way.from_logits else None
+        left = allowed(group, group[0].readers[0].logits[0]) if way.constrained else None
+        masses = None if left is None else _masses(group, left)
+        scores = _from_logits(group, way.applied, left) if way.from_logits else None
         if scores is None:
-            cond, others, scores = _guided(group, way)
+            cond, others, scores = _guided(group, way, left)
         token_ids = None if way.choice == "each" else _tokens(group, scores, way.choice)
     except Exception as error:  # of whatever kind: it ends one request and must not end the others
         if len(group) == 1:
@@ -51,6 +65,8 @@ def _choose_alike(group: list[Sequence], way: _Way) -> dict[Sequence, Progress]:
     progress: dict[Sequence, Progress] = {}
     for i, sequence in enumerate(group):
         try:
+            if masses is not None and masses[i] is not None:
+                sequence.note_mass(masses[i])
             if token_ids is not None:
                 progress[sequence] = sequence.accept(token_ids[i], None)
             else:
@@ -67,13 +83,20 @@ def _way(sequence: Sequence) -> _Way:
     is_refined = guide.plausibility or guide.gate or guide.adaptive
     return _Way(
         applied=guiding.applies(guide, sequence.needed_weights, sequence.step),
+        constrained=sequence.constraint is not None,
         num_branches=len(sequence.needed),
         choice="each" if each else "best" if sampling.greedy else "draw",
         from_logits=not each and guide.space == "log" and not is_refined,
     )
 
 
-def _from_logits(group: list[Sequence], applied: bool) -> Tensor | None:
+def _masses(group: list[Sequence], left: Tensor) -> list[float | None]:
+    """What the prompt's branches give to the tokens that are left; None where that is one."""
+    masses = formulas.mass(torch.stack([sequence.readers[0].logits[0] for sequence in group]), left).tolist()
+    return [mass if count > 1 else None for mass, count in zip(masses, left.sum(-1).tolist())]
+
+
+def _from_logits(group: list[Sequence], applied: bool, left: Tensor | None = None) -> Tensor | None:
     """Scores in log space, (B, V), whose softmax is the guided distribution: normalising adds the same to all tokens.
 
     None where the best is not finite: an infinite logit has rules of its own, which `formulas.combine_log` knows.
@@ -82,12 +105,15 @@ def _from_logits(group: list[Sequence], applied: bool) -> Tensor | None:
     logits = logits.view(len(group), -1, logits.shape[-1])  # (B, 1 + K, V)
     scores = logits[:, 0]
     if applied and logits.shape[1] > 1:
+        # Conditioning each branch on a constraint first would add a number to each of them: here it can come last.
         scores = formulas.combine_logits(
             scores, logits[:, 1:], logits.new_tensor([sequence.needed_weights for sequence in group])
         )
     # Of each branch too: weighted by nothing or less, an infinite logit would not show in the scores.
-    finite = all(map(math.isfinite, [*scores.amax(-1).tolist(), *logits.amax(-1).flatten().tolist()]))
-    return scores if finite else None
+    finite = all(map(math.isfinite, logits.amax(-1).flatten().tolist()))
+    if left is not None:
+        scores = scores.masked_fill(~left, NEG_INF)
+    return scores if finite and all(map(math.isfinite, scores.amax(-1).tolist())) else None
 
 
 def _tokens(group: list[Sequence], scores: Tensor, choice: str) -> list[int]:
@@ -101,10 +127,16 @@ def _tokens(group: list[Sequence], scores: Tensor, choice: str) -> list[int]:
     return draw_rows(scores, [sequence.source for sequence in group])
 
 
-def _guided(group: list[Sequence], way: _Way) -> tuple[Tensor, Tensor, Tensor]:
+def _guided(group: list[Sequence], way: _Way, left: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     logits = torch.stack([row for sequence in group for row in sequence.predicted()])
     check_finite(logits, len(logits) // len(group))
-    logprobs = formulas.log_probs(logits).view(len(group), -1, logits.shape[-1])  # (B, 1 + K, V)
+    logits = logits.view(len(group), -1, logits.shape[-1])  # (B, 1 + K, V)
+    logprobs = formulas.log_probs(logits) if left is None else formulas.conditioned(logits, left)
+    if left is not None and bool((logprobs[:, 0].amax(-1) == NEG_INF).any()):
+        raise NothingLeftError(
+            f"no token is left to choose after {group[0].step} generated ones: the model rules out every token that the "
+            "constraint allows; loosen it"
+        )
     cond, others = logprobs[:, 0], logprobs[:, 1:]
     if not way.applied:
         return cond, others, cond

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from counterpoint.constraints.state import State
 from counterpoint.engine.processors import Processors
 from counterpoint.engine.reader import Reader
 
@@ -115,6 +116,7 @@ class Ahead:
     contexts: list[tuple[int, ...]] | None = None
     room: int | None = None
     vocab_size: int | None = None
+    constraint: State | None = None  # a fork of the sequence's, likewise
     seen: list[list[Tensor]] = field(default_factory=list)  # of each row, (V,) after each token it read
     guesses: list[int] = field(default_factory=list)
     _written: list[int] = field(default_factory=list)  # the output that rows of a draft model hold or will
@@ -141,10 +143,13 @@ class Ahead:
         self._pace.judge(num_right)
         self._most = num_right + MORE
 
-    def catch_up(self, output_ids: list[int], source: torch.Generator, processors: Processors) -> None:
+    def catch_up(
+        self, output_ids: list[int], source: torch.Generator, processors: Processors, constraint: State | None
+    ) -> None:
         """Get ready to write on after this output; what the rows hold of other guesses is forgotten."""
         self.source.set_state(source.get_state())
         self.processors = processors.fork()
+        self.constraint = None if constraint is None else constraint.fork()
         self.guesses, self.seen = [], [[] for _ in self.readers]
         if self.is_own:
             return

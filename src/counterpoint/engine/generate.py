@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from numbers import Integral
 from typing import Any, Unpack
 
+from counterpoint.constraints import Constraint
 from counterpoint.contexts import Built, read_request
 from counterpoint.engine.loop import Engine
 from counterpoint.engine.options import Options, RequestOptions, read_options, spelled_out
@@ -41,7 +42,10 @@ def prepare(model: Model | str, prompt: Prompt, **options: Unpack[RequestOptions
     negative, branches, guide, seed = (options.pop(name, None) for name in ("negative", "branches", "guide", "seed"))
     if guide is not None and not isinstance(guide, Guide):
         raise UsageError(f"guide is {guide!r:.60}; use counterpoint.Guide(scale=...)", param="guide")
-    prompt_ids, read, guide = read_request(as_model(model), prompt, negative=negative, branches=branches, guide=guide)
+    model = as_model(model)
+    if isinstance(options.get("constraint"), Constraint):
+        options["constraint"] = options["constraint"].compile(model)
+    prompt_ids, read, guide = read_request(model, prompt, negative=negative, branches=branches, guide=guide)
     return Request(prompt_ids=prompt_ids, branches=read, guide=guide or Guide(), seed=seed, **read_options(options))
 
 

@@ -10,6 +10,7 @@ import torch
 from counterpoint.contexts.second import check_tokenizer
 from counterpoint.engine.ahead import new_drafter, write_ahead
 from counterpoint.engine.choose import choose
+from counterpoint.engine.constrained import begin_masks
 from counterpoint.engine.drafting import Ahead, Lookup
 from counterpoint.engine.feeding import MAX_CHUNK, Shapes, feed, portions
 from counterpoint.engine.prefix import PrefixStore
@@ -247,7 +248,10 @@ class Engine:
         counts = {s: s.num_guessable(most) for s in self._running if s.drafter is not None}
         for sequence, count in counts.items():
             if isinstance(sequence.drafter, Lookup):
-                sequence.guess(sequence.drafter.guess(count))
+                guess = sequence.drafter.guess(count)
+                if guess and sequence.constraint is not None:
+                    guess = guess[: sequence.constraint.num_allowed(guess)]
+                sequence.guess(guess)
         return write_ahead({s: n for s, n in counts.items() if n > 0 and isinstance(s.drafter, Ahead)})
 
     def _read(self) -> dict[Sequence, Exception]:
@@ -259,6 +263,7 @@ class Engine:
                 rows.expect(num_steps, num_rounds)
         failed = self._guess()
         running = [sequence for sequence in self._running if sequence not in failed]
+        begin_masks(running)
         held = {r: s for s in running for r in skippable(s)} if self.skips else {}
         failed |= self._feed([(s, r) for s in running for r in s.readers if r not in held])
         needed = {s for s in set(held.values()) if s not in failed and not decide(s)}

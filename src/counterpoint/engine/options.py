@@ -9,6 +9,8 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ParamSpec, TypedDict, TypeVar, get_type_hints
 
+from counterpoint.constraints import Constraint
+from counterpoint.constraints.compiled import Compiled
 from counterpoint.engine.request import Observation, Request
 from counterpoint.errors import SamplingError, UsageError
 from counterpoint.guide import Branch, Guide
@@ -36,6 +38,9 @@ class Options(TypedDict, total=False):
         processors: functions (prompt ids, output ids, (V,) scores) -> (V,) scores, applied after the penalties; an
             object that remembers something is copied for each sample.
         observe: called at each step with the sample's number and an `Observation`.
+        constraint: a form that every output keeps: one of `counterpoint.constraints`, compiled or not.
+        loop: (longest period, repeats); an output ends once its last tokens are a passage of at most so many tokens,
+            written so many times in a row. None never does.
     """
 
     max_tokens: int
@@ -54,6 +59,8 @@ class Options(TypedDict, total=False):
     logprobs: int | None
     processors: Sequence[Processor]
     observe: Callable[[int, Observation], None] | None
+    constraint: Constraint | Compiled | None
+    loop: tuple[int, int] | None
 
 
 class RequestOptions(Options, total=False):
@@ -103,6 +110,15 @@ ELSEWHERE = {
     "streamer": "counterpoint.stream(model, prompt)",
     "stream": "counterpoint.stream(model, prompt)",
     "callback": "on_progress=...",
+    "response_format": "constraint=counterpoint.constraints.Json(schema)",
+    "guided_json": "constraint=counterpoint.constraints.Json(schema)",
+    "json_schema": "constraint=counterpoint.constraints.Json(schema)",
+    "guided_regex": "constraint=counterpoint.constraints.Regex(pattern)",
+    "regex": "constraint=counterpoint.constraints.Regex(pattern)",
+    "guided_choice": "constraint=counterpoint.constraints.Choices([...])",
+    "choices": "constraint=counterpoint.constraints.Choices([...])",
+    "guided_grammar": "constraint=counterpoint.constraints.Grammar(lark)",
+    "grammar": "constraint=counterpoint.constraints.Grammar(lark)",
     "num_beams": "nothing: there are no beams here; n=... gives several samples",
 }
 

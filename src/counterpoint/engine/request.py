@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
 
+from counterpoint.constraints.compiled import Compiled
 from counterpoint.contexts import ReadBranch
+from counterpoint.engine.loops import checked_loop
 from counterpoint.engine.stops import fallbacks
 from counterpoint.errors import NoEffectWarning, SamplingError, TooLongError, warn
 from counterpoint.guide import Guide, NoEffect, acting, no_effect
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from counterpoint.models.model import Model
 
 NUM_SEEDS = 2**64
-FinishReason = Literal["stop", "length", "context", "cancelled"]
+FinishReason = Literal["stop", "length", "context", "loop", "cancelled"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,9 @@ class Request:
         processors: applied in order after the penalties and before the temperature; each sample has copies of its
             own, see `engine.processors.Processors`.
         observe: called at each step with the sample's number and an `Observation`.
+        constraint: a form that the output keeps, compiled for the model; every branch is conditioned on it.
+        loop: (longest period, repeats); end the output once its last tokens are a passage of at most so many tokens
+            written so many times in a row. None never does.
     """
 
     prompt_ids: tuple[int, ...]
@@ -82,6 +87,8 @@ class Request:
     logprobs: int | None = None
     processors: tuple[Processor, ...] = ()
     observe: Callable[[int, Observation], None] | None = None
+    constraint: Compiled | None = None
+    loop: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         for name, least in (("max_tokens", 1), ("min_tokens", 0), ("num_samples", 1), ("logprobs", 0), ("seed", 0)):
@@ -99,6 +106,20 @@ class Request:
             )
         if any(not isinstance(text, str) or not text for text in self.stop):
             raise SamplingError(f"stop is {list(self.stop)!r}; use texts of at least one character", param="stop")
+
+        if self.constraint is not None and not isinstance(self.constraint, Compiled):
+            raise SamplingError(
+                f"constraint is {self.constraint!r:.60}; use one of counterpoint.constraints, compiled for the model",
+                param="constraint",
+            )
+        if self.constraint is not None and (self.min_tokens or self.given_ids):
+            other = "min_tokens" if self.min_tokens else "given_ids"
+            raise SamplingError(
+                f"{other} is given beside a constraint, and a form has its own tokens and end; leave one of them out",
+                param=other,
+            )
+        if self.loop is not None:
+            object.__setattr__(self, "loop", checked_loop(self.loop))
 
     @property
     def useful_branches(self) -> tuple[ReadBranch, ...]:
@@ -144,6 +165,11 @@ class Request:
                     f"{model.vocab_size - 1}",
                     param=name,
                 )
+        if self.constraint is not None and not self.constraint.fits(model):
+            raise SamplingError(
+                f"the constraint was compiled for another vocabulary than that of {model.name}; compile it for this model",
+                param="constraint",
+            )
         if self.stop and model.tokenizer is None:
             raise SamplingError(f"stop texts need a tokenizer and {model.name} has none; use stop_ids", param="stop")
         for text in self.stop:
@@ -208,9 +234,13 @@ class Completion:
         text: None where the model has no tokenizer; without the stop text.
         token_ids: all generated tokens, an end token included.
         finish_reason: "stop" (an end token or a stop text), "length" (`max_tokens`), "context" (the model holds no
-            more), or "cancelled".
+            more), "loop" (see `Request.loop`), or "cancelled".
         index: number of the sample, from 0.
         logprobs: of each token, where they were asked for.
+        complete: whether the output keeps its constraint as a whole; False where it was cut short. None without one.
+        constraint_mass: how hard the constraint pulled: the probability that the prompt's branch by itself gave to the
+            tokens that the constraint allowed, as the geometric mean over the steps that left a choice. 1 is not at all.
+            None without a constraint, or where there was no choice.
 
     `str()` is the text.
     """
@@ -221,6 +251,8 @@ class Completion:
     usage: Usage
     index: int = 0
     logprobs: tuple[TokenLogprob, ...] | None = None
+    complete: bool | None = None
+    constraint_mass: float | None = None
 
     def __str__(self) -> str:
         return " ".join(map(str, self.token_ids)) if self.text is None else self.text
@@ -261,6 +293,9 @@ def describe(completion: Completion) -> dict[str, Any]:
         "finish_reason": completion.finish_reason,
         "usage": {name: getattr(completion.usage, name) for name in Usage.__slots__},
     }
+    for name in ("complete", "constraint_mass"):
+        if getattr(completion, name) is not None:
+            record[name] = getattr(completion, name)
     if completion.logprobs is not None:
         record["logprobs"] = [
             {"token_id": t.token_id, "logprob": logprob(t.logprob), "top": [list(pair) for pair in t.top]}

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from counterpoint.constraints.state import State
 from counterpoint.engine.drafting import Ahead, Lookup
+from counterpoint.engine.loops import Loops
 from counterpoint.engine.processors import NoEarlyEnd, Processors
 from counterpoint.engine.reader import Reader
 from counterpoint.engine.request import NUM_SEEDS, Completion, FinishReason, Progress, Request, TokenLogprob, Usage
 from counterpoint.engine.text import TextStream
 from counterpoint.models.model import Model
 from counterpoint.models.rows import Rows
-from counterpoint.sampling import generator
+from counterpoint.sampling import LEAST, generator
 
 
 @dataclass(slots=True, eq=False)
@@ -27,6 +30,7 @@ class Sequence:
         predictions: for each further branch, which reader predicts it and which of that reader's logits it is.
         weights: for each further branch.
         room: most tokens to generate.
+        constraint: how far the output is in keeping its form.
         drafter: guesses tokens; None where none are wanted.
     """
 
@@ -41,12 +45,17 @@ class Sequence:
     source: torch.Generator
     stream: TextStream | None
     processors: Processors
+    constraint: State | None = None
+    loops: Loops | None = None
     drafter: Lookup | Ahead | None = None
     output_ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
     is_decided: bool = False  # the next choice needs the conditional branch only
     num_skipped: int = 0
     num_guessed_right: int = 0
+    vocab_size: int = 0  # of the predictions, once there are some
+    _log_mass: float = 0.0
+    _num_choices: int = 0
     _num_guessed: int = 0
     _num_right: int = 0
 
@@ -97,18 +106,29 @@ class Sequence:
             self._judge(was_guessed[0])
         if self.predictions and self.request.guide.stop is not None and self.step >= self.request.guide.stop:
             self._drop_branches()
+        if self.constraint is not None:
+            self.constraint.accept(token_id)
         is_end = token_id in self.request.stop_ids or (not self.request.ignore_eos and token_id in self.model.eos_ids)
         text = ""
         if self.stream is not None:
             text = "" if is_end else self.stream.add(token_id, can_stop=self.step > self.request.min_tokens)
         reason: FinishReason | None = None
-        if is_end or (self.stream is not None and self.stream.stopped):
+        is_loop = self.loops is not None and self.loops.extend(token_id)
+        is_over = self.constraint is not None and self.constraint.is_over
+        if is_end or is_over or (self.stream is not None and self.stream.stopped):
             reason = "stop"
+        elif is_loop:
+            reason = "loop"
         elif self.step >= self.room:
             reason = "length" if self.step >= self.request.max_tokens else "context"
         if reason is None:
             return Progress(self.request_id, self.index, token_id, text, logprob)
         return self.finish(reason, token_id, text, logprob)
+
+    def note_mass(self, mass: float) -> None:
+        """The prompt's branch gave this probability to the tokens that the constraint allowed, and these were several."""
+        self._log_mass += math.log(max(mass, LEAST))
+        self._num_choices += 1
 
     def num_guessable(self, most: int) -> int:
         """How many tokens can be guessed now, at most so many: none before the first, and only what there is room for."""
@@ -160,8 +180,14 @@ class Sequence:
             ),
             index=self.index,
             logprobs=None if self.request.logprobs is None else tuple(self.logprobs),
+            complete=None if self.constraint is None else self._is_complete(),
+            constraint_mass=math.exp(self._log_mass / self._num_choices) if self._num_choices else None,
         )
         return Progress(self.request_id, self.index, token_id, text, logprob, completion)
+
+    def _is_complete(self) -> bool:
+        # A stop text, and what followed it in the same token, is cut from the output.
+        return self.constraint.complete and not (self.stream is not None and self.stream.stopped)
 
     def fail(self, error: Exception) -> Progress:
         """Free the rows and report why there is no more; nothing here runs what may have failed."""
@@ -235,4 +261,6 @@ def new_sequence(
         source=generator(seed, model.device),
         stream=stream,
         processors=Processors(processors),
+        constraint=None if request.constraint is None else request.constraint.start(),
+        loops=None if request.loop is None else Loops(*request.loop),
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 
 from counterpoint import formulas
+from counterpoint.engine.constrained import allowed
 from counterpoint.engine.reader import Reader
 from counterpoint.engine.sequence import Sequence
 
@@ -31,7 +32,7 @@ def skippable(sequence: Sequence) -> list[Reader]:
 def decide(sequence: Sequence) -> bool:
     """Whether the next choice is the same without the further branches, and mark the sequence so.
 
-    It is while the guide has not started; under the gate, which leaves the conditional distribution; where one token
+    It is while the guide has not started; where a constraint leaves one token; under the gate, which leaves the conditional distribution; where one token
     is plausible, which leaves only that one; and as `formulas.is_settled` proves for greedy choice in prob space.
     """
     request, cond = sequence.request, sequence.readers[0]
@@ -41,7 +42,15 @@ def decide(sequence: Sequence) -> bool:
     if not guide.active(sequence.step):
         sequence.is_decided = True
         return True
-    logprobs = formulas.log_probs(cond.logits[0])[None]
+    logits = cond.logits[0][None]
+    if sequence.constraint is None:
+        logprobs = formulas.log_probs(logits)
+    else:
+        left = allowed([sequence], logits)
+        if int(left.sum()) == 1:
+            sequence.is_decided = True
+            return True
+        logprobs = formulas.conditioned(logits[:, None], left)[:, 0]
     only_best = request.takes_best
     # A single plausible token is all that is left, unless it is ruled out itself: then the row is left as `cond`.
     only_pushes = guide.space == "log" and all(weight <= 0 for weight in sequence.weights)

@@ -1,0 +1,191 @@
+"""The forms that an output can be held to, as plain values."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from counterpoint.errors import ConstraintError
+
+if TYPE_CHECKING:
+    from counterpoint.constraints.compiled import Compiled
+
+MOST_BYTES = 512 * 1024  # of a schema or grammar: what may be larger takes seconds to refuse
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """A form of the output. Not used itself: see `Json`, `Regex`, `Grammar`, `Choices`."""
+
+    def compile(self, model: Any) -> Compiled:
+        """The constraint made ready for a model's vocabulary. The same constraint and model give the same object.
+
+        Args:
+            model: a `counterpoint.Model`, or anything with its `tokenizer`, `vocab_size`, `eos_ids` and `name`.
+
+        Raises:
+            ConstraintError: it can't be read, or asks for something that can't be kept; the message names it.
+            UnsupportedError: the model has no tokenizer of the fast kind, or no token that ends a text.
+        """
+        from counterpoint.constraints.compiled import compiled  # llguidance is needed from here on
+
+        return compiled(self, model)
+
+    def grammar(self) -> dict[str, Any]:
+        """One grammar in llguidance's form."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True)
+class Json(Constraint):
+    """A JSON text that is valid under a schema.
+
+    Args:
+        schema: a JSON Schema as a dict, as its JSON text or as a pydantic class; None is any object. Keywords that can't
+            be kept are refused by name when it is compiled.
+        after: the form begins after this text, which has to come in the output first; for models that think first.
+            Before it anything may be written; up to 8 characters of white space may follow it.
+        whitespace: most characters of white space in a row between the parts, 0 for none. Without a bound a model may
+            write white space for ever.
+
+    Raises:
+        ConstraintError: the schema is no JSON.
+    """
+
+    schema: Any = None
+    after: str | None = dataclasses.field(default=None, kw_only=True)
+    whitespace: int = dataclasses.field(default=8, kw_only=True)
+
+    def __post_init__(self) -> None:
+        _check_after(self.after)
+        if isinstance(self.whitespace, bool) or not isinstance(self.whitespace, int) or self.whitespace < 0:
+            raise ConstraintError(f"whitespace is {self.whitespace!r}; use a count of characters, 0 for none")
+        object.__setattr__(self, "schema", _schema_text(self.schema))
+
+    def grammar(self) -> dict[str, Any]:
+        schema = json.loads(self.schema)
+        options = {"whitespace_flexible": self.whitespace > 0}
+        if isinstance(schema, dict):  # the schema's own options are no part of JSON Schema
+            schema = {name: value for name, value in schema.items() if name != "x-guidance"} | {"x-guidance": options}
+        return {"json_schema": schema}
+
+
+@dataclass(frozen=True, slots=True)
+class Regex(Constraint):
+    r"""A text that matches a regular expression from its first to its last character.
+
+    Args:
+        pattern: in the syntax of Rust's `regex`: without look-around and back-references; `.` stops at newlines.
+        after: as in `Json`.
+
+    Raises:
+        ConstraintError: the pattern is no text, or empty.
+    """
+
+    pattern: str
+    after: str | None = dataclasses.field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        _check_after(self.after)
+        _check_text("pattern", self.pattern)
+
+    def grammar(self) -> dict[str, Any]:
+        from llguidance import regex_to_lark
+
+        return {"lark_grammar": f"start: /{regex_to_lark(self.pattern, use_ascii='')}/"}
+
+
+@dataclass(frozen=True, slots=True)
+class Grammar(Constraint):
+    """A text that a context-free grammar derives.
+
+    Args:
+        lark: the grammar, with a rule `start`, in llguidance's dialect of Lark.
+        after: as in `Json`.
+
+    Raises:
+        ConstraintError: the grammar is no text, or empty.
+    """
+
+    lark: str
+    after: str | None = dataclasses.field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        _check_after(self.after)
+        _check_text("grammar", self.lark)
+
+    def grammar(self) -> dict[str, Any]:
+        return {"lark_grammar": self.lark}
+
+
+@dataclass(frozen=True, slots=True)
+class Choices(Constraint):
+    """One of several texts, and nothing else.
+
+    Args:
+        texts: at least one, none of them empty, all different.
+        after: as in `Json`.
+
+    Raises:
+        ConstraintError: there is none, or one is no text, empty or given twice.
+    """
+
+    texts: tuple[str, ...]
+    after: str | None = dataclasses.field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        _check_after(self.after)
+        if isinstance(self.texts, str) or not isinstance(self.texts, Iterable):
+            raise ConstraintError(f"choices is {self.texts!r:.60}; use a list of texts")
+        texts = tuple(self.texts)
+        if not texts:
+            raise ConstraintError("choices is an empty list; give at least one text")
+        for text in texts:
+            _check_text("choice", text)
+        if len(set(texts)) < len(texts):
+            raise ConstraintError(f"choices has {max(texts, key=texts.count)!r} twice; give each text once")
+        object.__setattr__(self, "texts", texts)
+
+    def grammar(self) -> dict[str, Any]:
+        return {"lark_grammar": "start: " + " | ".join(json.dumps(text, ensure_ascii=False) for text in self.texts)}
+
+
+def _schema_text(schema: Any) -> str:
+    """The schema as JSON text, equal for equal schemas. The order of properties is kept: it is that of the output."""
+    if schema is None:
+        schema = {"type": "object"}
+    elif hasattr(schema, "model_json_schema"):
+        schema = schema.model_json_schema()
+    try:
+        if isinstance(schema, (str, bytes)):
+            schema = json.loads(schema)
+        text = json.dumps(schema, allow_nan=False)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ConstraintError(f"the schema is no JSON: {_one_line(error)}; give a JSON Schema object") from None
+    if not isinstance(schema, (dict, bool)):
+        raise ConstraintError(f"the schema is {text:.60}; a JSON Schema is an object")
+    _check_text("schema", text)
+    return text
+
+
+def _check_after(after: Any) -> None:
+    if after is not None:
+        _check_text("after", after)
+
+
+def _check_text(name: str, value: Any) -> None:
+    if not isinstance(value, str) or not value:
+        raise ConstraintError(f"{name} is {value!r:.60}; use a text that is not empty")
+    try:
+        size = len(value.encode())
+    except UnicodeEncodeError as error:
+        raise ConstraintError(f"{name} is not valid Unicode at character {error.start}; mend its encoding") from None
+    if size > MOST_BYTES:
+        raise ConstraintError(f"{name} has {size} bytes; use {MOST_BYTES} at most")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
