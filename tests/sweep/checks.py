@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, StoppingCriteria, StoppingCriteriaList
 
 from counterpoint.engine.generate import generate as engine_generate
+from counterpoint.errors import UsageError
 from counterpoint.guide import Guide
 from counterpoint.models.model import Model
 from counterpoint.transformers import generate
@@ -230,9 +231,17 @@ def _asked(prompts: Rows, negatives: Rows, **more: Any) -> Callable[[PreTrainedM
 
 
 def _pads_with_end(model: PreTrainedModel, oracle: Oracle) -> None:
-    """No mask, and a padding token that ends texts too: a text can hold it as well."""
+    """A padding token that ends texts too: a text can hold it as well, so that only a mask tells them apart."""
     prompts, negatives = [P5, P20], [N12, N12]
-    out = _ask(model, prompts, negatives, masked=False, eos_token_id=PAD, pad_token_id=PAD)
+    ends = {"eos_token_id": PAD, "pad_token_id": PAD}
+    try:
+        _ask(model, prompts, negatives, masked=False, **ends)
+    except UsageError as error:
+        if "attention_mask" not in str(error):
+            raise
+    else:
+        raise Wrong("padding is read as text")
+    out = _ask(model, prompts, negatives, **ends)
     got = [row[: row.index(PAD) + 1] if PAD in row else row for row in _tokens(model, out, prompts)]
     for prompt, negative, tokens in zip(prompts, negatives, got):
         if not (gap := oracle.gap(prompt, negative, tokens, GUIDE)) <= NEAR:

@@ -148,7 +148,25 @@ class Asked:
             for name, value in self.negative_inputs.items()
         )
 
+    @property
+    def limit(self) -> int | None:
+        """Most tokens that a row of either branch can come to; None where a branch is no plain text."""
+        if self.model.config.is_encoder_decoder or self.negative_inputs is not None or self.input_ids.shape[1] == 0:
+            return None
+        longest = max(map(len, [*self.prompts(), *self.others]))
+        return longest + self.config.max_length - self.input_ids.shape[1]
+
     def suits_histories(self) -> bool:
+        """Whether nothing speaks against a loop of ours: no wish about the cache either."""
+        config = self.config
+        return (
+            self.is_text_only()
+            and config.use_cache is not False
+            and config.prefill_chunk_size is None
+            and (config.cache_implementation in (None, "dynamic") or self._static_on_cpu())
+        )
+
+    def is_text_only(self) -> bool:
         """Whether token ids are all that the model has to be given, and logits and a plain cache all that is asked for."""
         config, given = self.config, {name for name, value in self.model_kwargs.items() if value is not None}
         cache = cache_of(self.model_kwargs)
@@ -158,9 +176,7 @@ class Asked:
             and given <= PLAIN_INPUTS
             and not self.model.config.is_encoder_decoder
             and self.input_ids.shape[1] > 0
-            and config.use_cache is not False
-            and config.prefill_chunk_size is None
-            and (config.cache_implementation in (None, "dynamic") or self._static_on_cpu())
+            and config.cache_implementation in (None, "dynamic", "static")
             and not self.caller["kwargs_has_position_ids"]
             and (cache is None or is_empty(cache))
             and not self.caller["synced_gpus"]

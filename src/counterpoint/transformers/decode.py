@@ -28,9 +28,9 @@ from counterpoint.models.padded import PaddedHistories
 from counterpoint.models.trials import abilities_of
 from counterpoint.transformers.asked import Asked, guides_of
 from counterpoint.transformers.caller import running_generate
-from counterpoint.transformers.histories import Histories, reads_jointly, rows_for
+from counterpoint.transformers.histories import Histories, rows_for
 from counterpoint.transformers.joint import JointGuidance, JointModel, NeedsStates
-from counterpoint.transformers.loops import check_mask, check_reads_plainly, keeps_reorderable_cache, misread_padding
+from counterpoint.transformers.loops import check_mask, check_reads_plainly, own_loop_fault, reorders_beams
 from counterpoint.transformers.negatives import TokenIds
 from counterpoint.transformers.processor import GuidanceLogitsProcessor
 
@@ -99,29 +99,40 @@ def generate(
         check_reads_plainly(model)
         check_mask(caller, model.config.is_encoder_decoder)
     request.warn_of_no_effect(processors)
-    fault = misread_padding(model, model_kwargs.get("attention_mask"))
-    read = _reader(request, LOOPS[mode], fault is not None) if request.suits_histories() else None
+    read = None if guides is None else _reader(request, LOOPS[mode])
     if read is not None and LOOPS[mode] == "_sample":
         return _decode(request, read, processors, stopping_criteria)
     if read is not None:
         with contextlib.suppress(NeedsStates):
             return _joint_loop(request, read, LOOPS[mode], processors, stopping_criteria)
-    if fault is not None:
-        raise UnsupportedError(fault)
     if request.guides is not None and not (negative_inputs is not None and request.negative_equals_prompt()):
         processors.insert(0, request.processor())
     return _hand_over(request, LOOPS[mode], processors, stopping_criteria)
 
 
-def _reader(request: Asked, loop: str, misreads_padding: bool) -> Histories | PaddedHistories | None:
-    """What reads both branches; None where the processor in transformers' own loop is the better way."""
-    model = request.model
-    if reads_jointly(model):
-        return Histories(rows_for(model))
-    keeps_cache = request.config.return_dict_in_generate  # which is in nobody's hands but ours then
-    if loop != "_assisted_decoding" and not keeps_cache and abilities_of(model).padded:
-        return PaddedHistories(model)
-    return Histories(rows_for(model)) if misreads_padding else None
+def _reader(request: Asked, loop: str) -> Histories | PaddedHistories | None:
+    """What reads both branches; None where the processor in transformers' own loop is the better way.
+
+    Raises:
+        UnsupportedError: that loop would be wrong, and more than a text is read or asked for.
+    """
+    model, limit = request.model, request.limit
+    able = abilities_of(model)
+    if request.suits_histories():
+        if able.joint.holds(limit):
+            return Histories(rows_for(model, limit))
+        keeps_cache = request.config.return_dict_in_generate  # which is in nobody's hands but ours then
+        if loop != "_assisted_decoding" and not keeps_cache and able.padded.holds(limit):
+            return PaddedHistories(model)
+    fault = own_loop_fault(
+        model, num_rows=request.num_rows, prompt_mask=request.model_kwargs.get("attention_mask"), limit=limit
+    )
+    # transformers drafts with few kinds of cache, and tries none before.
+    if fault is None and not (loop == "_assisted_decoding" and request.is_text_only()):
+        return None
+    if request.is_text_only():
+        return Histories(rows_for(model, limit))
+    raise UnsupportedError(fault)
 
 
 def _decode(
@@ -190,7 +201,7 @@ def _cache(request: Asked, read: Histories, histories: Sequence[TokenIds], width
 
     None where the model has a state of another kind.
     """
-    if not reads_jointly(request.model):
+    if not abilities_of(request.model).joint.holds(request.limit):
         return None
     cache = cache_of(request.model_kwargs)
     cache = DynamicCache(config=request.model.config) if cache is None else cache
@@ -251,7 +262,7 @@ def _hand_over(
     caller, extra, model_kwargs = request.caller, {}, request.model_kwargs
     if joint is not None:
         model_kwargs = {**_without_cache(model_kwargs), CAUSAL_FIELD: DynamicCache()}
-    elif loop == "_beam_search" and not keeps_reorderable_cache(request.model, model_kwargs):
+    elif loop == "_beam_search" and not reorders_beams(request.model, model_kwargs, request.limit):
         model_kwargs = {**_without_cache(model_kwargs), "use_cache": False}
     if loop == "_assisted_decoding":
         extra = {"inputs_tensor": caller["inputs_tensor"], "assistant_model": caller["assistant_model"]}

@@ -105,14 +105,9 @@ class Histories:
         return best, most
 
 
-def rows_for(model: PreTrainedModel) -> Rows:
-    """Rows in one forward where the model can have them, else a forward for each."""
-    return abilities_of(model).new_rows(keeps_layout=True)
-
-
-def reads_jointly(model: PreTrainedModel) -> bool:
-    """Whether the model's rows go through it in one forward."""
-    return abilities_of(model).joint.holds(None)
+def rows_for(model: PreTrainedModel, limit: int | None = None) -> Rows:
+    """Rows in one forward where the model can have them, of up to `limit` tokens, else a forward for each."""
+    return abilities_of(model).new_rows(limit=limit, keeps_layout=True)
 
 
 def _left_padded(states: Tensor, width: int) -> Tensor:

@@ -10,7 +10,7 @@ from transformers import Cache, PreTrainedModel
 
 from counterpoint.errors import PromptError, UnsupportedError
 from counterpoint.models.caches import cache_of
-from counterpoint.models.close import is_close
+from counterpoint.models.trials import abilities_of
 from counterpoint.transformers.caller import Caller
 from counterpoint.transformers.negatives import at_some_edges
 
@@ -20,29 +20,38 @@ def has_padding(prompt_mask: Tensor | None) -> bool:
     return prompt_mask is not None and not bool((prompt_mask != 0).all())
 
 
-def misread_padding(model: PreTrainedModel, prompt_mask: Tensor | None) -> str | None:
-    """How the padding of prompts misleads transformers' loops: it is on the right, or the model reads it. (B, L)."""
-    if model.config.is_encoder_decoder or not has_padding(prompt_mask):
+def own_loop_fault(
+    model: PreTrainedModel, *, num_rows: int, prompt_mask: Tensor | None, limit: int | None
+) -> str | None:
+    """Why transformers' own loops would be wrong for these prompts, None where they are right.
+
+    Args:
+        prompt_mask: (B, L); None is no padding.
+        limit: most tokens that a row can come to.
+    """
+    if model.config.is_encoder_decoder:
         return None
-    shape = tuple(prompt_mask.shape)
-    if not bool((prompt_mask[:, -1] != 0).all()):
-        return (
-            f"input_ids are padded on the right (attention_mask of shape {shape}), which transformers' own loops can't "
-            "continue; pad them on the left"
-        )
-    if getattr(model, "_is_stateful", False) and not _overlooks_padding(model):
-        return (
-            f"{type(model).__name__} reads padding as text, and input_ids are padded (attention_mask of shape {shape}); "
-            "pass prompts of one length"
-        )
-    return None
-
-
-def check_padding(model: PreTrainedModel, prompt_mask: Tensor | None) -> None:
-    """Raise where `misread_padding` finds something."""
-    fault = misread_padding(model, prompt_mask)
-    if fault is not None:
-        raise UnsupportedError(fault)
+    able, kind = abilities_of(model), type(model).__name__
+    if has_padding(prompt_mask):
+        shape = f"(attention_mask of shape {tuple(prompt_mask.shape)})"
+        if not bool((prompt_mask[:, -1] != 0).all()):
+            return (
+                f"input_ids are padded on the right {shape}, which transformers' own loops can't continue; pad them on the "
+                "left"
+            )
+        answer, way_out = able.own_padded_loop, "pass prompts of one length"
+        what = f"{kind} misreads padding in transformers' own loop, and input_ids are padded {shape}"
+    elif num_rows > 1:
+        answer, way_out = able.own_loop, "pass one prompt at a time"
+        what = f"{kind} misreads a batch in transformers' own loop"
+    else:
+        answer, way_out = able.own_loop_alone, "use counterpoint.generate"
+        what = f"{kind} is misread by transformers' own loop"
+    if answer.holds(limit):
+        return None
+    if not able.causal:
+        return f"{kind} can't be guided: {able.causal.reason}; use a causal language model (config.is_decoder=True)"
+    return f"{what}: {answer.reason}; {way_out}"
 
 
 def check_mask(caller: Caller, is_encoder_decoder: bool) -> None:
@@ -104,19 +113,9 @@ def is_plain(ids: Tensor) -> bool:
     return ids.dim() == 2 and not ids.dtype.is_floating_point
 
 
-def keeps_reorderable_cache(model: PreTrainedModel, model_kwargs: dict[str, Any]) -> bool:
+def reorders_beams(model: PreTrainedModel, model_kwargs: dict[str, Any], limit: int | None) -> bool:
     """Whether beams can be reordered with their cache. Else transformers refuses, or keeps the old order."""
-    return not keeps_state_inside(model) and isinstance(cache_of(model_kwargs), Cache)
-
-
-def keeps_state_inside(model: PreTrainedModel) -> bool:
-    """Whether the state of the text being read is on the model's modules (RecurrentGemma)."""
-    return any("recurrent_states" in vars(module) for module in model.modules())
-
-
-def _overlooks_padding(model: PreTrainedModel) -> bool:
-    """A trial: whether the logits after two tokens are the same with a masked token before them."""
-    ids = torch.tensor([[1, 3, 2]], device=model.device)
-    padded = model(input_ids=ids, attention_mask=torch.tensor([[0, 1, 1]], device=model.device), use_cache=False)
-    bare = model(input_ids=ids[:, 1:], use_cache=False)
-    return is_close(padded.logits[0, -1], bare.logits[0, -1])
+    if not isinstance(cache_of(model_kwargs), Cache):
+        return False
+    # The trial of padded rows puts them in another order at each step.
+    return model.config.is_encoder_decoder or bool(abilities_of(model).padded.holds(limit))

@@ -17,8 +17,8 @@ from counterpoint.models.trials import abilities_of
 from counterpoint.transformers.caller import Caller, is_drafting, running_generate
 from counterpoint.transformers.encoded import EncodedHistories
 from counterpoint.transformers.guides import RowGuides
-from counterpoint.transformers.histories import Histories, reads_jointly, rows_for
-from counterpoint.transformers.loops import check_mask, check_padding, check_reads_plainly, is_plain, keeps_state_inside
+from counterpoint.transformers.histories import Histories, rows_for
+from counterpoint.transformers.loops import check_mask, check_reads_plainly, is_plain, own_loop_fault, reorders_beams
 from counterpoint.transformers.negatives import TokenIds, check_vocabulary, read_negatives, spread
 from counterpoint.transformers.pictures import InputHistories, check_inputs
 
@@ -93,6 +93,7 @@ class GuidanceLogitsProcessor(LogitsProcessor):
     def reset(self) -> None:
         """Forget everything about the last prompt. Only needed between two runs of a loop of your own."""
         self._prompts: Tensor | None = None
+        self._limit: int | None = None  # tokens of a row
         self._read: Histories | PaddedHistories | EncodedHistories | InputHistories | None = None
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
@@ -153,9 +154,10 @@ class GuidanceLogitsProcessor(LogitsProcessor):
 
     def _new_read(self, num_rows: int) -> Histories | PaddedHistories:
         # One row is quicker by itself, and can be rolled back where drafts are.
-        if num_rows > 1 and not reads_jointly(self._model) and abilities_of(self._model).padded:
+        able, limit = abilities_of(self._model), self._limit
+        if num_rows > 1 and not able.joint.holds(limit) and able.padded.holds(limit):
             return PaddedHistories(self._model)
-        return Histories(rows_for(self._model))
+        return Histories(rows_for(self._model, limit))
 
     def _prompt_len(self, input_ids: Tensor) -> int:
         if self._own_prompt_len is not None:
@@ -179,14 +181,22 @@ class GuidanceLogitsProcessor(LogitsProcessor):
     def _check(self, caller: Caller) -> None:
         check_reads_plainly(self._model)
         check_mask(caller, self._model.config.is_encoder_decoder)
-        check_padding(self._model, caller["model_kwargs"].get("attention_mask"))
-        config = caller["generation_config"]
+        config, ids = caller["generation_config"], caller["input_ids"]
+        model_kwargs = caller["model_kwargs"]
+        longest = max([caller["input_ids_length"], *map(len, self._negatives or ())])
+        self._limit = longest + config.max_length - caller["input_ids_length"]
+        fault = own_loop_fault(
+            self._model, num_rows=len(ids), prompt_mask=model_kwargs.get("attention_mask"), limit=self._limit
+        )
+        if fault is not None:
+            raise UnsupportedError(fault)
         if config.guidance_scale not in (None, 1):
             raise UnsupportedError(
                 f"guidance_scale is {config.guidance_scale} beside a GuidanceLogitsProcessor, and transformers would guide "
                 "too; leave it out"
             )
-        if config.num_beams > 1 and config.use_cache is not False and keeps_state_inside(self._model):
+        caches = config.num_beams > 1 and model_kwargs.get("use_cache", True)
+        if caches and not reorders_beams(self._model, model_kwargs, self._limit):
             raise UnsupportedError(
                 f"{type(self._model).__name__} keeps its state where beams (num_beams is {config.num_beams}) can't "
                 "reorder it; pass use_cache=False"

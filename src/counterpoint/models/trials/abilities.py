@@ -107,6 +107,11 @@ class Abilities:
         return found if not found else self._try_own("padded", self._padded, found)
 
     @functools.cached_property
+    def own_loop_alone(self) -> Answer:
+        """Whether transformers' own loop is right on one row."""
+        return Answer(False, NO_TWIN) if self._structure is None else self._structure.own_loop_alone
+
+    @functools.cached_property
     def own_loop(self) -> Answer:
         """Whether transformers' own loop is right on rows of one length."""
         return Answer(False, NO_TWIN) if self._structure is None else self._structure.own_loop
@@ -206,7 +211,7 @@ class Abilities:
         """The answer of a trial on the model itself; `found`, what its twin showed, where it agrees."""
         if name not in self._own:
             try:
-                with torch.inference_mode():
+                with torch.no_grad():
                     self._own[name] = trial()
             except Exception as error:  # any failure of the trial means that this model's forward is of another kind
                 self._own[name] = Answer(False, first_line(error))

@@ -206,6 +206,11 @@ class Structure:
         return None
 
     @functools.cached_property
+    def own_loop_alone(self) -> Answer:
+        """Whether transformers' own loop is right on one row."""
+        return self._ask(lambda: self._verdict(lambda: self._generate(padded=False, num_rows=1)))
+
+    @functools.cached_property
     def own_loop(self) -> Answer:
         """Whether transformers' own loop is right on rows of one length."""
         return self._ask(lambda: self._verdict(lambda: self._generate(padded=False)))
@@ -215,14 +220,14 @@ class Structure:
         """Whether transformers' own loop is right on rows padded on the left, called as `generate` calls the model."""
         return self._ask(lambda: self._verdict(lambda: self._generate(padded=True)))
 
-    def _generate(self, *, padded: bool) -> Difference | None:
+    def _generate(self, *, padded: bool, num_rows: int = 2) -> Difference | None:
         texts = self._texts
         config = GenerationConfig(
             max_new_tokens=NEW, do_sample=False, output_logits=True, return_dict_in_generate=True, pad_token_id=0
         )
         for run in self._runs():
             width = max(run[-1] - NEW, 3)
-            rows = [texts.long[:width], texts.short[: max(width - 3, 2) if padded else width]]
+            rows = [texts.long[:width], texts.short[: max(width - 3, 2) if padded else width]][:num_rows]
             ids = torch.tensor([(0,) * (width - len(row)) + row for row in rows])
             mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
             with texts.unchanged():
