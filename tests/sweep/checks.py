@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from conformance.oracle import guided
 from torch import Tensor
-from transformers import PreTrainedModel, StoppingCriteria, StoppingCriteriaList
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, StoppingCriteria, StoppingCriteriaList
 
 from counterpoint.engine.generate import generate as engine_generate
 from counterpoint.errors import UsageError
 from counterpoint.guide import Guide
 from counterpoint.models.model import Model
 from counterpoint.transformers import generate
-from sweep.shrink import PAD, read
+from sweep.shrink import PAD, read, small_model
 
 TokenIds = tuple[int, ...]
 Rows = Sequence[TokenIds]
@@ -288,7 +288,9 @@ def _states(model: PreTrainedModel, oracle: Oracle) -> None:
 
 
 def _assisted(model: PreTrainedModel, oracle: Oracle) -> None:
-    _asked([P20], [N7], assistant_model=model)(model, oracle)
+    """By the model itself, which guesses what guidance then changes; a text's model has an assistant of another class."""
+    assistant = model if model.config.is_encoder_decoder else small_model(LlamaForCausalLM, LlamaConfig, changes={})
+    _asked([P20], [N7], assistant_model=assistant)(model, oracle)
 
 
 CHECKS = {
