@@ -48,7 +48,7 @@ VARIANTS: dict[tuple[str, str], dict[str, Any]] = {
         "original_max_position_embeddings": 32,
     },
     ("LlamaForCausalLM", "dynamic rope"): {
-        "rope_parameters": {**ROPE, "rope_type": "dynamic"}, "max_position_embeddings": 32,
+        "rope_parameters": {**ROPE, "rope_type": "dynamic"},
     },
     ("LlamaForCausalLM", "yarn"): {"rope_parameters": {**ROPE, "rope_type": "yarn"}},
     ("LlamaForCausalLM", "linear rope"): {"rope_parameters": {**ROPE, "rope_type": "linear"}},

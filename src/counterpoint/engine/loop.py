@@ -147,7 +147,7 @@ class Engine:
         self._waiting.extend(samples)
         return request_id
 
-    @torch.no_grad()  # a rope that a step renews stays a tensor that the model's owner may change
+    @torch.no_grad()
     def cancel(self, request_id: int) -> list[Progress]:
         """End a request now; its rows are free at once. Empty where it is finished already."""
         ended = [s for s in (*self._running, *self._waiting) if s.request_id == request_id]
@@ -204,7 +204,7 @@ class Engine:
             raise
         return [[completion for completion in samples if completion is not None] for samples in left.values()]
 
-    @torch.no_grad()  # a rope that a step renews stays a tensor that the model's owner may change
+    @torch.no_grad()
     def step(self) -> list[Progress]:
         """Read what is to be read, in one forward for all rows that write; then choose a token for every sample whose
         branches are all ready. What fails for one request ends that request alone, with `Progress.error`."""
