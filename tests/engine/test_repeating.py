@@ -119,7 +119,10 @@ def test_repeatable_is_the_same_alone_and_among_others(kind, int8):
         model, [list(one.prompt_ids) for one in several], max_tokens=4, temperature=0, repeatable=True
     )
     for one, together in zip(several, by_call):
-        assert cp.generate(model, list(one.prompt_ids), max_tokens=4, temperature=0, repeatable=True).token_ids == together.token_ids
+        assert (
+            cp.generate(model, list(one.prompt_ids), max_tokens=4, temperature=0, repeatable=True).token_ids
+            == together.token_ids
+        )
 
 
 def test_without_it_rows_together_round_otherwise():

@@ -1,3 +1,4 @@
+import functools
 import json
 
 import pytest
@@ -37,7 +38,13 @@ def test_scale_one_has_a_contrast_too(compared):
 def test_grid_is_one_batch(model, monkeypatch):
     forwards = []
     whole = model.hf.forward
-    monkeypatch.setattr(model.hf, "forward", lambda *a, **k: forwards.append(1) or whole(*a, **k))
+
+    @functools.wraps(whole)
+    def counted(*args, **kwargs):
+        forwards.append(1)
+        return whole(*args, **kwargs)
+
+    monkeypatch.setattr(model.hf, "forward", counted)
     compare(model, PROMPT, scales=[1, 2, 3, 6], spaces=["log", "prob"], **OPTIONS)
     # Seven requests of twelve tokens; one after the other they would take 84 forwards at least.
     assert len(forwards) < 20
@@ -74,3 +81,37 @@ def test_mistakes(model, change, message):
     with pytest.raises(UsageError) as caught:
         compare(model, PROMPT, **(OPTIONS | change))
     assert message in str(caught.value)
+
+
+def test_what_plausibility_leaves_is_not_counted_as_guidance(model):
+    compared = compare(model, PROMPT, scales=[1, 3], spaces=["log"], plausibilities=[0, 0.3], **OPTIONS)
+    for cell in compared.cells:
+        for step in cell.traces[0].steps:
+            if cell.guide.scale == 1:
+                assert abs(step.push) < 1e-4, cell.guide  # nothing but the renormalising happened
+    pushed = [step for step in compared.cells[-1].traces[0].steps if abs(step.push) > 0.01]
+    assert pushed and any(step.kept < -0.01 for step in pushed)
+    assert all(step.kept == 0 for step in compared.cells[0].traces[0].steps)
+
+
+def test_equal_texts_are_one_cell_of_the_page_with_tooltips_and_a_caution(model):
+    compared = compare(model, PROMPT, scales=[1, 3], spaces=["log", "prob"], **OPTIONS)
+    assert [len(cells) for _, cells in compared.groups][0] == 2  # at scale 1 the spaces are one and the same
+    page = compared.html()
+    assert page.count('<details class="cell"') == len(compared.groups) < len(compared.cells)
+    assert "scale 1 = scale 1" in page and "This is 1 text for each point" in page and 'title="' in page
+    assert (
+        "caution"
+        not in compare(model, PROMPT, scales=[1, 3], n=10, **OPTIONS | {"max_tokens": 2}).html().split("</style>")[1]
+    )
+
+
+def test_branches_and_built_prompts_are_compared_too(model):
+    given = {name: value for name, value in OPTIONS.items() if name != "negative"}
+    plain = compare(model, PROMPT, scales=[1, 3], **OPTIONS)
+    branches = compare(model, PROMPT, branches=[cp.Branch(NEGATIVE)], scales=[1, 3], **given)
+    built = compare(model, cp.contexts.instruction("x", given=PROMPT, opposite=NEGATIVE), scales=[3], **given)
+    assert [c.traces[0].text for c in plain.cells] == [c.traces[0].text for c in branches.cells]
+    assert built.negative != built.prompt
+    with pytest.raises(UsageError, match="weight of its own"):
+        compare(model, PROMPT, branches=[cp.Branch(NEGATIVE, -1.0)], scales=[3], **given)

@@ -21,7 +21,8 @@ def test_numbers_are_those_of_the_json_lines(make_trace):
     data = page_data(TraceReport(trace).html())
     lines = [json.loads(line) for line in jsonl.lines(trace)][1:-1]
     assert len(data["steps"]) == len(lines) == len(trace.steps)
-    for (token_id, state, artefact, entropy, shift, divergence, seen), line in zip(data["steps"], lines):
+    for (token_id, state, artefact, entropy, shift, divergence, push, seen), line in zip(data["steps"], lines):
+        assert push == pytest.approx(line["guided"]["logprob"] - line["cond"]["logprob"], abs=1e-6)
         assert (token_id, GUIDANCE[state], bool(artefact)) == (line["token_id"], line["guidance"], line["artefact"])
         assert (entropy, shift, divergence) == (line["entropy"], line["shift"], line["divergence"])
         for (logprob, rank, top), fields in zip(seen, (line["cond"], *line["branches"], line["guided"]), strict=True):
@@ -61,7 +62,7 @@ def test_ruled_out_tokens_are_drawn_and_written(model):
         seed=0,
     )
     data = page_data(TraceReport(trace).html())
-    assert all(math.isfinite(value) for step in data["steps"] for _, _, top in step[6] for value in top)
+    assert all(math.isfinite(value) for step in data["steps"] for _, _, top in step[7] for value in top)
 
 
 def test_frame_in_a_notebook_holds_the_page(make_trace):

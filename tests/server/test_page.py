@@ -44,7 +44,7 @@ def browser_page():
 
 def write(page, **fields):
     for name, value in ({"tokens": "12", "temperature": "0"} | fields).items():
-        page.fill(f"#{name}", value)
+        page.locator(f"#{name}").fill(value)
     page.click("#write")
 
 
@@ -57,7 +57,10 @@ def test_both_sides_are_written_and_a_token_explains_itself(page, site):
     finished(page, "unguided")
     finished(page, "guided")
     body = {"prompt": "Once upon", "max_tokens": 12, "temperature": 0}
-    for side, more in (("unguided", {}), ("guided", {"negative_prompt": "In the end", "guidance_scale": 3})):
+    for side, more in (
+        ("unguided", {}),
+        ("guided", {"negative_prompt": "In the end", "guidance_scale": 3, "guidance": {"space": "prob"}}),
+    ):
         steps = httpx.post(f"{site.base}/v1/completions", json=body | more | {"trace": 1}).json()["choices"][0]["trace"]
         assert page.locator(f"#{side} .token").all_text_contents() == [s["text"] or s["label"] for s in steps]
     page.click("#guided .token:nth-child(2)")
@@ -70,7 +73,7 @@ def test_both_sides_are_written_and_a_token_explains_itself(page, site):
 
 
 def test_a_mistake_is_shown_as_the_server_says_it(page):
-    write(page, negative="The old house stood at the end of the lane, and")
+    write(page, prompt="The old house", negative="The old house")
     page.locator("#guided-state.wrong", has_text="changes nothing").wait_for(timeout=30000)
     finished(page, "unguided")
 
@@ -78,10 +81,65 @@ def test_a_mistake_is_shown_as_the_server_says_it(page):
 def test_the_key(browser_page, model):
     with serving(model, api_key="right") as running:
         browser_page.goto(running.base)
+        browser_page.locator("#key-field").wait_for(timeout=30000)  # asked for once the server wants one
         write(browser_page, key="wrong")
         browser_page.locator("#guided-state.wrong", has_text="API key").wait_for(timeout=30000)
         write(browser_page, key="right")
         finished(browser_page, "guided")
+
+
+def test_the_page_begins_with_a_pair_that_works_and_a_link_brings_settings_back(page, site):
+    assert page.input_value("#space") == "prob" and page.input_value("#negative") and page.input_value("#prompt")
+    assert page.locator("#key-field").is_hidden() and page.locator("[data-example]").count() == 3
+    write(page, prompt="Once upon", negative="In the end", temperature="0.85", seed="3")
+    finished(page, "guided")
+    assert "prompt=Once+upon" in page.url and "key" not in page.url
+    text = page.inner_text("#guided")
+    page.goto("about:blank")
+    page.goto(f"{site.base}/#prompt=Once+upon&negative=In+the+end&temperature=0.85&seed=3&tokens=12")
+    page.click("#write")
+    finished(page, "guided")
+    assert page.inner_text("#guided") == text
+    page.click('[data-example="1"]')
+    finished(page, "guided")
+    assert "horror" in page.input_value("#prompt")
+    assert page.complaints == []
+
+
+def test_old_complaints_go_and_the_chosen_token_is_in_every_table(page):
+    write(page, prompt="Same", negative="Same")
+    page.locator("#guided-state.wrong").wait_for(timeout=30000)
+    page.fill("#negative", "Other")
+    assert page.inner_text("#guided-state") == ""
+    write(page, prompt="Once upon", negative="In the end", temperature="5", seed="1")
+    finished(page, "guided")
+    page.click("#guided .token:nth-child(3)")
+    assert page.locator("#why table").count() == page.locator("#why table .chosen").count() == 3
+
+
+def test_a_grid_of_scales(page, site):
+    page.goto(f"{site.base}/compare#prompt=Once+upon&negative=In+the+end&scales=1,2&temperature=0&tokens=6")
+    page.click("#write")
+    page.locator("#grid section:nth-child(3) p", has_text=" s, ").wait_for(timeout=30000)
+    assert page.locator("#grid h2").all_inner_texts() == ["Scale 1: unguided", "Scale 2, log", "Scale 2, prob"]
+    body = {"prompt": "Once upon", "max_tokens": 6, "temperature": 0, "negative_prompt": "In the end"}
+    for at, space in ((2, "log"), (3, "prob")):
+        given = body | {"guidance_scale": 2, "guidance": {"space": space}, "trace": 1}
+        steps = httpx.post(f"{site.base}/v1/completions", json=given).json()["choices"][0]["trace"]
+        shown = page.locator(f"#grid section:nth-child({at}) .token").all_text_contents()
+        assert shown == [s["text"] or s["label"] for s in steps]
+    page.fill("#scales", "1, many")
+    page.click("#write")
+    assert "give numbers" in page.inner_text("#state")
+    assert page.complaints == []
+
+
+@pytest.mark.parametrize("path", ["", "compare"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_nothing_is_wider_than_the_window(page, site, path, width):
+    page.set_viewport_size({"width": width, "height": 800})
+    page.goto(f"{site.base}/{path}")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
 def test_stopping_frees_the_rows(browser_page, model, monkeypatch):

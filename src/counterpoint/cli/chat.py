@@ -43,7 +43,7 @@ def _check(options: Options) -> None:
 @click.command(
     "chat",
     cls=Command,
-    groups=(GUIDE, sampling_group(512), model_group("smollm2"), DRAFTING, PRESETS),
+    groups=(GUIDE, sampling_group(512, 0.7), model_group("smollm2"), DRAFTING, PRESETS),
     check=_check,
     unused={
         "negative": "--negative-system",

@@ -100,11 +100,11 @@ def _biases(_ctx: click.Context, _param: click.Parameter, pairs: tuple[str, ...]
         raise UsageError("--logit-bias takes a whole number before the equals sign, as 50=-100") from None
 
 
-def sampling_group(max_tokens: int = 128) -> OptionGroup:
+def sampling_group(max_tokens: int = 128, temperature: float = 1.0) -> OptionGroup:
     """How tokens are drawn, and how many."""
     options = (
         option("--max-tokens", type=Count(1), default=max_tokens, help="Most tokens to write."),
-        option("--temperature", type=NUMBER, default=1.0, help="0 is greedy."),
+        option("--temperature", type=NUMBER, default=temperature, help="0 is greedy."),
         option("--top-k", type=Count(0), default=0, help="Keep the k best tokens; 0 is off."),
         option("--top-p", type=NUMBER, default=1.0, help="Keep the smallest set with this probability; 1 is off."),
         option("--min-p", type=NUMBER, default=0.0, help="Keep tokens with this share of the best one's; 0 is off."),

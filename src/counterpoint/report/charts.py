@@ -71,6 +71,7 @@ def strips(trace: Trace) -> tuple[Strip, ...]:
     least = math.floor(min((v for _, _, values in chances for v in values if v is not None), default=-1))
     apart = [("conditional and guided", "guided", [step.shift for step in steps])]
     apart += [(f"conditional and {n}", f"b{k % 4}", branch(k, lambda s: s.divergence)) for k, n in enumerate(names)]
+    far = min(1.0, 1.05 * max([v for _, _, values in apart for v in values if v is not None] + [0.01]))
     most = 1.05 * max([step.entropy for step in steps] + [0.1])
     return (
         Strip(
@@ -81,8 +82,17 @@ def strips(trace: Trace) -> tuple[Strip, ...]:
         Strip("entropy of the conditional branch, nats", _ticks_down(most), _lines(
             [("conditional", "cond", [step.entropy for step in steps])], most, 0
         )),
-        Strip("divergence, bits (0 is the same, 1 is apart)", _ticks_down(1.0), _lines(apart, 1, 0)),
+        Strip("divergence, bits (0 is the same, 1 is apart)", _ticks_down(far), _lines(apart, far, 0)),
     )  # fmt: skip
+
+
+def step_ticks(trace: Trace) -> tuple[tuple[float, int], ...]:
+    """The x axis of the strips: (percent from the left, number of the step)."""
+    count = len(trace.steps)
+    if count < 2:
+        return ((50.0, 0),) if count else ()
+    ticks = [int(tick) for tick in _nice(0, count - 1, 6) if tick == int(tick)]
+    return tuple((100 * (tick + 0.5) / count, tick) for tick in ticks)
 
 
 def frontier(cells: Sequence[Cell], series: Sequence[tuple[str, float]]) -> Frontier | None:

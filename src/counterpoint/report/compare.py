@@ -20,7 +20,8 @@ from counterpoint.report import page, terminal
 from counterpoint.report.charts import frontier
 from counterpoint.report.grid import Cell, run_grid
 from counterpoint.report.shades import shade
-from counterpoint.trace import Limits
+from counterpoint.report.visible import label
+from counterpoint.trace import Limits, Step, Trace
 from counterpoint.trace.record import LIMITS
 
 FORMAT = "counterpoint-comparison"
@@ -51,6 +52,15 @@ class Comparison:
     def series(self) -> tuple[tuple[str, float], ...]:
         """The columns: (space, plausibility)."""
         return tuple(dict.fromkeys((cell.guide.space, cell.guide.plausibility) for cell in self.cells))
+
+    @property
+    def groups(self) -> tuple[tuple[int, tuple[Cell, ...]], ...]:
+        """Cells of the same texts together: the number of the first, and all of them."""
+        same: dict[Any, list[tuple[int, Cell]]] = {}
+        for number, cell in enumerate(self.cells):
+            texts = tuple(tuple(step.token_id for step in trace.steps) for trace in cell.traces)
+            same.setdefault(texts, []).append((number, cell))
+        return tuple((cells[0][0], tuple(cell for _, cell in cells)) for cells in same.values())
 
     def to_dict(self) -> dict[str, Any]:
         """The comparison as plain JSON values."""
@@ -98,6 +108,11 @@ class Comparison:
             frontier=frontier(self.cells, self.series),
             shade=shade,
             names=[series_name(*s) for s in self.series],
+            groups=self.groups,
+            first={n: number for number, cells in self.groups for n, cell in enumerate(self.cells) if cell in cells},
+            num_samples=len(self.cells[0].traces),
+            series_name=series_name,
+            tip=_tip,
         )
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -165,6 +180,15 @@ def compare(
         limits=limits,
         cells=cells,
     )
+
+
+def _tip(trace: Trace, step: Step) -> str:
+    """What a token's tooltip says."""
+    chances = [f"prompt {page.prob(step.cond.prob)} (rank {step.cond.rank})"]
+    chances += [f"{b.name} {page.prob(seen.prob)}" for b, seen in zip(trace.branches, step.branches)]
+    if step.guidance == "applied":
+        chances.append(f"guided {page.prob(step.guided.prob)}")
+    return f"{label(trace.labels[step.token_id])}: {', '.join(chances)}"
 
 
 def series_name(space: str, plausibility: float) -> str:

@@ -16,7 +16,7 @@ from counterpoint.engine.options import spelled_out
 from counterpoint.models.loading import as_model
 from counterpoint.models.model import Model
 from counterpoint.report import page, terminal
-from counterpoint.report.charts import strips
+from counterpoint.report.charts import step_ticks, strips
 from counterpoint.report.metrics import measure
 from counterpoint.report.shades import BOUNDS, notable, shade
 from counterpoint.report.visible import label
@@ -50,6 +50,7 @@ class TraceReport:
             metrics=measure([trace]) if trace.steps else None,
             tokens=[(step, shade(step)) for step in trace.steps],
             strips=strips(trace) if trace.steps else (),
+            step_ticks=step_ticks(trace),
             notable=notable(trace.steps),
             bounds=BOUNDS,
             factors=[math.exp(bound) for bound in BOUNDS],
@@ -116,6 +117,7 @@ def _fields(step: Step) -> list[Any]:
         step.entropy,
         step.shift,
         list(step.divergence),
+        step.push if math.isfinite(step.push) else None,
         [_seen(seen) for seen in (step.cond, *step.branches, step.guided)],
     ]
 

@@ -71,7 +71,7 @@ class Gate:
             await JSONResponse(error.body, error.status, error.headers)(scope, receive, counted)
 
     def _is_let_in(self, scope: Scope, path: str) -> bool:
-        is_open = path in ("/", "/health") or path.startswith("/page/")
+        is_open = path in ("/", "/compare", "/health") or path.startswith("/page/")
         if self._expected is None or is_open or scope["method"] == "OPTIONS":
             return True
         given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")

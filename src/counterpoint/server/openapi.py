@@ -11,7 +11,7 @@ from pydantic.json_schema import models_json_schema
 from counterpoint.server.schema import ChatBody, CompletionBody, DetokenizeBody, TokenizeBody
 
 PATHS = frozenset({
-    "/", "/health", "/metrics", "/openapi.json", "/docs", "/v1/models", "/v1/completions", "/v1/chat/completions",
+    "/", "/compare", "/health", "/metrics", "/openapi.json", "/docs", "/v1/models", "/v1/completions", "/v1/chat/completions",
     "/v1/responses", "/tokenize", "/detokenize",
 })  # fmt: skip
 BODIES = (CompletionBody, ChatBody, TokenizeBody, DetokenizeBody)

@@ -87,6 +87,10 @@ def _add_pages(app: FastAPI) -> None:
     async def page() -> Response:
         return FileResponse(PAGE / "index.html", headers={"Content-Security-Policy": PAGE_POLICY})
 
+    @app.get("/compare", include_in_schema=False)
+    async def compare_page() -> Response:
+        return FileResponse(PAGE / "compare.html", headers={"Content-Security-Policy": PAGE_POLICY})
+
     @app.get("/docs", include_in_schema=False)
     async def docs() -> Response:
         return get_swagger_ui_html(openapi_url="openapi.json", title=f"{app.title}: the API")

@@ -56,6 +56,7 @@ def step_fields(step: Step, labels: Mapping[int, str]) -> dict[str, Any]:
         "cond": _seen_fields(step.cond, labels),
         "branches": [_seen_fields(seen, labels) for seen in step.branches],
         "guided": _seen_fields(step.guided, labels),
+        **({"kept": step.kept} if step.kept else {}),
     }
 
 
@@ -188,6 +189,7 @@ def _step(record: dict[str, Any], index: int, labels: dict[int, str]) -> Step:
         cond=_seen(_object(record, "cond"), labels),
         branches=tuple(_seen(seen, labels) for seen in _objects(record, "branches")),
         guided=_seen(_object(record, "guided"), labels),
+        kept=_number(record, "kept") if "kept" in record else 0.0,
     )
 
 

@@ -80,6 +80,7 @@ class Step:
         divergence: the same of the conditional distribution and each branch; empty where branches were not read.
         cond, guided: the chosen token in the conditional and the guided distribution.
         branches: and in each further branch; empty where they were not read.
+        kept: log-probability, in nats, of all tokens that the guide's plausibility leaves; 0 where it is off.
     """
 
     index: int
@@ -93,13 +94,15 @@ class Step:
     cond: Seen
     branches: tuple[Seen, ...]
     guided: Seen
+    kept: float = 0.0
 
     @property
     def push(self) -> float:
-        """How much guidance changed the choice: guided minus conditional log-probability of the token, nats."""
+        """How much guidance changed the choice: guided minus conditional log-probability of the token, nats. What
+        plausibility leaves is compared with itself: that it is all there is left is not guidance's doing."""
         if math.isinf(self.guided.logprob) or math.isinf(self.cond.logprob):
             return 0.0 if self.guided.logprob == self.cond.logprob else math.copysign(math.inf, -self.cond.logprob)
-        return self.guided.logprob - self.cond.logprob
+        return self.guided.logprob - (self.cond.logprob - self.kept)
 
     @property
     def is_changed(self) -> bool:

@@ -25,6 +25,7 @@ class Numbers:
     shift: float
     divergence: tuple[float, ...]
     seen: tuple[Seen, ...]  # conditional, branches, guided
+    kept: float = 0.0
 
 
 class Recorder:
@@ -53,6 +54,7 @@ class Recorder:
         chosen = table[:, seen.token_id]
         best = table.topk(num_alternatives)
         parts = (
+            self._kept(seen),
             chosen,
             (table > chosen[:, None]).sum(-1) + 1,
             *_spread(table),
@@ -60,7 +62,7 @@ class Recorder:
             best.indices.flatten(),
         )
         # One transfer a step; ids and ranks are exact in float32 up to 16 million.
-        flat = torch.cat([part.float() for part in parts]).tolist()
+        kept, *flat = torch.cat([part.float() for part in parts]).tolist()
         logprobs, ranks = flat[:num_rows], flat[num_rows : 2 * num_rows]
         entropy, *divergence = flat[2 * num_rows : 3 * num_rows]
         values = flat[3 * num_rows : (3 + num_alternatives) * num_rows]
@@ -80,8 +82,17 @@ class Recorder:
                     )
                     for row in range(num_rows)
                 ),
+                kept=tidy(kept),
             )
         )
+
+    def _kept(self, seen: Observation) -> Tensor:
+        """The log-probability of what plausibility leaves, (1,)."""
+        share = self._request.guide.plausibility if seen.applied else 0.0
+        if not share:
+            return seen.cond.new_zeros(1)
+        is_left = seen.cond >= seen.cond.amax() + math.log(share)
+        return seen.cond[is_left].logsumexp(-1, keepdim=True)
 
     def _guidance(self, seen: Observation) -> str:
         guide = self._request.guide

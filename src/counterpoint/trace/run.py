@@ -142,6 +142,7 @@ def _trace(
                 cond=n.seen[0],
                 branches=n.seen[1:-1],
                 guided=n.seen[-1],
+                kept=n.kept,
             )
             for index, (n, text) in enumerate(zip(numbers, texts))
         ),

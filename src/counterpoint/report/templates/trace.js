@@ -52,7 +52,7 @@
       detail.append(make("p", "Point at a token to see its numbers.", "faint"));
       return;
     }
-    const [id, guidance, artefact, entropy, shift, divergence, seen] = data.steps[i];
+    const [id, guidance, artefact, entropy, shift, divergence, change, seen] = data.steps[i];
     detail.append(make("h2", data.labels[id], "mono"));
     detail.append(make("p", "step " + i + ", token " + id + ", " + states[data.guidance[guidance]], "faint"));
     if (artefact) detail.append(make("p", "▲ artefact: implausible to the conditional branch", "artefact"));
@@ -62,7 +62,6 @@
     numbers.append(row(["", "probability", "log, nats", "rank"], "th"));
     seen.forEach(([logprob, rank], k) => numbers.append(row([names[k], probability(logprob), nats(logprob), String(rank)])));
     detail.append(numbers);
-    const change = seen[0][0] === null || seen.at(-1)[0] === null ? null : seen.at(-1)[0] - seen[0][0];
     const measures = make("table");
     if (change !== null) measures.append(row(["change by guidance, nats", (change < 0 ? "" : "+") + nats(change)]));
     measures.append(row(["entropy, nats", entropy.toFixed(3)]));
@@ -79,6 +78,13 @@
         bar.append(fill);
         const tr = row([make("td", data.labels[top[j]], "name mono"), probability(top[j + 1]), bar]);
         if (top[j] === id) tr.className = "chosen";
+        table.append(tr);
+      }
+      // The chosen token is in every table, also where others are better.
+      if (!top.some((value, j) => j % 2 === 0 && value === id)) {
+        const [logprob, rank] = seen[k];
+        const tr = row([make("td", rank + ". " + data.labels[id], "name mono"), probability(logprob), make("td")]);
+        tr.className = "chosen";
         table.append(tr);
       }
       detail.append(table);
