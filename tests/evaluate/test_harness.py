@@ -263,12 +263,22 @@ def test_an_empty_context_never_turns_guidance_off_in_silence(changed):
     for branch in ("last", "empty", None):
         with pytest.raises(GuideError, match="guidance can change nothing"):
             changed(branch=branch).loglikelihood(instances("loglikelihood", only), True)
-    with pytest.warns(NoEffectWarning, match="in 1 of 2 requests"):
+    with pytest.warns(NoEffectWarning, match="changes nothing in 1 of 2 requests"):
         changed(branch="last").loglikelihood(instances("loglikelihood", mixed), True)
     lm = changed(negative_ids=(7, 8, 9))
     (got, _) = lm.loglikelihood(instances("loglikelihood", only), True)[0]
     ids = lm.tok_encode(only[0][1], add_special_tokens=False)
     assert got == pytest.approx(oracle(lm, [lm.prefix_token_id], ids, [7, 8, 9]), abs=1e-3)
+
+
+def test_a_guide_that_never_acts_is_told(changed):
+    request = instances("loglikelihood", [("The king rode", " out")])
+    for guide, reason in (
+        (Guide(scale=2.0, start=3, stop=3), "starts and stops"),
+        (Guide(scale=2.0, start=9), "at token 9"),
+    ):
+        with pytest.warns(NoEffectWarning, match=reason):
+            changed(guide=guide).loglikelihood(request, True)
 
 
 def test_cached_answers_are_those_of_the_guide(tmp_path, changed):

@@ -31,7 +31,7 @@ from counterpoint.evaluate.fingerprint import fingerprint
 from counterpoint.evaluate.loglikelihood import Item, score
 from counterpoint.evaluate.opened import OpenedLM
 from counterpoint.evaluate.writing import Passage, write
-from counterpoint.guide import DEFAULT_SCALE, Guide
+from counterpoint.guide import DEFAULT_SCALE, Guide, no_effect
 from counterpoint.store import key_of
 
 BRANCHES = ("last", "empty", "no-system")
@@ -89,7 +89,7 @@ class GuidedLM(OpenedLM):
         )  # fmt: skip
         if branch is not None and negative is not None:
             raise GuideError(f"branch is {branch!r} and negative is {negative!r}; give one of them")
-        if branch is not None and branch not in BRANCHES:
+        if branch not in (None, *BRANCHES):
             raise GuideError(f"branch is {branch!r}; use one of {', '.join(BRANCHES)}, or negative=TEXT")
         self.guide, self.branch, self.seed = guide, branch, seed
         check_effects(options, compile=compile, is_unguided=self.is_unguided)
@@ -162,28 +162,33 @@ class GuidedLM(OpenedLM):
                 )
             negative = self._negative(text[0] if text else None, context, is_scored=True)
             items.append(self._item(context, continuation, negative))
-        self._check_differences([(item.context, item.negative) for item in items])
+        self._check_effect([(item.context, item.negative, len(item.continuation)) for item in items])
         cache_keys = [("loglikelihood", text) if text else None for text, _, _ in requests]
         return self.scores(items, cache_keys, disable_tqdm=disable_tqdm)
 
-    def _check_differences(self, branches: Sequence[tuple[Ids, Ids]]) -> None:
-        """Say it where guidance can change nothing, since both branches read the same.
+    def _check_effect(self, branches: Sequence[tuple[Ids, Ids | None, int]]) -> None:
+        """Say it where guidance can change nothing, by the package's one verdict.
+
+        Args:
+            branches: of each request its context, the other branch's, and the most tokens that are scored or written.
 
         Raises:
-            GuideError: so it is in all requests, by the choice of the branch.
+            GuideError: so it is in all requests, since the branch is made of contexts that are empty or one token.
         """
-        same = sum(context == negative for context, negative in branches)
-        if not same or self.guide.scale == 1:
+        if self.guide.scale == 1:
             return
-        told = f"in {same} of {len(branches)} requests the other branch reads the same as the context"
-        if same == len(branches) and (
-            self.branch in ("last", "empty") or all(len(context) == 1 for context, _ in branches)
-        ):
-            raise GuideError(
-                f"{told}, since the context is empty or one token, so guidance can change nothing; give negative=TEXT, or "
-                "scale=1"
-            )
-        warnings.warn(NoEffectWarning(f"{told}, so guidance changes nothing there"), stacklevel=3)
+        verdicts = [
+            no_effect(self.guide, (1 - self.guide.scale,), (negative,), context, num_tokens=num_tokens)
+            for context, negative, num_tokens in branches
+        ]
+        found = [verdict for verdict in verdicts if verdict is not None]
+        if not found:
+            return
+        told = f"guidance changes nothing in {len(found)} of {len(branches)} requests: {found[0]}"
+        is_short = all(len(context) == 1 for context, *_ in branches)
+        if len(found) == len(branches) and found[0].field == "negative" and (is_short or self.branch in BRANCHES[:2]):
+            raise GuideError(f"{told}; guidance can change nothing after contexts this short, so give negative=TEXT")
+        warnings.warn(NoEffectWarning(told), stacklevel=3)
 
     def loglikelihood_rolling(self, requests, disable_tqdm: bool = False) -> list[float]:
         """Log-likelihoods of whole texts. The negative stands before the text in the further branch.
@@ -219,7 +224,7 @@ class GuidedLM(OpenedLM):
         end = self.tok_decode(self.eot_token_id, skip_special_tokens=False)
         think = self.think_end_token if isinstance(self.think_end_token, str) else None
         passages = [self._passage(*request.args, seed=self.seed + number) for number, request in enumerate(requests)]
-        self._check_differences([(passage.context, passage.negative) for passage in passages])
+        self._check_effect([(each.context, each.negative, each.arguments["max_tokens"]) for each in passages])
         texts = []
         bar = tqdm(total=len(requests), disable=disable_tqdm or self.rank != 0, desc="Running generate_until requests")
         for at in range(0, len(passages), self._num_together()):
@@ -283,7 +288,8 @@ class GuidedLM(OpenedLM):
             if not ids:
                 raise PromptError("negative is white space, which scoring leaves to the continuation; give a word")
             return ids
-        bare = self._chat_texts().without_system(text) if text and self._has_template() else None
+        reads_chats = self.branch in (None, "no-system") and self.tokenizer.chat_template is not None
+        bare = self._chat_texts().without_system(text) if text and reads_chats else None
         if self.branch == "no-system" and bare is None:
             raise GuideError(
                 "the branch 'no-system' needs chats with a system message; run with --apply_chat_template and "
@@ -294,9 +300,6 @@ class GuidedLM(OpenedLM):
         if bare is None or self.branch == "last":
             return tuple(context[-1:])
         return self._encoded(bare, is_scored=is_scored)
-
-    def _has_template(self) -> bool:
-        return self.branch in (None, "no-system") and self.tokenizer.chat_template is not None
 
     def _item(self, context: Sequence[int], continuation: Sequence[int], negative: Ids) -> Item:
         """An item that fits, cut from the left as the harness does."""

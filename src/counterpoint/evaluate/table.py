@@ -13,6 +13,8 @@ from typing import Any, TextIO
 from rich.console import Console
 from rich.table import Table
 
+from counterpoint.errors import NoEffectWarning
+
 
 def print_table(record: dict[str, Any], out: TextIO) -> None:
     """The rows of `counterpoint.evaluate.grid.run_grid` as a table, then what they were made with."""
@@ -68,7 +70,7 @@ def plain(value: Any) -> Any:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """The harness and its data sets without their chatter."""
+    """The harness and its data sets without their chatter; what the package warns of is still told."""
     os.environ.setdefault("TQDM_DISABLE", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -76,6 +78,7 @@ def quiet() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            warnings.simplefilter("always", NoEffectWarning)
             yield
     finally:
         logging.disable(logging.NOTSET)
