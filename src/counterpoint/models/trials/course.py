@@ -9,6 +9,7 @@ from counterpoint.models.rows import Feed, Rows
 from counterpoint.models.trials.texts import Texts, TokenIds
 
 BEFORE, AFTER = 1, 2  # lengths looked at before and after one at which something begins to act
+FAR = 20  # tokens after the last of them, through which what has begun goes on
 SHORT = 3  # tokens of the row beside the long one, to begin with
 
 
@@ -49,6 +50,24 @@ def grow(rows: Rows, texts: Texts, stops: Sequence[Sequence[int]]) -> Difference
                     return Difference(length, when)
     rows.free(long)
     rows.free(short)
+    return None
+
+
+def go_on(rows: Rows, texts: Texts, start: int, longest: int) -> Difference | None:
+    """Read two texts up to `start`, where everything has begun to act, and on token by token.
+
+    A choice that rounding may turn (the best keys of an index, where some are equal) shows at some lengths only.
+    """
+    if longest <= start:
+        return None
+    both = (rows.add(), texts.long), (rows.add(), texts.short)
+    rows.forward([Feed(row, text[:start], columns=()) for row, text in both])
+    for length in range(start + 1, longest + 1):
+        logits = rows.forward([Feed(row, text[length - 1 : length]) for row, text in both])
+        if not all(texts.agrees(got, text[:length], settled=True) for got, (_, text) in zip(logits, both)):
+            return Difference(length, "continued by a token")
+    for row, _ in both:
+        rows.free(row)
     return None
 
 

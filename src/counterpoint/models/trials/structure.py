@@ -14,7 +14,7 @@ from counterpoint.models.padded import PaddedHistories
 from counterpoint.models.ragged import RaggedRows
 from counterpoint.models.rows import Rows
 from counterpoint.models.separate import Manner, SeparateRows
-from counterpoint.models.trials.course import AFTER, Difference, cut, grow, leap, runs
+from counterpoint.models.trials.course import AFTER, FAR, Difference, cut, go_on, grow, leap, runs
 from counterpoint.models.trials.texts import Texts, TokenIds
 from counterpoint.models.trials.twin import Twin
 
@@ -58,9 +58,11 @@ class Structure:
         self._limits = {**twin.tables, **twin.lengths}
         self._small = {real: mark for mark, real in twin.lengths.items()}
         self._joint: dict[bool, Answer] = {}
-        self._texts = Texts(twin.model, max([LEAST_TEXT, *(mark + AFTER for mark in self._limits)]), is_twin=True)
+        self._texts = Texts(twin.model, max([LEAST_TEXT, *(mark + AFTER for mark in twin.tables), *(mark + FAR for mark in twin.lengths)]), is_twin=True)
         self._longest = 0
         self._texts.find_traces(self._find_longest)
+        self._is_bounded = 0 < self._longest < len(self._texts.long)
+        self._texts.shorten(self._longest)
         self._marks = [mark for mark in sorted(twin.lengths) if mark <= self._longest]
 
     @torch.no_grad()
@@ -84,7 +86,7 @@ class Structure:
     @functools.cached_property
     def context_len(self) -> int | None:
         """Tokens past which the model's own forward fails; None where none is known."""
-        if not 0 < self._longest < len(self._texts.long):
+        if not self._is_bounded:
             return None
         mark = min((m for m in self._limits if m >= self._longest), default=None)
         return None if mark is None else self._limits[mark] + self._longest - mark
@@ -117,11 +119,7 @@ class Structure:
         def new_rows() -> Rows:
             return RaggedRows(self._model, attention=FewQueries(self._model, compiled=kernels))
 
-        def read() -> Difference | None:
-            rows = new_rows()
-            return grow(rows, self._texts, self._runs()) or leap(rows, self._texts, self._runs())
-
-        grown = self._verdict(read)
+        grown = self._verdict(lambda: self._read(new_rows()))
         if not grown:
             return grown
         upto = self._longest if grown.upto is None else self._small[grown.upto]
@@ -164,8 +162,14 @@ class Structure:
         return None
 
     def _grow(self, manner: Manner) -> Difference | None:
-        rows = SeparateRows(self._model, manner=self._for_twin(manner))
-        return grow(rows, self._texts, self._runs()) or leap(rows, self._texts, self._runs())
+        return self._read(SeparateRows(self._model, manner=self._for_twin(manner)))
+
+    def _read(self, rows: Rows) -> Difference | None:
+        """The first difference of all that rows read without being forked."""
+        grown = grow(rows, self._texts, self._runs()) or leap(rows, self._texts, self._runs())
+        if grown is not None or not self._marks:
+            return grown
+        return go_on(rows, self._texts, self._marks[-1] + AFTER, self._longest)
 
     def _crops(self, manner: Manner) -> bool:
         rows = SeparateRows(self._model, manner=self._for_twin(replace(manner, crops=True)))

@@ -39,12 +39,17 @@ class Texts:
         self._gives_use_cache = "use_cache" in inspect.signature(model.forward).parameters
         self._num_ids = num_ids(model)
         self._known: dict[TokenIds, Tensor] = {}
+        self._whole: dict[TokenIds, Tensor] = {}
         self.traces = Traces()
         self._places: list = []
 
     def find_traces(self, read: Callable[[], object]) -> None:
         """Find what is left on the modules by `read`, which reads texts that are as long as any."""
         self.set_traces(traces_of(self.model, read))
+
+    def shorten(self, longest: int) -> None:
+        """Cut the texts to what the model can read."""
+        self.long, self.short = self.long[:longest], self.short[:longest]
 
     def read(self, ids: TokenIds) -> None:
         """Read a text without a cache, and with one where the model has one that fits it."""
@@ -68,8 +73,18 @@ class Texts:
         logits = self._forward(ids)
         return [logits[length - 1] for length in lengths]
 
-    def agrees(self, got: Tensor, ids: TokenIds) -> bool:
-        """Whether these are the logits after a text, but for rounding."""
+    def agrees(self, got: Tensor, ids: TokenIds, *, settled: bool = False) -> bool:
+        """Whether these are the logits after a text, but for rounding.
+
+        Args:
+            settled: the text is a beginning of one of the two; those after it in a forward of the whole do as well.
+        """
+        if settled and ids not in self._known:
+            whole = self.long if ids == self.long[: len(ids)] else self.short
+            if whole not in self._whole:
+                self._whole[whole] = self._forward(whole)
+            if self.alike(got, self._whole[whole][len(ids) - 1]):
+                return True
         return self.alike(got, self.after(ids))
 
     def alike(self, got: Tensor, want: Tensor) -> bool:
