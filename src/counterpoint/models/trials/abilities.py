@@ -190,12 +190,12 @@ class Abilities:
         return self._try_own(("joint", kernels), own, found)
 
     def _same_as_own(self, rows: Rows) -> Answer:
-        """A text read and continued, beside a shorter one, against the model's own forwards."""
+        """Two texts read and continued by a token, against the model's own forwards."""
         texts = self._texts
         long, short = rows.add(), rows.add()
-        rows.forward([Feed(long, texts.long[:4], columns=())])
-        got = rows.forward([Feed(long, texts.long[4:5]), Feed(short, texts.short[:2])])
-        return self._compared(got, [texts.long[:5], texts.short[:2]])
+        rows.forward([Feed(long, texts.long[:4], columns=()), Feed(short, texts.short[:2], columns=())])
+        got = rows.forward([Feed(long, texts.long[4:5]), Feed(short, texts.short[2:3])])
+        return self._compared(got, [texts.long[:5], texts.short[:3]])
 
     def _padded(self) -> Answer:
         texts, read = self._texts, PaddedHistories(self._model)
