@@ -39,7 +39,8 @@ def guided(cond_logits: Tensor, negative_logits: Tensor, guide: Guide) -> Tensor
     else:
         out = (scale * cond.exp() + (1 - scale) * other.exp()).clamp(min=0).log()
     out = out.masked_fill(cond.exp() < guide.plausibility * cond.exp().max(), -torch.inf)
-    return out.masked_fill(cond.isneginf(), -torch.inf).log_softmax(-1)
+    out = out.masked_fill(cond.isneginf(), -torch.inf)
+    return (cond if bool(out.isneginf().all()) else out).log_softmax(-1)  # a row without any token is left as `cond`
 
 
 def distribution(model: PreTrainedModel, request: Request, row: int, generated: TokenIds) -> Tensor:

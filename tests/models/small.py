@@ -52,9 +52,7 @@ def phi3(original: int = 32, context: int = 128) -> PreTrainedModel:
 
 def dynamic(context: int = 32) -> PreTrainedModel:
     rope = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10000.0}
-    return built(
-        hf.LlamaForCausalLM, hf.LlamaConfig(max_position_embeddings=context, rope_parameters=rope, **LLAMA)
-    )
+    return built(hf.LlamaForCausalLM, hf.LlamaConfig(max_position_embeddings=context, rope_parameters=rope, **LLAMA))
 
 
 def llama(**more: object) -> PreTrainedModel:

@@ -146,7 +146,9 @@ def test_a_window_of_thousands_is_exact():
 
 
 def test_a_twin_keeps_what_acts_and_loses_what_is_large():
-    config = hf.Gemma3TextConfig(head_dim=64, sliding_window=1024, **{**LLAMA, "hidden_size": 256, "num_hidden_layers": 24})
+    config = hf.Gemma3TextConfig(
+        head_dim=64, sliding_window=1024, **{**LLAMA, "hidden_size": 256, "num_hidden_layers": 24}
+    )
     model = small.built(hf.Gemma3ForCausalLM, config)
     twin = twin_of(model)
     kinds = twin.model.config.layer_types
@@ -194,7 +196,9 @@ def test_a_trial_is_made_once_and_with_few_forwards():
     """A few tokens on the model itself, and the rest on a twin that is remembered for its config."""
     model = small.llama()
     calls = []
-    model.register_forward_pre_hook(lambda _module, args, kwargs: calls.append(kwargs["input_ids"].shape), with_kwargs=True)
+    model.register_forward_pre_hook(
+        lambda _module, args, kwargs: calls.append(kwargs["input_ids"].shape), with_kwargs=True
+    )
     before = torch.get_rng_state()
     Model(model, compile=False).new_rows()
     assert torch.equal(before, torch.get_rng_state())
@@ -266,11 +270,15 @@ def test_weights_that_are_nowhere_are_refused():
 @pytest.mark.parametrize("broken", ["the prompt", "branch 1"])
 def test_logits_that_are_no_numbers_are_an_error(value, word, guide, broken):
     model = small.llama()
-    model.get_output_embeddings().register_forward_hook(_breaking(TEXT[0] if broken == "the prompt" else OTHER[0], value))
+    model.get_output_embeddings().register_forward_hook(
+        _breaking(TEXT[0] if broken == "the prompt" else OTHER[0], value)
+    )
     embeddings = model.get_input_embeddings()
     embeddings.register_forward_hook(lambda _module, args, _out: _breaking.seen.append(args[0]))
     with pytest.raises(Failure, match=f"{broken} are {word}"):
-        cp.generate(Model(model, compile=False), TEXT[:1], negative=OTHER[:1], guide=guide, max_tokens=3, temperature=0.0)
+        cp.generate(
+            Model(model, compile=False), TEXT[:1], negative=OTHER[:1], guide=guide, max_tokens=3, temperature=0.0
+        )
 
 
 def _breaking(token_id, value):

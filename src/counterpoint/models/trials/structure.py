@@ -58,7 +58,11 @@ class Structure:
         self._limits = {**twin.tables, **twin.lengths}
         self._small = {real: mark for mark, real in twin.lengths.items()}
         self._joint: dict[bool, Answer] = {}
-        self._texts = Texts(twin.model, max([LEAST_TEXT, *(mark + AFTER for mark in twin.tables), *(mark + FAR for mark in twin.lengths)]), is_twin=True)
+        self._texts = Texts(
+            twin.model,
+            max([LEAST_TEXT, *(mark + AFTER for mark in twin.tables), *(mark + FAR for mark in twin.lengths)]),
+            is_twin=True,
+        )
         self._longest = 0
         self._texts.find_traces(self._find_longest)
         self._is_bounded = 0 < self._longest < len(self._texts.long)
