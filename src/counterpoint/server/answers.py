@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from counterpoint.engine import Completion, Progress, TokenLogprob
+from counterpoint.server.errors import ApiError
 from counterpoint.server.work import Work
 from counterpoint.trace.jsonl import step_fields
 from counterpoint.trace.labels import Labeller
@@ -71,21 +72,17 @@ class Answer:
     """One answer, whole or in chunks. Subclasses know the shape of a choice.
 
     Args:
+        body: the request's fields.
         model_name: what clients call the model.
         label: the labels of tokens.
-        with_usage: whether a stream ends with its usage.
-        always_usage: whether each of its events has it.
     """
 
     prefix: str
     whole_object: str
     chunk_object: str
 
-    def __init__(
-        self, work: Work, *, model_name: str, label: Labeller, with_usage: bool = False, always_usage: bool = False
-    ) -> None:
-        self.work, self.label = work, label
-        self._model_name, self._with_usage, self._always_usage = model_name, with_usage, always_usage
+    def __init__(self, work: Work, *, body: Any, model_name: str, label: Labeller) -> None:
+        self.work, self.body, self.label, self.model_name = work, body, label, model_name
         self.id = f"{self.prefix}-{uuid.uuid4().hex}"
         self.created = int(time.time())
         self.samples = [Sample(offsets=Offsets(label)) for _ in range(len(work.requests) * work.num_samples)]
@@ -110,28 +107,31 @@ class Answer:
         shown = [choice for one in held for choice in self._take_sample(prompt, one)]
         return shown if self.work.writes else self._unwritten(prompt)
 
-    def begin(self) -> list[dict[str, Any]]:
-        """The choices of prompts of which nothing is asked but an echo."""
+    def start(self) -> bytes:
+        """The first events of a stream: the choices of prompts of which nothing is asked but an echo."""
         if self.work.writes:
-            return []
-        return [c for number, scored in enumerate(self.scored) if scored.is_over for c in self._unwritten(number)]
+            return b""
+        echoed = [number for number, scored in enumerate(self.scored) if scored.is_over]
+        return self.events([choice for number in echoed for choice in self._unwritten(number)])
 
     def chunk(self, choices: list[dict[str, Any]], usage: dict[str, Any] | None = None) -> bytes:
         """One server-sent event."""
         body = self._head(self.chunk_object) | {"choices": choices}
-        if self._with_usage:
-            body["usage"] = usage or (self.usage() if self._always_usage else None)
+        if self.body.wants_usage:
+            body["usage"] = usage or (self.usage() if self.body.wants_usage_always else None)
         return event(body)
 
     def events(self, choices: list[dict[str, Any]]) -> bytes:
         """The events that show these choices."""
         return b"".join(self.chunk([choice]) for choice in choices)
 
-    def end(self) -> Iterator[bytes]:
+    def end(self) -> bytes:
         """The last events of a stream."""
-        if self._with_usage:
-            yield self.chunk([], self.usage())
-        yield DONE
+        return (self.chunk([], self.usage()) if self.body.wants_usage else b"") + DONE
+
+    def failure(self, error: ApiError) -> bytes:
+        """The last event of a stream that fails, as OpenAI's clients look for it."""
+        return event(error.body)
 
     def whole(self) -> dict[str, Any]:
         """The answer at once: of each prompt the likeliest samples, where not all are shown."""
@@ -206,7 +206,7 @@ class Answer:
         return {"token_ids": list(ids)} | of_prompt
 
     def _head(self, kind: str) -> dict[str, Any]:
-        return {"id": self.id, "object": kind, "created": self.created, "model": self._model_name}
+        return {"id": self.id, "object": kind, "created": self.created, "model": self.model_name}
 
     def _more(self) -> dict[str, Any]:
         """Further fields of a whole answer."""

@@ -8,13 +8,14 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
+from counterpoint.server.responses import ResponsesBody
 from counterpoint.server.schema import ChatBody, CompletionBody, DetokenizeBody, TokenizeBody
 
 PATHS = frozenset({
     "/", "/compare", "/health", "/metrics", "/openapi.json", "/docs", "/v1/models", "/v1/completions", "/v1/chat/completions",
     "/v1/responses", "/tokenize", "/detokenize",
 })  # fmt: skip
-BODIES = (CompletionBody, ChatBody, TokenizeBody, DetokenizeBody)
+BODIES = (CompletionBody, ChatBody, ResponsesBody, TokenizeBody, DetokenizeBody)
 REFUSALS = {
     400: "A field can't be; the message says which and what to do",
     401: "The API key is missing or wrong",

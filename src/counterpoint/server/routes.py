@@ -15,6 +15,8 @@ from counterpoint.server.bodies import read_fields
 from counterpoint.server.chat import ChatAnswer
 from counterpoint.server.completions import CompletionAnswer
 from counterpoint.server.reading import read_chat, read_completion
+from counterpoint.server.response_events import ResponseAnswer
+from counterpoint.server.responses import ResponsesBody, read_response
 from counterpoint.server.schema import ChatBody, CompletionBody, DetokenizeBody, TokenizeBody
 from counterpoint.server.service import Endpoint, Service
 from counterpoint.server.tokens import detokenize, tokenize
@@ -23,6 +25,7 @@ PAGE = Path(__file__).parent / "page"
 PAGE_POLICY = "default-src 'self'; img-src data:; frame-ancestors 'none'"
 COMPLETIONS = Endpoint(CompletionBody, read_completion, CompletionAnswer)
 CHAT = Endpoint(ChatBody, read_chat, ChatAnswer)
+RESPONSES = Endpoint(ResponsesBody, read_response, ResponseAnswer)
 
 
 def add_routes(app: FastAPI, service: Service) -> None:
@@ -41,6 +44,10 @@ def _add_generation(app: FastAPI, service: Service) -> None:
     @app.post("/v1/chat/completions", **openapi.takes(ChatBody, "Continue a conversation"))
     async def chat_completions(request: Request) -> Response:
         return await service.answer(request, CHAT)
+
+    @app.post("/v1/responses", **openapi.takes(ResponsesBody, "Answer an input of text", required=("id", "output")))
+    async def responses(request: Request) -> Response:
+        return await service.answer(request, RESPONSES)
 
 
 def _add_tokens(app: FastAPI, service: Service) -> None:

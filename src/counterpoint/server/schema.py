@@ -55,7 +55,6 @@ class Sampled(Wire):
     ignore_eos: bool | None = None
     min_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = Field(None, description="before them nothing ends it")
     stream: bool | None = None
-    stream_options: StreamOptions | None = None
     negative_prompt: str | None = Field(
         None, description="what to move away from; in chat it takes the system message's place"
     )
@@ -67,13 +66,6 @@ class Sampled(Wire):
         description="scale, space (log, prob), plausibility, gate, start, stop, adaptive (jsd), and branches: a list of "
         f"objects with {', '.join(BRANCH_FIELDS)}",
     )
-    trace: Annotated[int, Field(ge=0, le=MAX_TOP)] | None = Field(
-        None, description="tell for each token what every branch thought of it and this many alternatives"
-    )
-    show_branches: bool | None = Field(
-        None, description="tell with each choice what every branch read, where they differ, and what looks like a slip"
-    )
-    return_token_ids: bool | None = Field(None, description="tell the ids of prompts and outputs too")
 
     @field_validator("logit_bias")
     @classmethod
@@ -86,8 +78,33 @@ class Sampled(Wire):
             raise ValueError(f"{wide} is not within -100 and 100")
         return given
 
+    @property
+    def num_samples(self) -> int:
+        """Samples that are shown of each prompt."""
+        return getattr(self, "n", None) or 1
+
+    @property
+    def num_drawn(self) -> int:
+        """Samples that are generated of each prompt."""
+        return getattr(self, "best_of", None) or self.num_samples
+
+
+class Asked(Sampled):
+    """The fields that completions and chat have in common."""
+
+    n: Count | None = None
+    best_of: Count | None = Field(None, description="generate so many, show the n likeliest")
+    stream_options: StreamOptions | None = None
+    trace: Annotated[int, Field(ge=0, le=MAX_TOP)] | None = Field(
+        None, description="tell for each token what every branch thought of it and this many alternatives"
+    )
+    show_branches: bool | None = Field(
+        None, description="tell with each choice what every branch read, where they differ, and what looks like a slip"
+    )
+    return_token_ids: bool | None = Field(None, description="tell the ids of prompts and outputs too")
+
     @model_validator(mode="after")
-    def _no_options_of_a_stream_without_one(self) -> Sampled:
+    def _no_options_of_a_stream_without_one(self) -> Asked:
         if self.stream_options is not None and not self.stream:
             raise ValueError("stream_options is given without stream; leave it out or set stream to true")
         return self
@@ -103,18 +120,8 @@ class Sampled(Wire):
         """Whether every event of a stream has the usage so far."""
         return bool(self.stream_options and self.stream_options.continuous_usage_stats)
 
-    @property
-    def num_samples(self) -> int:
-        """Samples that are shown of each prompt."""
-        return getattr(self, "n", None) or 1
 
-    @property
-    def num_drawn(self) -> int:
-        """Samples that are generated of each prompt."""
-        return getattr(self, "best_of", None) or self.num_samples
-
-
-class CompletionBody(Sampled):
+class CompletionBody(Asked):
     """`POST /v1/completions`."""
 
     prompt: (
@@ -123,8 +130,6 @@ class CompletionBody(Sampled):
         | Annotated[list[Text], Field(min_length=1)]
         | Annotated[list[Annotated[list[TokenId], Field(min_length=1)]], Field(min_length=1)]
     )
-    n: Count | None = None
-    best_of: Count | None = Field(None, description="generate so many, show the n likeliest")
     max_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = Field(
         None, description="0 with echo: nothing is written"
     )
@@ -142,12 +147,10 @@ class CompletionBody(Sampled):
         return self
 
 
-class ChatBody(Sampled):
+class ChatBody(Asked):
     """`POST /v1/chat/completions`."""
 
     messages: Messages
-    n: Count | None = None
-    best_of: Count | None = Field(None, description="generate so many, show the n likeliest")
     max_tokens: Count | None = None
     max_completion_tokens: Count | None = Field(None, description="another name of max_tokens")
     logprobs: bool | None = None

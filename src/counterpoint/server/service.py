@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect
 
 from counterpoint.engine import Engine
 from counterpoint.models.model import Model
-from counterpoint.server.answers import Answer, event
+from counterpoint.server.answers import Answer
 from counterpoint.server.bodies import read_fields
 from counterpoint.server.errors import ApiError, failed, too_late
 from counterpoint.server.jobs import Job
@@ -41,12 +41,12 @@ class Endpoint(Generic[B]):
     Args:
         body: the schema of its requests.
         read: a request to the engine's work.
-        answer: (work, body, name, label) -> the shape of its answers.
+        answer: the shape of its answers.
     """
 
     body: type[B]
     read: Callable[[Served, B], Work]
-    answer: Callable[..., Answer]
+    answer: type[Answer]
 
 
 class Service:
@@ -80,14 +80,7 @@ class Service:
         arrived = time.monotonic()
         body, work = await self.read(request, arrived, functools.partial(self._read, endpoint))
         job = self.worker.submit(work, is_stream=bool(body.stream), began=arrived)
-        made = endpoint.answer(
-            work,
-            model_name=self.model_name,
-            label=self.label,
-            with_usage=body.wants_usage,
-            always_usage=body.wants_usage_always,
-            **({"body": body} if getattr(endpoint.answer, "needs_body", False) else {}),
-        )
+        made = endpoint.answer(work, body=body, model_name=self.model_name, label=self.label)
         headers = {"x-request-id": made.id}
         self.metrics.prompt_tokens.inc(sum(len(r.prompt_ids) for r in work.requests))
         self.metrics.guided.inc(sum(bool(r.useful_branches) for r in work.requests) * work.num_samples)
@@ -95,7 +88,7 @@ class Service:
         def close(is_whole: bool) -> None:
             job.close()
             self.metrics.gone.inc(not is_whole)
-            self.metrics.branch_tokens.inc(made.usage().get("branch_tokens", 0))
+            self.metrics.branch_tokens.inc(made.usage()["branch_tokens"])
 
         if body.stream:
             events = self._events(job, made)
@@ -126,20 +119,19 @@ class Service:
     async def _events(self, job: Job, made: Answer) -> AsyncIterator[bytes]:
         """An answer's events. Whatever goes wrong is the last of them, since the status is sent already."""
         try:
-            if begun := made.begin():
-                yield made.events(begun)
+            if first := made.start():
+                yield first
             async for events in job.news():
                 choices = [choice for number, progress in events for choice in made.take(number, progress)]
                 if choices:
                     yield made.events(choices)
-            for last in made.end():
-                yield last
+            yield made.end()
         except ApiError as error:
-            yield event(error.body)
+            yield made.failure(error)
         except Exception:
             log.exception("a stream failed")
             self.metrics.failures.inc()
-            yield event(failed().body)
+            yield made.failure(failed())
 
     def check_model(self, name: str | None) -> None:
         """Raise where the request is for another model."""

@@ -33,6 +33,9 @@ OWN: dict[str, tuple[Any, ...]] = {
     "stop_token_ids": ([],),
     "logit_bias": ({},),
     "tools": ([],),
+    "include": ([],),
+    "text": ({"format": {"type": "text"}}, {"format": {"type": "text"}, "verbosity": "medium"}, {}),
+    "reasoning": ({},),
     "response_format": ({"type": "text"}, {}),
     "structured_outputs": ({},),
     "chat_template_kwargs": ({},),
@@ -43,7 +46,8 @@ OWN: dict[str, tuple[Any, ...]] = {
 #: fields that never touch the text
 UNTOUCHING = frozenset({
     # OpenAI's
-    "user", "metadata", "store", "service_tier", "prompt_cache_key", "prompt_cache_retention", "safety_identifier",
+    "user", "metadata", "store", "service_tier", "prompt_cache_key", "prompt_cache_retention", "prompt_cache_options",
+    "safety_identifier", "max_tool_calls",
     # vLLM's
     "request_id", "priority", "cache_salt", "return_tokens_as_token_ids",
     # llama.cpp's
@@ -81,6 +85,11 @@ FOREIGN: dict[str, Foreign] = {
     "functions": Foreign(([],), "use tools"),
     "function_call": Foreign(("none", "auto"), "use tool_choice"),
     "verbosity": Foreign(("medium",), "say it in the system message"),
+    "previous_response_id": Foreign(("",), "no answer is kept; send the whole conversation as input"),
+    "conversation": Foreign((), "no conversation is kept; send all of it as input"),
+    "background": Foreign((False,), "answers are given at once; leave it out"),
+    "truncation": Foreign(("disabled",), "nothing is cut; shorten the conversation"),
+    "context_management": Foreign(([],), "nothing is cut; shorten the conversation"),
     "moderation": Foreign((), "leave it out"),
     "documents": Foreign(([],), "put them into a message"),
     # vLLM's
@@ -150,7 +159,6 @@ FOREIGN: dict[str, Foreign] = {
     "post_sampling_probs": _OFF,
     "t_max_predict_ms": _ZERO,
     "reasoning_format": Foreign(("none", "auto")),
-    "reasoning": _NONE,
     "include_reasoning": Foreign((True, False)),
     "thinking": Foreign((False, {"type": "disabled"})),
     "transforms": Foreign(([],)),
