@@ -21,7 +21,12 @@ CHATTING = [name for name in PROGRAMS if name != "lm-eval"]
 
 def readable(model):
     """The model with a head that prefers small letters, so that what clients print can be compared."""
-    letters = torch.tensor([t.isascii() and len(t) == 1 and t.islower() for t in model.tokenizer.convert_ids_to_tokens(range(model.vocab_size))])
+    letters = torch.tensor(
+        [
+            t.isascii() and len(t) == 1 and t.islower()
+            for t in model.tokenizer.convert_ids_to_tokens(range(model.vocab_size))
+        ]
+    )
     with torch.inference_mode():
         model.hf.lm_head.weight[~letters] = 0
     return model
@@ -56,7 +61,11 @@ def run(program, running, tmp_path, python):
     program = program.replace("http://127.0.0.1:8000", running.base)
     program = program.replace("FOLDER", str(tmp_path.parent / "tokenizer"))
     quiet = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "HF_HUB_OFFLINE": "1", "OPENAI_AGENTS_DISABLE_TRACING": "1"}
-    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | quiet | {"HOME": str(tmp_path), "OPENAI_API_KEY": "none"}
+    env = (
+        {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+        | quiet
+        | {"HOME": str(tmp_path), "OPENAI_API_KEY": "none"}
+    )
     done = subprocess.run([python, "-c", program], capture_output=True, text=True, env=env, timeout=300, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     return dict(line.split(": ", 1) for line in done.stdout.splitlines() if ": " in line)
@@ -90,7 +99,11 @@ def test_the_page_names_every_client_of_the_extra():
 
     extra = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["clients"]
     names = {re.split(r"[\[>=]", one)[0] for one in extra}
-    pinned = {re.split(r"[\[=]", one)[0] for one in (ROOT / "requirements" / "clients.txt").read_text().split("\n") if "==" in one}
+    pinned = {
+        re.split(r"[\[=]", one)[0]
+        for one in (ROOT / "requirements" / "clients.txt").read_text().split("\n")
+        if "==" in one
+    }
     assert names == pinned
     told = {"llama-index-llms-openai-like": "llama-index", "pydantic-ai-slim": "pydantic-ai"}
     assert {told.get(name, name) for name in names} == set(CHATTING)

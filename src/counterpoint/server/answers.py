@@ -169,6 +169,10 @@ class Answer:
             "shared_tokens": sum(u.shared_tokens for u in ended if u),
         }
 
+    def calls_of(self, sample: Sample) -> list[tuple[str, str]] | None:
+        """The calls of tools that a whole output is, names with arguments; None where it is a text, or was cut short."""
+        return None if self.work.calls is None else self.work.calls.read(sample.text)
+
     def _take_sample(self, prompt: int, progress: Progress) -> list[dict[str, Any]]:
         index = prompt * self.work.num_samples + progress.index
         sample, recorder = self.samples[index], self.work.recorders[prompt]
@@ -222,6 +226,11 @@ class Answer:
         self, index: int, prompt: int, first: bool, text: str, logprobs: list[TokenLogprob], sample: Sample
     ) -> Iterator[dict[str, Any]]:
         raise NotImplementedError
+
+
+def new_call_id() -> str:
+    """A name for one call of a tool, under which its result comes back."""
+    return f"call_{uuid.uuid4().hex[:24]}"
 
 
 def event(body: Any) -> bytes:

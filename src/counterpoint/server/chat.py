@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from counterpoint.engine import TokenLogprob
-from counterpoint.server.answers import Answer, Sample
+from counterpoint.server.answers import Answer, Sample, new_call_id
 from counterpoint.wire.numbers import logprob
+
+
+def _call(name: str, arguments: str) -> dict[str, Any]:
+    return {"id": new_call_id(), "type": "function", "function": {"name": name, "arguments": arguments}}
 
 
 class ChatAnswer(Answer):
     prefix, whole_object, chunk_object = "chatcmpl", "chat.completion", "chat.completion.chunk"
 
     def _choice(self, index: int, prompt: int, sample: Sample) -> dict[str, Any]:
+        calls, reason = self.calls_of(sample), sample.finish_reason
+        message: dict[str, Any] = {"role": "assistant", "content": sample.text, "refusal": None}
+        if calls:
+            message, reason = message | {"content": None, "tool_calls": [_call(*call) for call in calls]}, "tool_calls"
         return {
             "index": index,
-            "message": {"role": "assistant", "content": sample.text, "refusal": None},
+            "message": message,
             "logprobs": self._logprobs(sample.logprobs),
-            "finish_reason": sample.finish_reason,
+            "finish_reason": reason,
         }
 
     def _silent(self, index: int) -> dict[str, Any]:
@@ -25,11 +34,29 @@ class ChatAnswer(Answer):
 
     def _deltas(self, index, prompt, first, text, logprobs, sample):
         if first:
-            yield self._silent(index) | {"delta": {"role": "assistant", "content": ""}}
+            yield self._silent(index) | {
+                "delta": {"role": "assistant", "content": "" if self.work.calls is None else None}
+            }
+        if self.work.calls is not None:
+            yield from self._call_deltas(index, logprobs, sample)
+            return
         if text or (logprobs and self.work.shows_logprobs):
             yield self._silent(index) | {"delta": {"content": text}, "logprobs": self._logprobs(logprobs)}
         if sample.completion:
             yield self._silent(index) | {"finish_reason": sample.finish_reason}
+
+    def _call_deltas(self, index: int, logprobs: list[TokenLogprob], sample: Sample) -> Iterator[dict[str, Any]]:
+        """Calls are told when they are whole: before that their text is no call."""
+        if logprobs and self.work.shows_logprobs:
+            yield self._silent(index) | {"logprobs": self._logprobs(logprobs)}
+        if not sample.completion:
+            return
+        calls = self.calls_of(sample)
+        for number, call in enumerate(calls or ()):
+            yield self._silent(index) | {"delta": {"tool_calls": [{"index": number, **_call(*call)}]}}
+        if not calls:
+            yield self._silent(index) | {"delta": {"content": sample.text}}
+        yield self._silent(index) | {"finish_reason": "tool_calls" if calls else sample.finish_reason}
 
     def _more(self) -> dict[str, Any]:
         return {"prompt_token_ids": list(self.work.requests[0].prompt_ids)} if self.work.shows_ids else {}

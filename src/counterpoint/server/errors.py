@@ -67,7 +67,13 @@ def failed() -> ApiError:
 
 
 #: arguments of the library that have another name over the wire
-WIRE_NAMES = {"stop_ids": "stop_token_ids", "num_samples": "n", "guide": "guidance", "negative": "negative_prompt"}
+WIRE_NAMES = {
+    "stop_ids": "stop_token_ids",
+    "num_samples": "n",
+    "guide": "guidance",
+    "negative": "negative_prompt",
+    "constraint": "response_format",
+}
 
 
 def from_usage(error: UsageError, param: str | None = None) -> ApiError:

@@ -19,7 +19,16 @@ from counterpoint.server.limits import Limits
 from counterpoint.server.schema import BAN, ChatBody, CompletionBody, Sampled
 from counterpoint.server.work import Served, Work
 from counterpoint.trace.recorder import Recorder
-from counterpoint.wire import Guidance, messages_from_wire, read_guidance
+from counterpoint.wire import (
+    FORM_FIELDS,
+    Calls,
+    Guidance,
+    messages_from_wire,
+    read_calls,
+    read_form,
+    read_guidance,
+    tool_names,
+)
 
 DEFAULT_COMPLETION_TOKENS = 16  # OpenAI's
 
@@ -34,7 +43,7 @@ def read_completion(served: Served, body: CompletionBody) -> Work:
     _check_size(served.limits, body, len(prompts), guidance)
     # Without a token to write there is nothing to run, but what is asked for is checked all the same.
     most = DEFAULT_COMPLETION_TOKENS if body.max_tokens is None else max(body.max_tokens, 1)
-    options = _options(body, most, body.logprobs, served.limits)
+    options = _options(served, body, most, body.logprobs)
     requests = [_request(served, prompt, guidance, body, options) for prompt in prompts]
     scores: list[Request | None] = [None] * len(requests)
     if body.echo and body.logprobs is not None:
@@ -53,8 +62,17 @@ def read_chat(served: Served, body: ChatBody) -> Work:
         body.max_completion_tokens or body.max_tokens or served.limits.max_tokens or served.model.context_len or 2**31
     )
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
-    request = _request(served, prompt, guidance, body, _options(body, most, logprobs, served.limits))
-    return _work(served.model, [request], body, echoes=[""], scores=[None], logprobs=logprobs)
+    calls = _calls(body)
+    options = _options(served, body, most, logprobs, calls)
+    request = _request(served, prompt, guidance, body, options)
+    return _work(served.model, [request], body, echoes=[""], scores=[None], logprobs=logprobs, calls=calls)
+
+
+def _calls(body: ChatBody) -> Calls | None:
+    try:
+        return read_calls(body.tools, body.tool_choice, parallel=body.parallel_tool_calls is not False)
+    except UsageError as error:
+        raise from_usage(error, "tools") from error
 
 
 def chat_prompt(served: Served, body: Any, guidance: Guidance = Guidance()) -> tuple[Any, Guidance]:  # noqa: B008
@@ -71,6 +89,10 @@ def chat_prompt(served: Served, body: Any, guidance: Guidance = Guidance()) -> t
             param="messages",
             code="no_chat_template",
         )
+    try:
+        names = tool_names(body.tools or ())
+    except UsageError as error:
+        raise from_usage(error, "tools") from error
     how = {"continue_final": bool(body.continue_final_message), "template": template_options(model, body)}
     try:
         messages = messages_from_wire(body.messages)
@@ -81,6 +103,8 @@ def chat_prompt(served: Served, body: Any, guidance: Guidance = Guidance()) -> t
             prompt, branches = built.prompt, built.branches
     except UsageError as error:
         raise _blamed(error, guidance, "messages") from error
+    if getattr(body, "tool_choice", None) != "none":
+        _check_shown(model, names, prompt)
     # What a template writes has its special tokens in it, so that the tokenizer adds none unless it is told to.
     prompt = prompt.text if body.add_special_tokens else prompt
     return prompt, dataclasses.replace(guidance, branches=tuple(branches))
@@ -118,6 +142,19 @@ def template_options(model: Model, body: Any) -> dict[str, Any]:
     return given
 
 
+def _check_shown(model: Model, names: Sequence[str], prompt: Rendered) -> None:
+    """Raise where the template leaves out tools that the request offers."""
+    lost = [name for name in names if name not in prompt.text]
+    if lost:
+        raise ApiError(
+            400,
+            f"the chat template of {model.name} does not show the tool {lost[0]!r:.80}, so the model would not know of it; "
+            "leave tools out, or describe them in a message",
+            param="tools",
+            code="unsupported_parameter",
+        )
+
+
 def _taken_names(model: Model) -> frozenset[str]:
     """Names that mean something to whatever runs a template, and so are no variables of one."""
     return frozenset(inspect.signature(model.tokenizer.apply_chat_template).parameters) | {"messages", "conversations"}
@@ -152,8 +189,11 @@ def _check_size(limits: Limits, body: Sampled, num_prompts: int, guidance: Guida
         )
 
 
-def _options(body: Sampled, max_tokens: int, logprobs: int | None, limits: Limits) -> dict[str, Any]:
+def _options(
+    served: Served, body: Sampled, max_tokens: int, logprobs: int | None, calls: Calls | None = None
+) -> dict[str, Any]:
     """The arguments of `prepare` beside the contexts."""
+    limits, form = served.limits, _form(served.model, body, calls)
     if limits.max_tokens is not None and max_tokens > limits.max_tokens:
         raise ApiError(
             400, f"max_tokens is {max_tokens}; this server writes up to {limits.max_tokens}", param="max_tokens"
@@ -162,18 +202,37 @@ def _options(body: Sampled, max_tokens: int, logprobs: int | None, limits: Limit
     options = {name: getattr(body, name) for name in named if getattr(body, name) is not None}
     if logprobs is None and body.num_drawn > body.num_samples:
         logprobs = 0  # the likeliest samples are wanted
-    return options | {
-        "top_k": max(body.top_k or 0, 0),
-        "logit_bias": {
-            int(token_id): -math.inf if bias <= BAN else bias for token_id, bias in (body.logit_bias or {}).items()
-        },
-        "stop_ids": body.stop_token_ids or (),
-        "ignore_eos": bool(body.ignore_eos),
-        "n": body.num_drawn,
-        "max_tokens": max_tokens,
-        "logprobs": logprobs,
-        "seed": None if body.seed is None else body.seed % NUM_SEEDS,
-    }
+    return (
+        options
+        | ({} if form is None else {"constraint": form})
+        | {
+            "top_k": max(body.top_k or 0, 0),
+            "logit_bias": {
+                int(token_id): -math.inf if bias <= BAN else bias for token_id, bias in (body.logit_bias or {}).items()
+            },
+            "stop_ids": body.stop_token_ids or (),
+            "ignore_eos": bool(body.ignore_eos),
+            "n": body.num_drawn,
+            "max_tokens": max_tokens,
+            "logprobs": logprobs,
+            "seed": None if body.seed is None else body.seed % NUM_SEEDS,
+        }
+    )
+
+
+def _form(model: Model, body: Sampled, calls: Calls | None) -> Any:
+    """The form that the output is held to, made ready for the model."""
+    try:
+        form = read_form({name: getattr(body, name, None) for name in FORM_FIELDS})
+    except UsageError as error:
+        raise from_usage(error) from error
+    if form is not None and calls is not None:
+        raise ApiError(400, "a form of the output and a demanded call are both given; keep one", param="tool_choice")
+    param, constraint = form or ("tools", None if calls is None else calls.constraint)
+    try:
+        return None if constraint is None else constraint.compile(model)
+    except UsageError as error:
+        raise from_usage(error, param) from error
 
 
 def _request(
@@ -262,6 +321,7 @@ def _work(
     scores: Sequence[Request | None],
     logprobs: int | None,
     writes: bool = True,
+    calls: Calls | None = None,
 ) -> Work:
     shown: list[dict[str, Any] | None] = [None] * len(requests)
     if body.show_branches:
@@ -279,6 +339,7 @@ def _work(
         writes=writes,
         shows_logprobs=logprobs is not None,
         shows_ids=bool(body.return_token_ids),
+        calls=calls,
         recorders=tuple(recorders),
         shown=tuple(shown),
     )

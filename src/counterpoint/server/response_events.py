@@ -7,7 +7,7 @@ import uuid
 from typing import Any
 
 from counterpoint.engine import TokenLogprob
-from counterpoint.server.answers import Answer, Sample, as_json
+from counterpoint.server.answers import Answer, Sample, as_json, new_call_id
 from counterpoint.server.errors import ApiError
 from counterpoint.wire.numbers import logprob
 
@@ -25,26 +25,33 @@ class ResponseAnswer(Answer):
         super().__init__(*args, **named)
         self._message_id = f"msg_{uuid.uuid4().hex}"
         self._num_events = 0
+        self._calls: list[dict[str, Any]] = []
 
     def start(self) -> bytes:
         begun = self._response("in_progress", [])
-        part = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
-        return (
-            self._event("response.created", response=begun)
-            + self._event("response.in_progress", response=begun)
-            + self._event("response.output_item.added", output_index=0, item=self._item("in_progress", []))
-            + self._part_event("response.content_part.added", part=part)
-        )
+        first = self._event("response.created", response=begun) + self._event("response.in_progress", response=begun)
+        return first if self.work.calls else first + self._open_message()
 
     def events(self, choices: list[dict[str, Any]]) -> bytes:
+        if self.work.calls:  # they are told when they are whole
+            return b""
         return b"".join(self._part_event("response.output_text.delta", **choice) for choice in choices)
 
     def end(self) -> bytes:
         (sample,) = self.samples
+        if items := self._call_items():
+            told = b"".join(self._call_events(number, item) for number, item in enumerate(items))
+            return told + self._event(f"response.{self._status}", response=self.whole())
         part = self._part(sample)
         item = self._item(self._status, [part])
+        opened = b""
+        if self.work.calls:
+            opened = self._open_message() + self._part_event(
+                "response.output_text.delta", delta=sample.text, logprobs=[]
+            )
         return (
-            self._part_event("response.output_text.done", text=sample.text, logprobs=part["logprobs"])
+            opened
+            + self._part_event("response.output_text.done", text=sample.text, logprobs=part["logprobs"])
             + self._part_event("response.content_part.done", part=part)
             + self._event("response.output_item.done", output_index=0, item=item)
             + self._event(f"response.{self._status}", response=self.whole())
@@ -56,7 +63,7 @@ class ResponseAnswer(Answer):
 
     def whole(self) -> dict[str, Any]:
         (sample,) = self.samples
-        return self._response(self._status, [self._item(self._status, [self._part(sample)])])
+        return self._response(self._status, self._call_items() or [self._item(self._status, [self._part(sample)])])
 
     def usage(self) -> dict[str, Any]:
         plain = super().usage()
@@ -73,6 +80,39 @@ class ResponseAnswer(Answer):
     @property
     def _status(self) -> str:
         return "incomplete" if self.samples[0].finish_reason == "length" else "completed"
+
+    def _call_items(self) -> list[dict[str, Any]]:
+        """The output's items where it is calls of tools; the same each time."""
+        if not self._calls:
+            self._calls = [
+                {
+                    "type": "function_call",
+                    "id": f"fc_{uuid.uuid4().hex}",
+                    "call_id": new_call_id(),
+                    "name": name,
+                    "arguments": arguments,
+                    "status": "completed",
+                }
+                for name, arguments in self.calls_of(self.samples[0]) or ()
+            ]
+        return self._calls
+
+    def _call_events(self, number: int, item: dict[str, Any]) -> bytes:
+        at = {"output_index": number, "item_id": item["id"]}
+        begun = item | {"arguments": "", "status": "in_progress"}
+        return (
+            self._event("response.output_item.added", output_index=number, item=begun)
+            + self._event("response.function_call_arguments.delta", delta=item["arguments"], **at)
+            + self._event("response.function_call_arguments.done", arguments=item["arguments"], name=item["name"], **at)
+            + self._event("response.output_item.done", output_index=number, item=item)
+        )
+
+    def _open_message(self) -> bytes:
+        part = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
+        item = self._item("in_progress", [])
+        return self._event("response.output_item.added", output_index=0, item=item) + self._part_event(
+            "response.content_part.added", part=part
+        )
 
     def _response(self, status: str, output: list[dict[str, Any]]) -> dict[str, Any]:
         given = {name: getattr(self.body, name) for name in REPEATED}

@@ -94,6 +94,14 @@ class Asked(Sampled):
 
     n: Count | None = None
     best_of: Count | None = Field(None, description="generate so many, show the n likeliest")
+    response_format: dict[str, Any] | None = Field(None, description="type: text, json_object or json_schema")
+    structured_outputs: dict[str, Any] | None = Field(
+        None, description="one of json, regex, choice, grammar, json_object"
+    )
+    guided_json: dict[str, Any] | str | None = Field(None, description="an older name of structured_outputs.json")
+    guided_regex: str | None = None
+    guided_choice: list[str] | None = None
+    guided_grammar: str | None = None
     stream_options: StreamOptions | None = None
     trace: Annotated[int, Field(ge=0, le=MAX_TOP)] | None = Field(
         None, description="tell for each token what every branch thought of it and this many alternatives"
@@ -177,8 +185,6 @@ class ChatBody(Asked):
             raise ValueError("top_logprobs is given without logprobs; set logprobs to true")
         if self.continue_final_message and self.add_generation_prompt:
             raise ValueError("continue_final_message and add_generation_prompt are both true; keep one")
-        if self.tool_choice not in (None, "none", "auto") and not self.tools:
-            raise ValueError("tool_choice demands a call and there are no tools; give tools")
         return self
 
 

@@ -10,6 +10,7 @@ from counterpoint.engine import Request
 from counterpoint.models.model import Model
 from counterpoint.server.limits import Limits
 from counterpoint.trace.recorder import Recorder
+from counterpoint.wire import Calls
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,7 @@ class Work:
         writes: whether anything is generated; without it the prompts are echoed or scored only.
         shows_logprobs: whether log-probabilities are shown.
         shows_ids: whether token ids are shown.
+        calls: what reads the output as calls of tools, where they are demanded.
         recorders: for each prompt, what watches its steps, where a trace is asked for.
         shown: for each prompt, what its branches read, where that is asked for.
     """
@@ -51,6 +53,7 @@ class Work:
     writes: bool = True
     shows_logprobs: bool = False
     shows_ids: bool = False
+    calls: Calls | None = None
     recorders: tuple[Recorder | None, ...]
     shown: tuple[dict[str, Any] | None, ...]
 

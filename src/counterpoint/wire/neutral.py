@@ -38,6 +38,10 @@ OWN: dict[str, tuple[Any, ...]] = {
     "reasoning": ({},),
     "response_format": ({"type": "text"}, {}),
     "structured_outputs": ({},),
+    "guided_json": ("", {}),
+    "guided_regex": ("",),
+    "guided_choice": ([],),
+    "guided_grammar": ("",),
     "chat_template_kwargs": ({},),
     "min_tokens": (0,),
     "trace": (0,),
@@ -53,7 +57,7 @@ UNTOUCHING = frozenset({
     # llama.cpp's
     "cache_prompt", "id_slot", "timings_per_token", "return_progress", "n_indent", "verbose",
     # of front ends
-    "session_id", "conversation_id", "keep_alive",
+    "session_id", "conversation_id", "keep_alive", "guided_decoding_backend",
 })  # fmt: skip
 
 
@@ -154,6 +158,7 @@ FOREIGN: dict[str, Foreign] = {
     "ban_eos_token": Foreign((False,), "use ignore_eos"),
     "grammar": Foreign(("",)),
     "json_schema": Foreign(({},), "use response_format"),
+    "guided_whitespace_pattern": Foreign(("",)),
     "lora": Foreign(([],)),
     "samplers": Foreign(([],)),
     "post_sampling_probs": _OFF,
