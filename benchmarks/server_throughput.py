@@ -65,14 +65,14 @@ async def stepped(client: httpx.AsyncClient) -> tuple[float, int]:
     return float(total), int(float(count))
 
 
-async def measure(base: str, *, counts: list[int], num_tokens: int, rounds: int, stream: bool) -> list[dict[str, Any]]:
+async def measure(base: str, *, counts: list[int], num_tokens: int, rounds: int, stream: bool, is_exact: bool) -> list[dict[str, Any]]:
     rows = []
     async with httpx.AsyncClient(base_url=base, timeout=600, limits=httpx.Limits(max_connections=256)) as client:
         await texts(client, bodies("guided, scale 3", 4, 8), together=True, stream=stream)
         for kind in KINDS:
             for count in counts:
                 asked = bodies(kind, count, num_tokens)
-                alone_s, together_s, steps_s, num_steps = [], [], 0.0, 0
+                alone_s, together_s, steps_s, num_steps, differing = [], [], 0.0, 0, 0
                 for _ in range(rounds):
                     seconds, want = await texts(client, asked, together=False, stream=stream)
                     alone_s.append(seconds)
@@ -81,7 +81,8 @@ async def measure(base: str, *, counts: list[int], num_tokens: int, rounds: int,
                     together_s.append(seconds)
                     after = await stepped(client)
                     steps_s, num_steps = steps_s + after[0] - before[0], num_steps + after[1] - before[1]
-                    if got != want:
+                    differing += sum(a != b for a, b in zip(got, want, strict=True))
+                    if differing and is_exact:
                         raise RuntimeError(f"{kind}, {count}: the answers together differ from those alone")
                 a, b = statistics.median(alone_s), statistics.median(together_s)
                 ratios = [x / y for x, y in zip(alone_s, together_s)]
@@ -90,6 +91,7 @@ async def measure(base: str, *, counts: list[int], num_tokens: int, rounds: int,
                         "kind": kind, "requests": count, "alone_tokens_per_s": round(count * num_tokens / a, 1),
                         "together_tokens_per_s": round(count * num_tokens / b, 1),
                         "times": round(statistics.median(ratios), 2),
+                        "differing": differing,
                         "step_ms": round(1e3 * steps_s / num_steps, 2),
                         "beside_steps_percent": round(100 * (1 - steps_s / sum(together_s)), 1),
                     }
@@ -108,7 +110,7 @@ def main() -> None:
     args = parser.parse_args()
     counts = [int(count) for count in args.counts.split(",")]
     with served(["--model", args.model, "--dtype", args.dtype]) as (base, _):
-        rows = asyncio.run(measure(base, counts=counts, num_tokens=args.tokens, rounds=args.rounds, stream=args.stream))
+        rows = asyncio.run(measure(base, counts=counts, num_tokens=args.tokens, rounds=args.rounds, stream=args.stream, is_exact=args.dtype == "float32"))
     print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
           f"transformers {transformers.__version__}, {args.model} {args.dtype}, {args.tokens} tokens, {args.rounds} rounds")  # fmt: skip
     print(

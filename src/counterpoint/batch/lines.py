@@ -23,7 +23,7 @@ GUIDE_FIELDS = ("scale", "space", "plausibility", "gate", "start", "adaptive")
 #: options of generation that JSON can hold
 OPTION_FIELDS = (
     "max_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty",
-    "frequency_penalty", "logit_bias", "stop", "stop_ids", "ignore_eos", "seed", "n", "logprobs",
+    "frequency_penalty", "logit_bias", "stop", "stop_ids", "ignore_eos", "seed", "n", "logprobs", "loop",
 )  # fmt: skip
 FIELDS = ("prompt", "negative", "branches", "guide", *GUIDE_FIELDS, *OPTION_FIELDS, "id")
 #: what other tools write, and what it is here
@@ -94,6 +94,8 @@ def read_line(text: bytes, number: int = 1) -> Line:
     options = {name: record[name] for name in OPTION_FIELDS if record.get(name) is not None}
     if isinstance(options.get("logit_bias"), dict):  # JSON has no numbers as keys
         options["logit_bias"] = {int(i) if i.isdigit() else i: bias for i, bias in options["logit_bias"].items()}
+    if isinstance(options.get("loop"), list):
+        options["loop"] = tuple(options["loop"])
     return Line(
         number,
         record["prompt"],

@@ -36,9 +36,7 @@ class Vocabulary:
         try:
             from llguidance.hf import from_tokenizer
         except ImportError:
-            raise UnsupportedError(
-                "constraints need the package llguidance: pip install 'counterpoint[constraints]'"
-            ) from None
+            raise UnsupportedError("constraints need the package llguidance: pip install '.[constraints]'") from None
         self.size, self.eos_ids = size, eos_ids
         try:
             # Tokens beyond the model's own ids can be in a tokenizer; the mask is cut to the model's.

@@ -1,6 +1,6 @@
 """How good guidance is: a bridge to lm-evaluation-harness, grids of guides, and the frontier of the bundled model.
 
-Needs `pip install 'counterpoint[eval]'`. Nothing heavy is imported until it is used.
+Needs `pip install '.[eval]'`. Nothing heavy is imported until it is used.
 """
 
 from pathlib import Path

@@ -20,6 +20,7 @@ from counterpoint.evaluate.intervals import difference, interval
 from counterpoint.evaluate.loglikelihood import Item, Score, score
 from counterpoint.evaluate.metrics import columns_of, statistic_of
 from counterpoint.evaluate.posterior import Standing, bootstrap
+from counterpoint.evaluate.tasks import located
 from counterpoint.evaluate.writing import Passage, write
 from counterpoint.guide import Guide
 from counterpoint.sampling import SEEDS
@@ -218,6 +219,7 @@ def open_grid(
 ) -> OpenGrid:
     """The grid of `run_grid`, with nothing answered yet. Arguments and errors are the same."""
     guides = _checked(guides)
+    tasks = [located(task) for task in tasks]
     manager = _manager(tasks, include)
     store = Store(None if folder is None else Path(folder) / "answers.sqlite")
     return OpenGrid(GridLM(guides, store, seed=seed, **options), tuple(tasks), guides, manager, seed)

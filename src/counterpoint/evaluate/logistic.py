@@ -86,7 +86,7 @@ def _chains(num_documents: int, num_guides: int, draws: int):
         from numpyro import distributions as dist
         from numpyro.infer import MCMC, NUTS
     except ImportError:
-        raise Failure("the logistic model needs numpyro; pip install 'counterpoint[posterior]'") from None
+        raise Failure("the logistic model needs numpyro; pip install '.[posterior]'") from None
 
     def model(documents, columns, right) -> None:
         guide = numpyro.sample("guide", dist.Normal(0, GUIDE_SPREAD).expand([num_guides]).to_event(1))

@@ -1,7 +1,7 @@
 """Does guidance keep a chat model from giving personal data? The setting of Smirnov 2024 (arXiv 2412.06846) in small.
 
 The positive system message forbids personal data, the negative one asks for it; what the answers hold is counted by
-presidio's pattern recognisers, which need no model. Needs `pip install 'counterpoint[privacy]'`.
+presidio's pattern recognisers, which need no model. Needs `pip install '.[privacy]'`.
 """
 
 from __future__ import annotations

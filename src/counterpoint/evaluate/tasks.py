@@ -10,6 +10,33 @@ from typing import Any
 from counterpoint.errors import UsageError
 
 
+def located(task: str | dict[str, Any]) -> str | dict[str, Any]:
+    """A task whose data lies where its file says, seen from here or from the file's folder or one above it.
+
+    The harness reads a relative path from the folder that it was started in, so that a task file would work from one
+    folder only. A task that is no file, or whose file is more than plain YAML, comes back as it is.
+    """
+    if not isinstance(task, str) or not Path(task).is_file():
+        return task
+    import yaml
+
+    try:
+        config = yaml.safe_load(Path(task).read_text(encoding="utf-8"))
+        data_files = config["dataset_kwargs"]["data_files"]
+    except (yaml.YAMLError, KeyError, TypeError, UnicodeDecodeError):
+        return task
+    found = {split: _found(file, Path(task).resolve().parent) for split, file in dict(data_files).items()}
+    if found == data_files:
+        return task
+    return {**config, "dataset_kwargs": {**config["dataset_kwargs"], "data_files": found}}
+
+
+def _found(file: Any, folder: Path) -> Any:
+    if not isinstance(file, str) or "://" in file or Path(file).exists():
+        return file
+    return next((str(at / file) for at in (folder, *folder.parents) if (at / file).is_file()), file)
+
+
 def lambada(
     path: str | Path, *, sample: int | None = None, seed: int = 0, folder: str | Path | None = None
 ) -> dict[str, Any]:

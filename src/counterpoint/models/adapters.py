@@ -30,7 +30,7 @@ class AdapterSwitch:
         if not self._layers:
             raise UsageError(
                 f"{type(hf).__name__} has no adapter to turn on or off; load one with model.hf.load_adapter(FOLDER), "
-                "which needs pip install 'counterpoint[adapters]'"
+                "which needs pip install '.[adapters]'"
             )
         names = sorted(getattr(hf, "peft_config", {}))
         if name is not None and name not in names:
@@ -60,7 +60,7 @@ def load_adapter(hf: PreTrainedModel, folder: str, *, name: str = "adapter") -> 
         UsageError: peft is not installed, or the folder holds no adapter of this model.
     """
     if importlib.util.find_spec("peft") is None:
-        raise UsageError("adapters need peft; pip install 'counterpoint[adapters]'")
+        raise UsageError("adapters need peft; pip install '.[adapters]'")
     if not (Path(folder) / "adapter_config.json").is_file():
         raise UsageError(f"the folder {folder!r} has no adapter_config.json, so it is no adapter of peft")
     try:

@@ -119,7 +119,7 @@ def _from_gguf(
     except ModuleNotFoundError as error:
         if error.name != "gguf":
             raise
-        raise UnsupportedError(f"{shown!r} is a GGUF file; pip install 'counterpoint[gguf]' to read it") from None
+        raise UnsupportedError(f"{shown!r} is a GGUF file; pip install '.[gguf]' to read it") from None
     return gguf.load(file, shown=shown, dtype=dtype, weights=weights)
 
 

@@ -231,7 +231,7 @@ def _save(state: Run, out: Path, fingerprint: str, tell: Callable[[str], None], 
         checkpoint.save(out / "checkpoint.pt", state.state(fingerprint))
         curve.write_table(state.rows, out / "loss-curve.csv")
         if state.rows and not curve.draw(state.rows, out / "loss-curve.png") and must:
-            tell("no picture of the loss: pip install 'counterpoint[train]'")
+            tell("no picture of the loss: pip install '.[train]'")
     except OSError as error:
         if must:
             raise Failure(f"checkpoint not written to {out}: {error.strerror}; free some space and run again") from None

@@ -95,7 +95,7 @@ def _parse(line: str, only: str) -> Record | None:
     """A record, or None where `only` leaves it out. Raises ValueError with the reason for a broken one."""
     raw = json.loads(line)
     if not isinstance(raw, dict) or not isinstance(raw.get("text"), str) or not isinstance(raw.get("cond", {}), dict):
-        raise ValueError("needs `text` (a string) and `cond` (an object)")
+        raise ValueError("needs `text` (a string), and `cond` (where it has one) to be an object")
     if only:
         name, _, wanted = only.partition("=")
         if str(raw.get(name)) != wanted:
