@@ -30,7 +30,9 @@ def test_the_changelog_names_the_version():
 
 
 def test_the_help_texts_of_the_command_line_are_not_stale():
-    done = subprocess.run([sys.executable, ROOT / "scripts" / "command_line.py", "--check"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "command_line.py", "--check"], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
 
 
