@@ -50,6 +50,13 @@ class Judge:
             raise UsageError(f"the judge of {self.name} knows no {label!r}; it tells apart {', '.join(self.labels)}")
         return [int(found == label) for found in self._pipeline.predict(list(texts))]
 
+    def log_odds(self, texts: Sequence[str], label: str) -> list[float]:
+        """For each text, the natural log of the odds that it is `label`."""
+        if label not in self.labels:
+            raise UsageError(f"the judge of {self.name} knows no {label!r}; it tells apart {', '.join(self.labels)}")
+        probs = self._pipeline.predict_proba(list(texts))[:, list(self._pipeline.classes_).index(label)]
+        return np.log(probs / (1 - probs)).tolist()
+
 
 def train_judge(name: str, examples: Sequence[Labelled], *, seed: int, folds: int = 2) -> Judge:
     """A judge of all examples, and its accuracy measured by holding out whole works.
