@@ -10,7 +10,7 @@ NEGATIVE = torch.tensor([[0.7, 0.29, 0.01, 1e-9]]).log()
 
 def test_the_two_spaces_side_by_side() -> None:
     guides = RowGuides([Guide(scale=3.0), Guide(scale=3.0, space="prob"), Guide(scale=1.0)])
-    got = guides.apply(COND.expand(3, -1), NEGATIVE.expand(3, -1), 0).exp()
+    got = guides.apply(COND.expand(3, -1), NEGATIVE.expand(3, -1), torch.zeros(3, 0)).exp()
     assert torch.allclose(got[0, 3], torch.tensor(0.9988), atol=1e-4)
     assert torch.allclose(got[1], torch.tensor([0.4, 0.59, 0.01, 0.0]), atol=1e-4)
     assert torch.allclose(got[2], log_probs(COND)[0].exp(), atol=1e-6)
@@ -19,8 +19,8 @@ def test_the_two_spaces_side_by_side() -> None:
 def test_start_and_stop() -> None:
     guides = RowGuides([Guide(scale=3.0, start=2, stop=4)])
     assert [guides.needs_negative(step) for step in range(6)] == [False, False, True, True, False, False]
-    assert torch.equal(guides.apply(COND, None, 0), log_probs(COND))
-    assert not torch.equal(guides.apply(COND, NEGATIVE, 2), log_probs(COND))
+    assert torch.equal(guides.apply(COND, None, torch.zeros(1, 0)), log_probs(COND))
+    assert not torch.equal(guides.apply(COND, NEGATIVE, torch.zeros(1, 2)), log_probs(COND))
 
 
 def test_no_effect_only_where_no_row_has_one() -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from counterpoint.errors import ConstraintError
@@ -20,11 +21,12 @@ MOST_BYTES = 512 * 1024  # of a schema or grammar: what may be larger takes seco
 class Constraint:
     """A form of the output. Not used itself: see `Json`, `Regex`, `Grammar`, `Choices`."""
 
-    def compile(self, model: Any) -> Compiled:
+    def compile(self, model: Any, tokenizer: Any = None) -> Compiled:
         """The constraint made ready for a model's vocabulary. The same constraint and model give the same object.
 
         Args:
-            model: a `counterpoint.Model`, or anything with its `tokenizer`, `vocab_size`, `eos_ids` and `name`.
+            model: a `counterpoint.Model`; or, with `tokenizer`, a model of transformers.
+            tokenizer: that of a model of transformers.
 
         Raises:
             ConstraintError: it can't be read, or asks for something that can't be kept; the message names it.
@@ -32,6 +34,14 @@ class Constraint:
         """
         from counterpoint.constraints.compiled import compiled  # llguidance is needed from here on
 
+        if tokenizer is not None:
+            ends = model.generation_config.eos_token_id
+            model = SimpleNamespace(
+                tokenizer=tokenizer,
+                vocab_size=model.config.get_text_config().vocab_size,
+                eos_ids=frozenset([] if ends is None else ends if isinstance(ends, (list, tuple)) else [ends]),
+                name=type(model).__name__,
+            )
         return compiled(self, model)
 
     def grammar(self) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from counterpoint.errors import GuideError, NoEffectWarning, PromptError
 from counterpoint.guide import Guide
 from counterpoint.models.caches import CACHE_NAMES, cache_of, is_empty
 from counterpoint.transformers.caller import Caller
+from counterpoint.transformers.forms import RowForms
 from counterpoint.transformers.guides import RowGuides
 from counterpoint.transformers.negatives import TokenIds, read_negatives, spread
 from counterpoint.transformers.pictures import check_inputs
@@ -40,8 +41,9 @@ class Asked:
         guides: list[Guide] | None,
         model_kwargs: dict[str, Any],
         negative_inputs: Mapping[str, Any] | None = None,
+        form: RowForms | None = None,
     ) -> None:
-        self.negative_inputs = negative_inputs
+        self.negative_inputs, self.form = negative_inputs, form
         self.model, self.input_ids, self.config, self.caller = model, input_ids, config, caller
         self.guides, self.model_kwargs = guides, model_kwargs
         self.num_prompts, self.num_rows = caller["batch_size"], len(input_ids)
@@ -110,7 +112,7 @@ class Asked:
         return [prompt[-1:] for prompt in self.prompts()] if self.negatives is None else list(self.negatives)
 
     def row_guides(self) -> RowGuides:
-        return RowGuides([self.guides[at] for at in self.guide_of_row])
+        return RowGuides([self.guides[at] for at in self.guide_of_row], self.form)
 
     def warn_of_no_effect(self, processors: Sequence[Any]) -> None:
         """Warn where guidance was asked for and can change no row. `processors` are those after guidance."""
@@ -203,6 +205,7 @@ class Asked:
             negative_prompt_attention_mask=mask,
             negative_inputs=self.negative_inputs,
             prompt_len=self.input_ids.shape[1],
+            form=self.form,
         )
 
 
@@ -212,9 +215,18 @@ def guides_of(
     caller: Caller,
     *,
     has_negative_inputs: bool = False,
+    has_form: bool = False,
 ) -> list[Guide] | None:
     """The guides, one or one a prompt; None where nothing asks for guidance."""
     scale = config.guidance_scale
+    if (
+        has_form
+        and guide is None
+        and scale is None
+        and caller["negative_prompt_ids"] is None
+        and not has_negative_inputs
+    ):
+        return [Guide(scale=1.0)]  # the form alone
     if guide is None and scale is None and caller["negative_prompt_ids"] is None and not has_negative_inputs:
         warnings.warn(
             "generate was given neither guidance_scale, guide nor a negative, so nothing is guided",

@@ -21,6 +21,7 @@ from transformers.generation.configuration_utils import GenerationMode
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 from transformers.utils import ModelOutput
 
+from counterpoint.constraints.compiled import Compiled
 from counterpoint.errors import UnsupportedError
 from counterpoint.guide import Guide
 from counterpoint.models.caches import CACHE_NAMES, CAUSAL_FIELD, GENERATED_FIELD, cache_of
@@ -28,6 +29,7 @@ from counterpoint.models.padded import PaddedHistories
 from counterpoint.models.trials import abilities_of
 from counterpoint.transformers.asked import Asked, guides_of
 from counterpoint.transformers.caller import running_generate
+from counterpoint.transformers.forms import form_of
 from counterpoint.transformers.histories import Histories, rows_for
 from counterpoint.transformers.joint import JointGuidance, JointModel, NeedsStates
 from counterpoint.transformers.loops import check_mask, check_reads_plainly, own_loop_fault, reorders_beams
@@ -52,6 +54,7 @@ def generate(
     *,
     guide: Guide | Sequence[Guide] | None = None,
     negative_inputs: Mapping[str, Any] | None = None,
+    constraint: Compiled | None = None,
     **model_kwargs: Any,
 ) -> ModelOutput | Tensor:
     """Guided generation, for `model.generate(**inputs, custom_generate=generate, guidance_scale=3.0, ...)`.
@@ -68,6 +71,9 @@ def generate(
         negative_prompt_attention_mask: (N, L), nonzero for tokens.
         negative_inputs: instead of negative ids, what the model's processor makes of the contrasting prompts: with other
             pictures or sounds, or with none. N of them, padded on the left.
+        constraint: a form that every output keeps: one of `counterpoint.constraints`, made ready by
+            `.compile(model, tokenizer)`. Both branches are conditioned on it. Where a form has fewer texts than there are
+            beams, those left over score -inf.
         guide: a `Guide`, or one for each prompt. With `guidance_scale` too, that fills in a scale that is None.
 
     Returns:
@@ -93,8 +99,13 @@ def generate(
     processors = LogitsProcessorList(
         p for p in logits_processor if not isinstance(p, UnbatchedClassifierFreeGuidanceLogitsProcessor)
     )
-    guides = guides_of(guide, generation_config, caller, has_negative_inputs=negative_inputs is not None)
-    request = Asked(model, input_ids, generation_config, caller, guides, model_kwargs, negative_inputs)
+    form = None
+    if constraint is not None:
+        form = form_of(constraint, model, generation_config)
+    guides = guides_of(
+        guide, generation_config, caller, has_negative_inputs=negative_inputs is not None, has_form=form is not None
+    )
+    request = Asked(model, input_ids, generation_config, caller, guides, model_kwargs, negative_inputs, form)
     if guides is not None:
         check_reads_plainly(model)
         check_mask(caller, model.config.is_encoder_decoder)
@@ -153,7 +164,7 @@ def _decode(
     unfinished = torch.ones(len(cond), dtype=torch.long, device=input_ids.device)
     running = list(range(len(cond)))  # rows
     last: tuple[Tensor, Tensor | None] | None = None
-    step = 0
+    step, prompt_len = 0, input_ids.shape[1]
     while running:
         asked = [cond[row] for row in running]
         needs_negative = guides.needs_negative(step)
@@ -163,7 +174,7 @@ def _decode(
         last = _scattered(
             last, running, logits[: len(running)], logits[len(running) :] if needs_negative else None, len(cond)
         )
-        scores = processors(input_ids, guides.apply(*last, step))
+        scores = processors(input_ids, guides.apply(*last, input_ids[:, prompt_len:]))
         if config.do_sample:
             chosen = torch.multinomial(torch.softmax(scores, dim=-1), num_samples=1).squeeze(1)
         else:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from counterpoint.formulas import log_probs
+from counterpoint.errors import NothingLeftError
+from counterpoint.formulas import NEG_INF, conditioned, log_probs
 from counterpoint.guide import Branch, Guide, NoEffect, no_effect
 from counterpoint.guiding import combined
+from counterpoint.transformers.forms import RowForms
 
 NEGATIVE = (Branch(None),)
 
@@ -19,10 +22,11 @@ class RowGuides:
 
     Args:
         guides: one for each row.
+        form: what every row keeps; None is no form.
     """
 
-    def __init__(self, guides: Sequence[Guide]) -> None:
-        self._guides = list(guides)
+    def __init__(self, guides: Sequence[Guide], form: RowForms | None = None) -> None:
+        self._guides, self._form = list(guides), form
         self._weights = [guide.weights(NEGATIVE)[0] for guide in self._guides]
 
     def needs_negative(self, step: int) -> bool:
@@ -46,9 +50,25 @@ class RowGuides:
             verdicts.append(no_effect(guide, weights, contexts, prompt, **limits))
         return verdicts[0] if all(verdicts) else None
 
-    def apply(self, cond_logits: Tensor, negative_logits: Tensor | None, step: int) -> Tensor:
-        """Guided log-probabilities in float32. (R, V), (R, V) -> (R, V); None where `needs_negative` said no."""
-        cond = log_probs(cond_logits)
-        others = cond[:, None][:, :0] if negative_logits is None else log_probs(negative_logits)[:, None]  # (R, K, V)
+    def apply(self, cond_logits: Tensor, negative_logits: Tensor | None, generated: Tensor) -> Tensor:
+        """Guided log-probabilities in float32, of the branches conditioned on the form. (R, V), (R, V) -> (R, V).
+
+        Args:
+            negative_logits: None where `needs_negative` said no.
+            generated: (R, step) of ids, those after the prompt.
+        """
+        step = generated.shape[1]
+        both = [cond_logits] if negative_logits is None else [cond_logits, negative_logits]
+        logits = torch.stack([logits.float() for logits in both], 1)  # (R, 1 + K, V)
+        if self._form is None:
+            logprobs = log_probs(logits)
+        else:
+            logprobs = conditioned(logits, self._form.allowed(generated, cond_logits))
+            if bool((logprobs[:, 0].amax(-1) == NEG_INF).any()):
+                raise NothingLeftError(
+                    f"no token is left to choose after {step} generated ones: the model rules out every token that the "
+                    "constraint allows; loosen it"
+                )
+        cond, others = logprobs[:, 0], logprobs[:, 1:]
         weights = [[] if negative_logits is None else [weight] for weight in self._weights]
         return combined(cond, others, weights, self._guides, [step] * len(self._guides))

@@ -93,7 +93,7 @@ class JointModel:
         """Guided log-probabilities after the ids of the last forward, or a beginning of them. -> (R, V)."""
         length = input_ids.shape[1]
         other = None if self._other is None else self._other[:, length - self._first]
-        return self._guides.apply(scores, other, length - self._prompt_len)
+        return self._guides.apply(scores, other, input_ids[:, self._prompt_len :])
 
 
 class JointGuidance(LogitsProcessor):

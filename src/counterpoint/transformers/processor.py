@@ -16,6 +16,7 @@ from counterpoint.models.padded import PaddedHistories, state_places
 from counterpoint.models.trials import abilities_of
 from counterpoint.transformers.caller import Caller, is_drafting, running_generate
 from counterpoint.transformers.encoded import EncodedHistories
+from counterpoint.transformers.forms import RowForms
 from counterpoint.transformers.guides import RowGuides
 from counterpoint.transformers.histories import Histories, rows_for
 from counterpoint.transformers.loops import check_mask, check_reads_plainly, is_plain, own_loop_fault, reorders_beams
@@ -40,6 +41,7 @@ class GuidanceLogitsProcessor(LogitsProcessor):
             pictures or sounds, or with none. Padded on the left.
         prompt_len: tokens of the prompt in `input_ids`, with padding; None finds out from the `generate` that runs, or,
             in a loop of your own, takes the length of the first call (see `reset`).
+        form: a form that every row keeps, as `form_of` makes it of a constraint; it conditions both branches.
 
     Raises:
         PromptError: a negative is empty, or of the wrong shape, or longer than the model's context.
@@ -56,6 +58,7 @@ class GuidanceLogitsProcessor(LogitsProcessor):
         negative_prompt_attention_mask: Tensor | None = None,
         negative_inputs: Mapping[str, Any] | None = None,
         prompt_len: int | None = None,
+        form: RowForms | None = None,
     ) -> None:
         self._model = model
         self._guides = list(guide) if isinstance(guide, (list, tuple)) else [guide]
@@ -81,12 +84,12 @@ class GuidanceLogitsProcessor(LogitsProcessor):
             raise PromptError(
                 "negative_prompt_attention_mask is given without negative_prompt_ids; pass both or neither"
             )
-        elif model.config.is_encoder_decoder:
+        elif model.config.is_encoder_decoder and any(guide.scale != 1 for guide in self._guides):
             raise UnsupportedError(
                 f"{type(model).__name__} is an encoder-decoder, whose prompt's last token is no text of its own; "
                 "pass negative_prompt_ids"
             )
-        self._own_prompt_len = prompt_len
+        self._own_prompt_len, self._form = prompt_len, form
         self._places = state_places(model)
         self.reset()
 
@@ -105,11 +108,11 @@ class GuidanceLogitsProcessor(LogitsProcessor):
         caller = running_generate()
         num_prompts = num_rows if caller is None else caller["batch_size"]
         places = spread(len(self._guides), num_rows, num_prompts, "guide", len(self._guides))
-        guides = RowGuides([self._guides[place] for place in places])
+        guides, generated = RowGuides([self._guides[place] for place in places], self._form), input_ids[:, prompt_len:]
         if not guides.needs_negative(step):
-            return guides.apply(scores, None, step)
+            return guides.apply(scores, None, generated)
         if self._negative_inputs is not None:
-            return guides.apply(scores, self._read_inputs(input_ids[:, prompt_len:], num_prompts).to(scores), step)
+            return guides.apply(scores, self._read_inputs(generated, num_prompts).to(scores), generated)
         negatives = self._negatives_of(input_ids, prompt_len, num_prompts)
         # Where both branches are one text the conditional logits serve for both, to the last bit.
         apart = [
@@ -122,7 +125,7 @@ class GuidanceLogitsProcessor(LogitsProcessor):
             ids = input_ids[apart] if self._model.config.is_encoder_decoder else input_ids[apart, prompt_len:]
             found = self._read_negatives([negatives[row] for row in apart], ids.tolist())
             logits[apart] = found.to(scores)
-        return guides.apply(scores, logits, step)
+        return guides.apply(scores, logits, generated)
 
     def _negatives_of(self, input_ids: Tensor, prompt_len: int, num_prompts: int) -> list[TokenIds]:
         """The negative of each row."""
