@@ -1,4 +1,5 @@
-"""Runs the examples of README.md and writes their real output beneath them; with --check, only compares.
+"""Runs the examples of README.md and of some pages of docs and writes their real output beneath them; with --check, only
+compares.
 
 An example is a `python` or `console` block followed by a `text` block. In a console block every line that begins with
 `$ ` is run.
@@ -16,21 +17,26 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+PAGES = ("README.md", "docs/contexts.md")
 EXAMPLE = re.compile(r"```(python|console)\n(.*?)```\n\n```text\n(.*?)```", re.DOTALL)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="fail where README.md differs, and change nothing")
+    parser.add_argument("--check", action="store_true", help="fail where a page differs, and change nothing")
     options = parser.parse_args()
-    path = ROOT / "README.md"
+    return max(_renew(page, check=options.check) for page in PAGES)
+
+
+def _renew(page: str, *, check: bool) -> int:
+    path = ROOT / page
     old = path.read_text()
     new = EXAMPLE.sub(_with_output, old)
     if new == old:
         return 0
-    if options.check:
-        sys.stdout.writelines(difflib.unified_diff(old.splitlines(True), new.splitlines(True), "README.md", "as run"))
-        print("README.md is stale; run scripts/readme.py")
+    if check:
+        sys.stdout.writelines(difflib.unified_diff(old.splitlines(True), new.splitlines(True), page, "as run"))
+        print(f"{page} is stale; run scripts/readme.py")
         return 1
     path.with_suffix(".tmp").write_text(new)
     os.replace(path.with_suffix(".tmp"), path)
@@ -57,7 +63,7 @@ def _run(command: list[str]) -> str:
     }
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     if done.returncode:
-        sys.exit(f"an example of README.md failed ({shutil.which(command[0])}): {done.stderr.strip()[-2000:]}")
+        sys.exit(f"an example failed ({shutil.which(command[0])}): {done.stderr.strip()[-2000:]}")
     return done.stdout
 
 
