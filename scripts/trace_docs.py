@@ -1,4 +1,4 @@
-"""Write docs/trace-example.md and its pictures: a real comparison and a real trace of the bundled model.
+"""Write docs/trace-example.md and its pictures: a real comparison and a real trace of SmolLM2.
 
     python scripts/trace_docs.py [--tokens 40] [--samples 1] [--temperature 0] [--seed 0]
 
@@ -21,24 +21,18 @@ import transformers
 from rich.console import Console, RenderableType
 
 import counterpoint as cp
+from counterpoint import contexts
 from counterpoint.report import Comparison, TraceReport, compare
 from counterpoint.report.compare import series_name
 from counterpoint.report.grid import Cell
 from counterpoint.report.terminal import coloured, metrics_table
 
 DOCS = Path(__file__).parent.parent / "docs"
-PAIRS = [
-    ("Sentiment: positive. Movie review.\n\n", "Sentiment: negative. Movie review.\n\n"),
-    ("Sentiment: negative. Movie review.\n\n", "Sentiment: positive. Movie review.\n\n"),
-    ("Genre: children's.\n\n", "Genre: horror.\n\n"),
-    ("Genre: horror.\n\n", "Genre: children's.\n\n"),
-    ("Sentiment: positive. Movie review.\n\nThe acting was", "Sentiment: negative. Movie review.\n\nThe acting was"),
-    ("Sentiment: negative. Movie review.\n\nI think", "Sentiment: positive. Movie review.\n\nI think"),
-    ("Genre: horror.\n\nThe door", "Genre: children's.\n\nThe door"),
-    ("Tone: friendly. Message: How are you doing? Reply:", "Tone: professional. Message: How are you doing? Reply:"),
-    ("Tone: witty. Message: What is your name? Reply:", "Tone: professional. Message: What is your name? Reply:"),
-    ("Tone: caring. Message: Tell me about yourself. Reply:", "Tone: witty. Message: Tell me about yourself. Reply:"),
-    ("Tone: professional. Message: What do you like? Reply:", "Tone: enthusiastic. Message: What do you like? Reply:"),
+PAIRS = [  # a system message, another one, a question
+    ("You are polite.", "You are rude.", "How are you doing?"),
+    ("You are a pirate. Talk like a pirate.", "You are a business consultant.", "What should I have for breakfast?"),
+    ("Answer in one short sentence.", "Answer at great length.", "Why is the sky blue?"),
+    ("You are very sad.", "You are very happy.", "How will my day be?"),
 ]
 SCALES, SPACES, PLAUSIBILITIES = (1.0, 1.5, 3.0, 5.0, 10.0), ("log", "prob"), (0.0, 0.1)
 CHROMIUM_ARGUMENTS = [
@@ -56,7 +50,8 @@ def main() -> None:
     parser.add_argument("--pictures", action=argparse.BooleanOptionalAction, default=True)
     options = parser.parse_args()
     transformers.logging.disable_progress_bar()
-    model = cp.load("bundled")
+    model = cp.load("smollm2")
+    pairs = [prompts(model, *pair) for pair in PAIRS]
     grid = {"scales": SCALES, "spaces": SPACES, "plausibilities": PLAUSIBILITIES}
     common = {
         "max_tokens": options.tokens,
@@ -64,13 +59,20 @@ def main() -> None:
         "seed": options.seed,
         "n": options.samples,
     }
-    compared = [compare(model, prompt, negative=negative, **grid, **common) for prompt, negative in PAIRS]
-    best = max(range(len(PAIRS)), key=lambda i: artefacts(compared[i], "log", 0.0))
+    compared = [compare(model, prompt, negative=negative, **grid, **common) for prompt, negative in pairs]
+    best = max(range(len(pairs)), key=lambda i: artefacts(compared[i], "log", 0.0))
     samples = cell(compared[best], "log", 0.0).traces
     traced = TraceReport(max(samples, key=lambda trace: len(trace.artefacts)))
     (DOCS / "trace-example.md").write_text(page(compared, best, traced, options), encoding="utf-8")
     if options.pictures:
         pictures(traced, compared[best])
+
+
+def prompts(model: cp.Model, system: str, negative: str, question: str) -> tuple[str, str]:
+    """The question under each system message, as the model's template writes it."""
+    messages = [{"role": "system", "content": system}, {"role": "user", "content": question}]
+    chat = contexts.chat(model, messages, negative=negative)
+    return chat.prompt.text, chat.branches[0].context.text
 
 
 def cell(comparison: Comparison, space: str, plausibility: float, scale: float = SCALES[-1]) -> Cell:
@@ -86,7 +88,7 @@ def artefacts(comparison: Comparison, space: str, plausibility: float, scale: fl
 
 def page(compared: list[Comparison], best: int, traced: TraceReport, options: argparse.Namespace) -> str:
     """The generated page as Markdown."""
-    prompt, negative = PAIRS[best]
+    system, negative, question = PAIRS[best]
     high = f"{SCALES[-1]:g}"
     columns = (
         ("log", 0.0, 1.0),
@@ -94,8 +96,8 @@ def page(compared: list[Comparison], best: int, traced: TraceReport, options: ar
         *((space, a, SCALES[-1]) for space in SPACES for a in PLAUSIBILITIES),
     )
     rows = "\n".join(
-        f"| `{p!r}` | `{n!r}` | " + " | ".join(str(artefacts(c, *column)) for column in columns) + " |"
-        for (p, n), c in zip(PAIRS, compared, strict=True)
+        f"| {s} | {n} | {q} | " + " | ".join(str(artefacts(c, *column)) for column in columns) + " |"
+        for (s, n, q), c in zip(PAIRS, compared, strict=True)
     )
     here = compared[best]
     log, kept, prob = artefacts(here, "log", 0.0), artefacts(here, "log", 0.1), artefacts(here, "prob", 0.0)
@@ -120,14 +122,14 @@ def page(compared: list[Comparison], best: int, traced: TraceReport, options: ar
         f"python scripts/trace_docs.py --tokens {options.tokens} --samples {options.samples} "
         f"--temperature {options.temperature:g} --seed {options.seed}"
     )
-    return f"""# A trace and a comparison of the bundled model
+    return f"""# A trace and a comparison of SmolLM2
 
 Generated by `{command}` with Python {platform.python_version()}, torch {version("torch")}, transformers {version("transformers")}: {options.samples} sample{"s" if options.samples > 1 else ""} of {options.tokens} tokens for each cell, {f"at temperature {options.temperature:g}" if options.temperature else "greedy"}. An artefact is a chosen token beyond the conditional branch's best {limits.rank} and below {limits.prob:g} there.
 
 Artefacts among the at most {options.samples * options.tokens} tokens of a cell, unguided, at scale 5, and at scale {high}:
 
-| prompt | negative | unguided | 5, log | {" | ".join(f"{high}, {series_name(space, a)}" for space, a, _ in columns[2:])} |
-|---|---|---|---|---|---|---|---|
+| system message | negative | question | unguided | 5, log | {" | ".join(f"{high}, {series_name(space, a)}" for space, a, _ in columns[2:])} |
+|---|---|---|---|---|---|---|---|---|
 {rows}
 
 {finding}
@@ -144,7 +146,7 @@ The first texts at scale {high}, artefacts between « and »:
 
 ## Why each token was chosen
 
-`{prompt!r}` against `{negative!r}`, log space, scale {high}, sample {traced.trace.sample}. {"Artefacts:" if marked else "No token is an artefact."}
+{system!r} against {negative!r}, {question!r}, log space, scale {high}, sample {traced.trace.sample}. {"Artefacts:" if marked else "No token is an artefact."}
 
 {marked}
 
