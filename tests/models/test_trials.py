@@ -11,8 +11,6 @@ import pytest
 import torch
 import transformers as hf
 from engine.oracle import assert_same
-from models import small
-from models.small import EVERY, LLAMA, VOCAB
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 import counterpoint as cp
@@ -24,6 +22,8 @@ from counterpoint.models.separate import Manner
 from counterpoint.models.traces import traces_of, unchanged
 from counterpoint.models.trials import abilities_of
 from counterpoint.models.trials.twin import twin_of
+from models import small
+from models.small import EVERY, LLAMA, VOCAB
 
 TEXT = [3 + 7 * at % 190 for at in range(64)]
 OTHER = [5 + 11 * at % 190 for at in range(64)]

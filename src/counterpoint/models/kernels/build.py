@@ -56,17 +56,24 @@ def checked(check: Callable[[], bool]) -> Callable[[], bool]:
     return is_available
 
 
-def _compiled() -> Path:
-    if not has_compiler():
-        raise FileNotFoundError("no C compiler, or not Linux")
+def current() -> Path:
+    """Where the library of this version and this machine lies, or will lie."""
     compiler = shutil.which(os.environ.get("CC", "cc"))
     threads = _thread_library()
     # A home folder may be shared by machines whose processors differ.
     texts = [path.read_text() for path in sorted(FOLDER.glob("*.[ch]"))]
     key = (texts, *SOURCES, *FLAGS, compiler, threads, platform.machine(), _features())
-    name = f"kernels-{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}.so"
-    folder = _cache_folder()
-    if not (folder / name).exists():
+    return cache_folder() / f"kernels-{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}.so"
+
+
+def _compiled() -> Path:
+    if not has_compiler():
+        raise FileNotFoundError("no C compiler, or not Linux")
+    compiler = str(shutil.which(os.environ.get("CC", "cc")))
+    threads = _thread_library()
+    library = current()
+    folder, name = library.parent, library.name
+    if not library.exists():
         with tempfile.TemporaryDirectory(dir=folder) as own:
             objects = [str(Path(own) / Path(source).with_suffix(".o")) for source in SOURCES]
             for source, made in zip(SOURCES, objects, strict=True):
@@ -74,7 +81,7 @@ def _compiled() -> Path:
             made = Path(own) / name
             _call(compiler, "-shared", *objects, threads, "-o", str(made))
             made.replace(folder / name)
-    return folder / name
+    return library
 
 
 def _call(*command: str) -> None:
@@ -96,7 +103,7 @@ def _features() -> str:
     return next((line for line in lines if line.startswith(("flags", "Features"))), "")
 
 
-def _cache_folder() -> Path:
+def cache_folder() -> Path:
     """A folder that belongs to this user alone: what lies there is run."""
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "counterpoint"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
