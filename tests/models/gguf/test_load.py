@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 
 import counterpoint as cp
 from counterpoint.cli import main
+from counterpoint.errors import UnsupportedError
 from counterpoint.models.gguf.file import GgufFile
 
 IDS = torch.randint(4, len(TOKENS), (2, CONTEXT), generator=torch.Generator().manual_seed(1))
@@ -97,3 +98,18 @@ def test_what_info_says(tmp_path, capsys):
     assert said["file_architecture"] == "qwen2" and said["file_bytes"] == path.stat().st_size
     assert said["file_licence"] == "mit" and said["file_weights"].split(",")[-1].endswith(" F32")
     assert " Q4_0" in said["file_weights"] and said["file_tokenizer"] == f"gpt2/gpt-2, {len(TOKENS)} tokens"
+
+
+def test_what_transformers_reads_alone(tmp_path, monkeypatch):
+    qwen = ARCHITECTURES["qwen35"]
+    _, path = model_and_file(qwen, tmp_path, Kind.Q8_0)
+    for weights in ("int8", "int4"):
+        with pytest.raises(UnsupportedError, match=f"keeps no blocks for {weights}"):
+            cp.load(path, weights=weights)
+    monkeypatch.setattr("counterpoint.models.gguf.load.is_accelerate_available", lambda: False)
+    with pytest.raises(UnsupportedError, match="pip install accelerate"):
+        cp.load(path)
+    monkeypatch.undo()
+    _, path = model_and_file(qwen, tmp_path, num_parts=2)
+    with pytest.raises(UnsupportedError, match="join the parts"):
+        cp.load(path)

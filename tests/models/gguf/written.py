@@ -65,7 +65,7 @@ def _common(config: Any) -> dict[str, Any]:
         "feed_forward_length": config.intermediate_size,
         "attention.head_count": config.num_attention_heads,
         "attention.head_count_kv": config.num_key_value_heads,
-        "attention.layer_norm_rms_epsilon": config.rms_norm_eps,
+        "attention.layer_norm_rms_epsilon": getattr(config, "rms_norm_eps", 0.0),
         "rope.freq_base": _theta(config),
     }
 
@@ -95,6 +95,17 @@ def _transposed(config: Any, name: str, weight: Tensor) -> Tensor:
 
 def _plus(by: int) -> Callable[[Any, str, Tensor], Tensor]:
     return lambda config, name, weight: weight + by if name.endswith("norm.weight") else weight
+
+
+def _delta(name: str, weight: Tensor, *, back: bool) -> Tensor:
+    """Qwen3.5's converter adds one to most norms, stores minus the exponential of A_log, and drops a dimension."""
+    if name.endswith("norm.weight") and not name.endswith("ssm_norm.weight"):
+        return weight - 1 if back else weight + 1
+    if name.endswith("ssm_a"):
+        return (-weight).log() if back else -weight.exp()
+    if name.endswith("ssm_conv1d.weight"):
+        return weight[:, None] if back else weight.squeeze(1)
+    return weight
 
 
 SMALL = {
@@ -230,6 +241,41 @@ ARCHITECTURES = {
         _transposed,
         _transposed,
     ),
+    "lfm2": Written(
+        "lfm2",
+        lambda: hf.Lfm2ForCausalLM(
+            hf.Lfm2Config(
+                **SMALL | {"num_hidden_layers": 3}, block_auto_adjust_ff_dim=False, conv_bias=False, conv_L_cache=3,
+                layer_types=["conv", "full_attention", "conv"], tie_word_embeddings=True,
+            )
+        ),
+        lambda c: _common(c)
+        | {
+            "attention.head_count_kv": [0, c.num_key_value_heads, 0],
+            "attention.layer_norm_rms_epsilon": c.norm_eps,
+            "shortconv.l_cache": c.conv_L_cache,
+        },
+        lambda config, name, weight: weight.squeeze(1) if ".shortconv.conv." in name else weight,
+        lambda config, name, weight: weight[:, None] if ".shortconv.conv." in name else weight,
+    ),
+    "qwen35": Written(
+        "qwen35",
+        lambda: hf.Qwen3_5ForCausalLM(
+            hf.Qwen3_5TextConfig(
+                **SMALL | {"num_hidden_layers": 4}, head_dim=32, linear_num_key_heads=2, linear_num_value_heads=2,
+                linear_key_head_dim=16, linear_value_head_dim=16, linear_conv_kernel_dim=4, full_attention_interval=4,
+            )
+        ),
+        lambda c: _common(c)
+        | _heads(c)
+        | {
+            "ssm.conv_kernel": 4, "ssm.state_size": 16, "ssm.group_count": 2, "ssm.time_step_rank": 2,
+            "ssm.inner_size": 32, "full_attention_interval": 4, "rope.dimension_count": 8,
+            "rope.dimension_sections": [2, 1, 1, 0],
+        },
+        lambda config, name, weight: _delta(name, weight, back=False),
+        lambda config, name, weight: _delta(name, weight, back=True),
+    ),
     "qwen2moe": Written(
         "qwen2moe",
         lambda: hf.Qwen2MoeForCausalLM(hf.Qwen2MoeConfig(**SMALL, **MIXTURE, shared_expert_intermediate_size=32)),
@@ -291,7 +337,7 @@ def _pieces(name: str, weight: Tensor):
         return [(f"{stem}gate_proj.weight", gates), (f"{stem}up_proj.weight", ups)]
     if name.endswith("mlp.experts.down_proj"):
         return [(f"{name}.weight", weight)]
-    return [(name, weight)]
+    return [(name.replace("linear_attn.dt_bias", "linear_attn.dt_proj.bias"), weight)]
 
 
 def _arch(name: str) -> gguf.MODEL_ARCH:

@@ -7,16 +7,18 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from torch.nn import Embedding, Linear, Module, Parameter
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.initialization import no_init_weights
 from transformers.pytorch_utils import Conv1D
+from transformers.utils import is_accelerate_available
 
 from counterpoint.errors import ModelError, UnsupportedError
 from counterpoint.models.blocks import BlockEmbedding, BlockLinear
 from counterpoint.models.gguf.config import read_config
 from counterpoint.models.gguf.file import GgufFile, dequantized
+from counterpoint.models.gguf.find import parts
 from counterpoint.models.gguf.tokenizer import end_ids, read_tokenizer
-from counterpoint.models.gguf.weights import Blocks, read_weights
+from counterpoint.models.gguf.weights import Blocks, has_own_loader, read_weights
 from counterpoint.models.int8 import Int8Linear, check_states
 from counterpoint.models.kernels.blocks import weights as block_weights
 
@@ -47,6 +49,18 @@ def load(
     tokenizer = read_tokenizer(file)
     if dtype is None:
         dtype = torch.bfloat16 if next(iter(file.quantizations)) == "BF16" else torch.float32
+    if has_own_loader(file.architecture):
+        model = _by_transformers(file, config, dtype, weights)
+    else:
+        model = _made(file, config, dtype, weights)
+    ends = end_ids(file, tokenizer)
+    if ends:
+        model.generation_config.eos_token_id = ends
+    return model.eval(), tokenizer
+
+
+def _made(file: GgufFile, config: PreTrainedConfig, dtype: torch.dtype, weights: str | None) -> PreTrainedModel:
+    """The model with the file's weights, by transformers' tables of names and layouts."""
     with no_init_weights():  # the memory of the weights is not touched: each is exchanged for the file's
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     model.tie_weights()
@@ -55,7 +69,7 @@ def load(
     layers = _fill(model, file, weights)
     if weights == "int4" and not layers:
         raise UnsupportedError(
-            f"{shown!r} has no weights in {', '.join(KEPT['int4'])}, which int4 keeps as they are; it has "
+            f"{file.shown!r} has no weights in {', '.join(KEPT['int4'])}, which int4 keeps as they are; it has "
             f"{', '.join(file.quantizations)}: use weights='int8'"
         )
     for name, layer in layers.items():
@@ -63,10 +77,38 @@ def load(
             layer.bias = getattr(model.get_submodule(name), "bias", None)
         model.set_submodule(name, layer)
     _divide_frequencies(model, file)
-    ends = end_ids(file, tokenizer)
-    if ends:
-        model.generation_config.eos_token_id = ends
-    return model.eval(), tokenizer
+    return model
+
+
+def _by_transformers(
+    file: GgufFile, config: PreTrainedConfig, dtype: torch.dtype, weights: str | None
+) -> PreTrainedModel:
+    """The model as transformers' own loader makes it, for architectures that it has no tables for."""
+    if not is_accelerate_available():
+        raise UnsupportedError(
+            f"transformers reads the architecture {file.architecture!r} with accelerate alone; pip install accelerate"
+        )
+    if len(parts(file.path.name)) > 1:
+        raise UnsupportedError(
+            f"{file.shown!r} is split, and transformers reads the architecture {file.architecture!r} from one file; "
+            "join the parts with llama-gguf-split --merge"
+        )
+    if weights == "int4" or (weights == "int8" and "Q8_0" in file.quantizations):
+        raise UnsupportedError(
+            f"transformers reads the architecture {file.architecture!r} by itself and keeps no blocks for {weights}; "
+            "load it without weights="
+        )
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(
+            str(file.path.parent), gguf_file=file.path.name, config=config, dtype=dtype, local_files_only=True,
+            output_loading_info=True,
+        )  # fmt: skip
+    except Exception as error:  # transformers raises many kinds for what it can't read
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"transformers can't read {file.shown!r}: {said}") from error
+    if info["missing_keys"]:
+        raise ModelError(f"{file.shown!r} lacks the model's weights {', '.join(sorted(info['missing_keys'])[:3])}")
+    return model
 
 
 def _fill(model: PreTrainedModel, file: GgufFile, weights: str | None) -> dict[str, Module]:

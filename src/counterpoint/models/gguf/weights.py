@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib.metadata import version
 
 import numpy as np
 import torch
@@ -35,6 +36,15 @@ class Blocks:
     kind: str
 
 
+def has_own_loader(architecture: str) -> bool:
+    """Whether transformers has a loader for the architecture and no tables of its names and layouts."""
+    try:
+        from transformers.integrations.gguf import is_gguf_arch_supported
+    except ImportError:  # before that loader there were tables alone
+        return False
+    return is_gguf_arch_supported(architecture) and architecture not in TENSOR_PROCESSORS
+
+
 def read_weights(
     file: GgufFile, model: PreTrainedModel, kept: Mapping[str, Collection[str]]
 ) -> Iterator[tuple[str, Tensor | Blocks]]:
@@ -49,7 +59,13 @@ def read_weights(
     """
     processor = TENSOR_PROCESSORS.get(file.architecture, TensorProcessor)(config=model.config.to_dict())
     tensors = [tensor for name, tensor in file.tensors.items() if name not in POSITIONS]
-    names = get_gguf_hf_weights_map(_Flat(model), processor)
+    try:
+        names = get_gguf_hf_weights_map(_Flat(model), processor)
+    except NotImplementedError as error:  # gguf does not know the architecture by transformers' name
+        raise ModelError(
+            f"transformers {version('transformers')} has no names for the weights of {file.shown!r}, architecture "
+            f"{file.architecture!r}; load the model's original"
+        ) from error
     if any(tensor.name not in names for tensor in tensors):
         names = get_gguf_hf_weights_map(model, processor)
     joined: dict[str, Tensor] = {}
