@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import socket
+import urllib.parse
+import urllib.request
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +28,7 @@ from counterpoint.models.int8 import to_int8
 from counterpoint.models.model import Model
 from counterpoint.models.names import check_dtype, check_name, check_weights
 
+REACHED_S = 3.0  # for a first answer of the hub
 BUNDLED = Path(__file__).parent / "bundled"
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "vocab.json", "tokenizer.model", "spiece.model", "vocab.txt",
@@ -86,21 +90,30 @@ def _from_transformers(
     folder = Path(name)
     check_name(name)
     source = str(name)
+    # Without a network the hub's client tries for half a minute; what is in its cache needs no network.
+    is_local = not folder.exists() and not is_hub_reachable()
+    given = {"trust_remote_code": trust_remote_code, "local_files_only": is_local}
     try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+        config = AutoConfig.from_pretrained(source, **given)
         if type(config) not in AutoModelForCausalLM._model_mapping and not getattr(config, "auto_map", None):
             raise ModelError(
                 f"the model {shown!r} is of type {config.model_type!r}, which is not a causal language model"
             )
         with quietly():
             hf, info = AutoModelForCausalLM.from_pretrained(
-                source, dtype=dtype or "auto", trust_remote_code=trust_remote_code, output_loading_info=True
+                source, dtype=dtype or "auto", output_loading_info=True, **given
             )
-        tokenizer = _tokenizer(source, folder, trust_remote_code)
+        tokenizer = _tokenizer(source, folder, given)
     except UsageError:
         raise
     except Exception as error:  # transformers and safetensors raise many kinds for a model that can't be read
         missing = "" if folder.exists() else f"there is no model folder {shown!r} here, and as a hub id "
+        if is_local:
+            raise ModelError(
+                f"there is no model folder {shown!r} here, the hub can't be reached, and its cache does not have it; "
+                "give a folder, or try with a network",
+                param="model",
+            ) from error
         raise ModelError(f"{missing or 'the model '}{shown!r} can't be loaded: {_first_line(error)}") from error
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
@@ -159,12 +172,29 @@ def as_model(value: Model | str) -> Model:
     raise ModelError(f"model is {value!r:.60}; give what counterpoint.load(...) returns, or a name", param="model")
 
 
-def _tokenizer(source: str, folder: Path, trust_remote_code: bool):
+def is_hub_reachable() -> bool:
+    """Whether the hub answers at all, told within seconds. Behind a proxy only the hub's client can tell."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    address = urllib.parse.urlsplit(constants.ENDPOINT)
+    if urllib.request.getproxies().get(address.scheme):
+        return True
+    try:
+        port = address.port or (443 if address.scheme == "https" else 80)
+        socket.create_connection((address.hostname or "", port), timeout=REACHED_S).close()
+    except OSError:
+        return False
+    return True
+
+
+def _tokenizer(source: str, folder: Path, given: dict[str, bool]):
     if folder.is_dir() and not any((folder / file).exists() for file in TOKENIZER_FILES):
         return None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
+        return AutoTokenizer.from_pretrained(source, **given)
 
 
 def usable_device(device: str | torch.device | None) -> torch.device:
