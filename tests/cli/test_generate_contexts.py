@@ -3,6 +3,7 @@ import json
 import pytest
 from contexts.chat_templates import CHATML, byte_tokenizer
 from contexts.test_second_model import tiny
+from safetensors.torch import save_file
 
 import counterpoint as cp
 
@@ -87,8 +88,12 @@ def test_another_model_is_read_as_in_the_library(run, folders):
 def test_an_adapter_from_a_folder(run, folders, tmp_path):
     peft = pytest.importorskip("peft")
     model = cp.load(folders / "main")
-    model.hf.add_adapter(peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
-    model.hf.save_pretrained(tmp_path / "adapter")
+    config = peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
+    peft.inject_adapter_in_model(config, model.hf)
+    config.save_pretrained(tmp_path / "adapter")
+    weights = peft.get_peft_model_state_dict(model.hf)
+    weights = {f"base_model.model.{name}": weight for name, weight in weights.items()}
+    save_file(weights, tmp_path / "adapter" / "adapter_model.safetensors")
     want = cp.generate(model, cp.contexts.against_adapter("Hello", model), max_tokens=4, temperature=0)
     plain = model.with_adapter(None)
     undone = cp.generate(

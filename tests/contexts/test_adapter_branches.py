@@ -53,8 +53,8 @@ def adapted():
     )  # fmt: skip
     hf = LlamaForCausalLM(config)
     train(hf, ["first", "second"], 100, 5e-3, source)
-    hf.add_adapter(
-        peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj", "down_proj"], init_lora_weights=True), "leaning"
+    peft.inject_adapter_in_model(
+        peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj", "down_proj"], init_lora_weights=True), hf, "leaning"
     )
     train(hf, ["first", "first", "first", "second"], 25, 3e-3, source)
     return cp.Model(hf, name="adapted")
@@ -84,12 +84,18 @@ def test_tokens_are_those_of_a_loop_that_switches(adapted):
         with torch.inference_mode():
             for _ in range(16):
                 on = logprobs(adapted.hf, history)
-                adapted.hf.disable_adapters()
+                enable(adapted.hf, False)
                 off = logprobs(adapted.hf, history)
-                adapted.hf.enable_adapters()
+                enable(adapted.hf, True)
                 history.append(int((2.5 * on - 1.5 * off).argmax()))
                 want.append(history[-1])
         assert list(completion.token_ids) == want
+
+
+def enable(hf, on):
+    for layer in hf.modules():
+        if isinstance(layer, peft.tuners.lora.LoraLayer):
+            layer.enable_adapters(on)
 
 
 def logprobs(hf, history):

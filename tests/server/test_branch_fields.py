@@ -78,7 +78,9 @@ def test_another_model_by_its_name(model):
 def test_without_the_adapter():
     peft = pytest.importorskip("peft")
     model = make_model()
-    model.hf.add_adapter(peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False), "own")
+    peft.inject_adapter_in_model(
+        peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False), model.hf, "own"
+    )
     with serving(model) as running:
         got = running.complete(PROMPT, guidance={"branches": [{"adapter": None, "weight": -1}]})["choices"][0]["text"]
     branches = [cp.Branch(OtherModel(model.with_adapter(None)), -1)]

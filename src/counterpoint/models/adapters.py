@@ -29,8 +29,8 @@ class AdapterSwitch:
         self._layers = adapter_layers(hf)
         if not self._layers:
             raise UsageError(
-                f"{type(hf).__name__} has no adapter to turn on or off; load one with model.hf.load_adapter(FOLDER), "
-                "which needs pip install '.[adapters]'"
+                f"{type(hf).__name__} has no adapter to turn on or off; load one with "
+                "counterpoint.models.adapters.load_adapter(model.hf, FOLDER), which needs pip install '.[adapters]'"
             )
         names = sorted(getattr(hf, "peft_config", {}))
         if name is not None and name not in names:
@@ -56,6 +56,8 @@ class AdapterSwitch:
 def load_adapter(hf: PreTrainedModel, folder: str, *, name: str = "adapter") -> None:
     """Add a peft adapter to a model and turn it on.
 
+    Through peft itself: what transformers has for it asks for versions of peft newer than the ones it works with.
+
     Raises:
         UsageError: peft is not installed, or the folder holds no adapter of this model.
     """
@@ -64,10 +66,30 @@ def load_adapter(hf: PreTrainedModel, folder: str, *, name: str = "adapter") -> 
     if not (Path(folder) / "adapter_config.json").is_file():
         raise UsageError(f"the folder {folder!r} has no adapter_config.json, so it is no adapter of peft")
     try:
-        hf.load_adapter(folder, adapter_name=name)
+        _inject(hf, folder, name)
     except Exception as error:  # peft and safetensors raise many kinds for an adapter that does not fit
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UsageError(f"the adapter {folder!r} can't be loaded: {reason}") from error
+
+
+def _inject(hf: PreTrainedModel, folder: str, name: str) -> None:
+    from peft import PeftConfig, inject_adapter_in_model, set_peft_model_state_dict
+    from peft.utils import load_peft_weights
+
+    config = PeftConfig.from_pretrained(folder)
+    config.inference_mode = True
+    weights = load_peft_weights(folder, device="cpu")
+    # Saved from a model that peft had wrapped.
+    weights = {key.removeprefix("base_model.model."): weight for key, weight in weights.items()}
+    inject_adapter_in_model(config, hf, adapter_name=name)
+    strangers = set_peft_model_state_dict(hf, weights, adapter_name=name).unexpected_keys
+    if strangers:
+        raise ValueError(
+            f"it has {len(strangers)} weights that {type(hf).__name__} has no place for, {strangers[0]} first"
+        )
+    for layer in adapter_layers(hf):
+        _switch(layer, False, [name])
+    hf.eval()
 
 
 def adapter_layers(hf: nn.Module) -> list[Any]:

@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from counterpoint.errors import UnsupportedError
@@ -190,21 +191,24 @@ class Abilities:
         return self._try_own(("joint", kernels), own, found)
 
     def _same_as_own(self, rows: Rows) -> Answer:
-        """Two texts read and continued by a token, against the model's own forwards."""
-        texts = self._texts
+        """Two beginnings of a text, read and continued by a token, against one forward of the model's own.
+
+        The twin has shown that rows don't mix, and that no prediction depends on later tokens.
+        """
+        text = self._texts.long
         long, short = rows.add(), rows.add()
-        rows.forward([Feed(long, texts.long[:4], columns=()), Feed(short, texts.short[:2], columns=())])
-        got = rows.forward([Feed(long, texts.long[4:5]), Feed(short, texts.short[2:3])])
-        return self._compared(got, [texts.long[:5], texts.short[:3]])
+        rows.forward([Feed(long, text[:4], columns=()), Feed(short, text[:2], columns=())])
+        got = rows.forward([Feed(long, text[4:5]), Feed(short, text[2:3])])
+        return self._compared(got, self._texts.along(text[:5], [5, 3]))
 
     def _padded(self) -> Answer:
-        texts, read = self._texts, PaddedHistories(self._model)
-        read.logits([texts.long[:4], texts.short[:2]])
-        got = read.logits([texts.short[:3], texts.long[:5]])
-        return self._compared(got, [texts.short[:3], texts.long[:5]])
+        text, read = self._texts.long, PaddedHistories(self._model)
+        read.logits([text[:4], text[:2]])
+        got = read.logits([text[:3], text[:5]])
+        return self._compared(got, self._texts.along(text[:5], [3, 5]))
 
-    def _compared(self, got: torch.Tensor, texts: list[tuple[int, ...]]) -> Answer:
-        alike = all(self._texts.agrees(row, text) for row, text in zip(got, texts))
+    def _compared(self, got: Tensor, want: list[Tensor]) -> Answer:
+        alike = all(self._texts.alike(row, own) for row, own in zip(got, want, strict=True))
         return YES if alike else Answer(False, "with its own weights, logits differ from those without a cache")
 
     def _try_own(self, name: object, trial: Callable[[], Answer], found: Answer = YES) -> Answer:

@@ -9,7 +9,7 @@ from counterpoint.models.rows import Feed, Rows
 from counterpoint.models.trials.texts import Texts, TokenIds
 
 BEFORE, AFTER = 1, 2  # lengths looked at before and after one at which something begins to act
-FAR = 20  # tokens after the last of them, through which what has begun goes on
+FAR = 16  # tokens after the last of them, through which what has begun goes on
 SHORT = 3  # tokens of the row beside the long one, to begin with
 
 
