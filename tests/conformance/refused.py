@@ -1,10 +1,11 @@
 """The cells of the table that are refused, by whom and why. Everything else that applies has to be right."""
 
 from conformance.architectures import ARCHITECTURES
+from counterpoint.models.trials import Abilities, abilities_of
 
 STATE = "transformers drafts on no model with a state that can't be rolled back"
 RIGHT_PADDED = "transformers' own loops can't continue a prompt after its padding; pad it on the left"
-READS_PADDING = "RWKV and RecurrentGemma read padding as text in transformers' own loops; give prompts of one length"
+READS_PADDING = "the model reads padding as text in transformers' own loops; give prompts of one length"
 NO_EMBEDDINGS = "transformers itself takes no embeddings for Bamba; give ids"
 NO_REORDER = (
     "transformers can't reorder the state of beams on RWKV, and loses it on RecurrentGemma; pass use_cache=False"
@@ -32,23 +33,11 @@ PADDED_FOR_PROCESSOR = (
     "rows that end early",
 )
 
-# (case, kind of architecture or its name, integration) -> reason
+DRAFTED = ("assisted decoding", "prompt lookup")
+
+# (case, kind of architecture or its name, integration) -> reason: what transformers itself says no to
 REFUSED = {
-    **{
-        (case, "recurrent", integration): STATE
-        for case in ("assisted decoding", "prompt lookup")
-        for integration in ("generate", "processor")
-    },
     **{("right-padded prompts", kind, "processor"): RIGHT_PADDED for kind in ("attention", "recurrent")},
-    **{
-        (case, name, integration): READS_PADDING
-        for name in ("rwkv", "recurrent_gemma")
-        for integration, cases in (
-            ("generate", PADDED_FOR_BOTH),
-            ("processor", PADDED_FOR_BOTH + PADDED_FOR_PROCESSOR),
-        )
-        for case in cases
-    },
     **{("the prompt as embeddings", "bamba", integration): NO_EMBEDDINGS for integration in ("generate", "processor")},
     **{("beams, prompts of one length", name, "processor"): NO_REORDER for name in ("rwkv", "recurrent_gemma")},
 }
@@ -57,4 +46,18 @@ REFUSED = {
 def is_refused(architecture: str, case: str, integration: str) -> bool:
     """Whether this cell has to be refused."""
     kind = ARCHITECTURES[architecture].kind
-    return any((case, name, integration) in REFUSED for name in (architecture, kind))
+    if any((case, name, integration) in REFUSED for name in (architecture, kind)):
+        return True
+    return (
+        kind != "encoder" and _reason(abilities_of(ARCHITECTURES[architecture].model()), case, integration) is not None
+    )
+
+
+def _reason(found: Abilities, case: str, integration: str) -> str | None:
+    """Why a model for which trials found this has to refuse."""
+    if integration not in ("generate", "processor"):
+        return None
+    if case in DRAFTED and not (found.joint or found.manner.crops):
+        return STATE
+    padded = PADDED_FOR_BOTH + (PADDED_FOR_PROCESSOR if integration == "processor" else ())
+    return READS_PADDING if case in padded and not found.own_padded_loop else None
