@@ -123,9 +123,11 @@ class Model:
 
     def _special_id(self, name: str) -> int | list[int] | None:
         """A token id by its name, where the model says it: in what it generates by, its config, or its text's config."""
-        places = (self.hf.generation_config, self.hf.config, self.hf.config.get_text_config())
-        found = (get(place, name) for place in places if place is not None)
-        return next((value for value in found if value is not None), None)
+        for place in (self.hf.generation_config, self.hf.config):
+            value = None if place is None else get(place, name)
+            if value is not None:
+                return value
+        return get(self.hf.config.get_text_config(), name)
 
     @functools.cached_property
     def vocabulary(self) -> str:
