@@ -27,7 +27,7 @@ from contexts_qa import measure_qa, read_questions
 from evidence_data import read_held_out
 
 import counterpoint as cp
-from counterpoint.evaluate.fingerprint import fingerprint
+from counterpoint.models.fingerprint import fingerprint
 from counterpoint.evaluate.grid import versions
 from counterpoint.evaluate.judges import train_judge
 

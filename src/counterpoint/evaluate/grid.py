@@ -14,7 +14,7 @@ from lm_eval import simple_evaluate
 from lm_eval.tasks import TaskManager
 
 from counterpoint.errors import GuideError, UsageError
-from counterpoint.evaluate.fingerprint import fingerprint
+from counterpoint.models.fingerprint import fingerprint
 from counterpoint.evaluate.harness import GuidedLM
 from counterpoint.evaluate.intervals import difference, interval
 from counterpoint.evaluate.loglikelihood import Item, Score, score

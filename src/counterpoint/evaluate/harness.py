@@ -27,7 +27,7 @@ from counterpoint.engine import Completion
 from counterpoint.errors import GuideError, NoEffectWarning, PromptError, SamplingError
 from counterpoint.evaluate.arguments import check_effects, check_options, sampling_arguments
 from counterpoint.evaluate.chats import ChatTexts
-from counterpoint.evaluate.fingerprint import fingerprint
+from counterpoint.models.fingerprint import fingerprint
 from counterpoint.evaluate.loglikelihood import Item, score
 from counterpoint.evaluate.opened import OpenedLM
 from counterpoint.evaluate.writing import Passage, write
