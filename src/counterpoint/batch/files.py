@@ -63,9 +63,13 @@ class LineFile:
             self._file = open(self.path, "ab", buffering=0)  # open as long as this object is
         except OSError as error:
             raise UsageError(f"the file {self.path!r} can't be written: {error.strerror}; give another one") from None
-        self._end = self._whole()
-        if self._end < os.path.getsize(self.path):
-            self._file.truncate(self._end)
+        try:
+            self._end = self._whole()
+            if self._end < os.path.getsize(self.path):
+                self._file.truncate(self._end)
+        except BaseException:
+            self._file.close()
+            raise
 
     def lines(self) -> Iterator[bytes]:
         """The lines that are there, without their ends."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Mapping
@@ -26,6 +27,9 @@ class Lines:
     def read(self, text: bytes, number: int) -> Line:
         return read_line(text, number)
 
+    def skip(self, text: bytes) -> None:
+        return
+
     def record(self, task: Task, result: Result) -> dict[str, Any]:
         head: dict[str, Any] = {"line": task.number, "key": task.key}
         if task.asked is not None and task.asked.id is not None:
@@ -49,9 +53,22 @@ class OpenAI:
     name = "openai"
 
     def __init__(self) -> None:
-        self._seen: set[int] = set()
+        self._seen: set[int] = set()  # 8 bytes of a hash for each line
+        self._names: dict[int, str] = {}  # of lines that can't be run
+
+    def skip(self, text: bytes) -> None:
+        with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
+            self._is_new(json.loads(text)["custom_id"])
+
+    def _is_new(self, custom_id: str) -> bool:
+        seen = int.from_bytes(hashlib.sha256(custom_id.encode()).digest()[:8])
+        if seen in self._seen:
+            return False
+        self._seen.add(seen)
+        return True
 
     def read(self, text: bytes, number: int) -> Mapping[str, Any]:
+        """Raises `UsageError` where the line can't be sent."""
         try:
             record = json.loads(text.decode())
         except UnicodeDecodeError as error:
@@ -66,6 +83,7 @@ class OpenAI:
         custom_id = record.get("custom_id")
         if not isinstance(custom_id, str) or not custom_id:
             raise UsageError(f"custom_id is {custom_id!r:.40}; give each line a text of its own", param="custom_id")
+        self._names[number] = custom_id
         if record.get("method", "POST") != "POST":
             raise UsageError(f"method is {record['method']!r:.40}; use POST", param="method")
         if record.get("url") not in URLS:
@@ -75,15 +93,15 @@ class OpenAI:
             raise UsageError(f"body is {body!r:.40}; give the request as an object", param="body")
         if body.get("stream"):
             raise UsageError("stream is true, and a job has nobody to stream to; leave it out", param="stream")
-        # 8 bytes of a hash for each line: a million take no more than the rest of the job.
-        seen = int.from_bytes(hashlib.sha256(custom_id.encode()).digest()[:8])
-        if seen in self._seen:
-            raise UsageError(f"custom_id {custom_id!r:.60} stands on an earlier line too; give each its own", param="custom_id")
-        self._seen.add(seen)
+        if not self._is_new(custom_id):
+            raise UsageError(
+                f"custom_id {custom_id!r:.60} stands on an earlier line too; give each its own", param="custom_id"
+            )
+        del self._names[number]
         return record
 
     def record(self, task: Task, result: Result) -> dict[str, Any]:
-        custom_id = task.asked["custom_id"] if task.asked is not None else None
+        custom_id = self._names.pop(task.number, None) if task.asked is None else task.asked["custom_id"]
         record: dict[str, Any] = {"id": f"batch_req_{task.number}_{task.key}", "custom_id": custom_id}
         if result.answer is None:
             return {**record, "response": None, "error": error_of(result.error)}

@@ -29,7 +29,9 @@ class Shard:
 
     def __post_init__(self) -> None:
         if not 1 <= self.number <= self.count:
-            raise UsageError(f"the shard is {self.number}/{self.count}; use 1/{self.count} to {self.count}/{self.count}")
+            raise UsageError(
+                f"the shard is {self.number}/{self.count}; use 1/{self.count} to {self.count}/{self.count}"
+            )
 
     @classmethod
     def parse(cls, text: str) -> Shard:
@@ -73,6 +75,9 @@ class Form(Protocol):
 
     def read(self, text: bytes, number: int) -> Any:
         """What a line asks. Raises `UsageError`."""
+
+    def skip(self, text: bytes) -> None:
+        """Be told of a line that was answered earlier."""
 
     def record(self, task: Task, result: Result) -> dict[str, Any]:
         """The line of the output."""
@@ -119,7 +124,7 @@ def run_job(
     runner: Runner,
     journal: Journal,
     *,
-    shard: Shard = Shard(),
+    shard: Shard | None = None,
     total: int | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Progress:
@@ -133,7 +138,7 @@ def run_job(
         UsageError: a line is not the one that was answered under its number, so the input has changed.
         Failure: the output can't be written.
     """
-    progress = Progress(total)
+    progress, shard = Progress(total), shard or Shard()
 
     def keep(result: Result) -> None:
         is_error = result.error is not None
@@ -155,6 +160,7 @@ def run_job(
                         f"line {number} of the input is not the one that {journal.path!r} has answered; give another output "
                         "file for another input"
                     )
+                form.skip(text)
                 progress.num_earlier += 1
                 continue
             try:

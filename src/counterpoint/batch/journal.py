@@ -8,7 +8,7 @@ from array import array
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from counterpoint.batch.files import LineFile, replace_lines
 from counterpoint.errors import Failure, UsageError
@@ -61,13 +61,16 @@ class Journal:
         was_there = os.path.exists(path) and os.path.getsize(path) > 0
         self._check_manifest(was_there, dict(identity), dict(facts))
         self._file = LineFile(path)
-        if retry_errors and any(self._entry(line).is_error for line in self._file.lines()):
-            kept = (line for line in self._file.lines() if not self._entry(line).is_error)
-            replace_lines(path, kept)
+        try:
+            if retry_errors and any(self._entry(line).is_error for line in self._file.lines()):
+                replace_lines(path, (line for line in self._file.lines() if not self._entry(line).is_error))
+                self._file.close()
+                self._file = LineFile(path)
+            for line in self._file.lines():
+                self._note(self._entry(line))
+        except BaseException:
             self._file.close()
-            self._file = LineFile(path)
-        for line in self._file.lines():
-            self._note(self._entry(line))
+            raise
 
     def answered(self, number: int) -> str | None:
         """The key under which a line of the input was answered; None where it was not."""
@@ -115,7 +118,9 @@ class Journal:
                 part.write_text(json.dumps(written, indent=1, sort_keys=True))
                 part.replace(path)
             except OSError as error:
-                raise Failure(f"{str(path)!r} can't be written: {error.strerror}; make room or give another place") from None
+                raise Failure(
+                    f"{str(path)!r} can't be written: {error.strerror}; make room or give another place"
+                ) from None
             return
         try:
             earlier = json.loads(path.read_text())
@@ -134,3 +139,28 @@ class Journal:
 def line_of(record: Mapping[str, Any]) -> bytes:
     """A record as a line of JSON."""
     return json.dumps(record, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+
+
+class Piped:
+    """A journal that is a pipe: answers go out as they come, and nothing is known of earlier ones."""
+
+    path = "-"
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self.num_answers = self.num_errors = 0
+
+    def answered(self, number: int) -> str | None:
+        return None
+
+    def add(self, entry: Entry, line: bytes) -> None:
+        self._stream.write(line + b"\n")
+        self._stream.flush()
+        self.num_errors += entry.is_error
+        self.num_answers += not entry.is_error
+
+    def sync(self) -> None:
+        self._stream.flush()
+
+    def close(self) -> None:
+        self._stream.flush()

@@ -58,7 +58,9 @@ class Remote:
         done: queue.Queue[Result | BaseException] = queue.Queue()
         ended = threading.Event()
         limits = httpx.Limits(max_connections=self._window)
-        with httpx.Client(base_url=self._base_url, headers=self._headers, timeout=self._timeout_s, limits=limits) as client:
+        with httpx.Client(
+            base_url=self._base_url, headers=self._headers, timeout=self._timeout_s, limits=limits
+        ) as client:
 
             def work() -> None:
                 while (task := todo.get()) is not None:
@@ -100,8 +102,12 @@ class Remote:
             except httpx.HTTPError as error:
                 if is_last:
                     if isinstance(error, httpx.ConnectError):
-                        raise Failure(f"{self._base_url} can't be reached ({error}); start it, and the same command goes on") from None
-                    return Result(task, error=Failure(f"no answer after {attempt} tries: {type(error).__name__}: {error}"))
+                        raise Failure(
+                            f"{self._base_url} can't be reached ({error}); start it, and the same command goes on"
+                        ) from None
+                    return Result(
+                        task, error=Failure(f"no answer after {attempt} tries: {type(error).__name__}: {error}")
+                    )
                 ended.wait(wait)
             else:
                 if reply.status_code not in AGAIN or is_last:

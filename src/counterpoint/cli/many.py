@@ -6,7 +6,7 @@ import contextlib
 import json
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from counterpoint.batch.lines import Line, read_lines
 from counterpoint.cli.command import Options
@@ -15,6 +15,7 @@ from counterpoint.cli.options import drafting, guide_from, open_model, read_text
 from counterpoint.errors import CounterpointError, PromptError, UsageError
 
 if TYPE_CHECKING:
+    from counterpoint.batch.own import Defaults
     from counterpoint.engine import Request
     from counterpoint.models.model import Model
 
@@ -32,10 +33,22 @@ def run_many(path: str, options: Options) -> int:
     if not lines:
         raise PromptError(f"{path!r} holds no line that can be run; give one JSON object a line, with a prompt")
     model = open_model(options)
+    from counterpoint.batch.own import Defaults
     from counterpoint.batch.run import run_all
     from counterpoint.engine import Engine, describe
 
-    requests = [(line.number, _request(model, line, options, negative)) for line in lines]
+    defaults = Defaults(
+        {
+            **sampling_from(options),
+            "n": options["num_samples"],
+            "logprobs": options["logprobs"],
+            "loop": options["loop"],
+            "constraint": constraint_from(options),
+        },
+        guide=guide_from(options, negative=negative),
+        negative=negative,
+    )
+    requests = [(line.number, _request(model, line, defaults)) for line in lines]
     _tell(path, [(number, str(request)) for number, request in requests if isinstance(request, Exception)])
     good = [(number, request) for number, request in requests if not isinstance(request, Exception)]
     ids = {line.number: line.id for line in lines}
@@ -61,22 +74,11 @@ def _lines(path: str) -> Iterator[tuple[int, Line | UsageError]]:
         raise PromptError(f"the file {path!r} can't be read: {error.strerror}") from None
 
 
-def _request(model: Model, line: Line, options: Options, negative: str | None) -> Request | Exception:
-    from counterpoint.contexts import Empty
-    from counterpoint.engine import prepare
-    from counterpoint.wire import branch_from_wire
+def _request(model: Model, line: Line, defaults: Defaults) -> Request | Exception:
+    from counterpoint.batch.own import request_of
 
-    arguments: dict[str, Any] = {**sampling_from(options), "n": options["num_samples"], "logprobs": options["logprobs"]}
-    arguments["loop"] = options["loop"]
-    arguments |= dict(line.options or {})
     try:
-        arguments["constraint"] = constraint_from(options)
-        if line.branches is not None:
-            arguments["branches"] = [branch_from_wire(fields, model=model) for fields in line.branches]
-        else:
-            arguments["negative"] = negative if line.negative is None else line.negative
-        guide = line.guide or guide_from(options, negative=arguments.get("negative"))
-        return prepare(model, Empty() if line.prompt is None else line.prompt, guide=guide, **arguments)
+        return request_of(model, line, defaults)
     except CounterpointError as error:
         return error
 
