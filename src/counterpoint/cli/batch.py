@@ -14,6 +14,7 @@ import click
 
 from counterpoint import __version__
 from counterpoint.cli.command import Command, Options
+from counterpoint.cli.constraints import FORM, constraint_from
 from counterpoint.cli.kinds import FILE, OUTPUT, Count, Input
 from counterpoint.cli.options import (
     GUIDE,
@@ -43,6 +44,8 @@ def _check(options: Options) -> None:
         raise UsageError(f"--engine is {engine!r}; use own, vllm, or a server's address as http://127.0.0.1:8000")
     if options["output"] == options["source"]:
         raise UsageError(f"OUT is IN, {options['output']!r}; give the answers a file of their own")
+    if engine != "own" and any(options[option.name] not in (None, (), False) for option in FORM.options):
+        raise UsageError("the form of the output is our own engine's here; for a server write it into each line's body")
     if options["output"] == "-" and options["retry_errors"]:
         raise UsageError("--retry-errors needs an output that is a file; give one in place of -")
     if engine.startswith("http") is False and options["api_key"] is not None:
@@ -56,7 +59,7 @@ class _Output(type(OUTPUT)):
         return value if value == "-" else super().convert(value, param, ctx)
 
 
-@click.command("batch", cls=Command, groups=(GUIDE, SAMPLING, MODEL), check=_check)
+@click.command("batch", cls=Command, groups=(GUIDE, SAMPLING, FORM, MODEL), check=_check)
 @click.argument("source", metavar="IN", type=Input(dash=True))
 @click.argument("output", metavar="OUT", type=_Output())
 @click.option(
@@ -127,7 +130,12 @@ def _shared(options: Options, form: str) -> dict[str, Any]:
         return {}
     guide = guide_from(options, negative=options["negative"])
     sampling = {name: list(v) if isinstance(v, tuple) else v for name, v in sampling_from(options).items()}
+    sampling |= {option.name: options[option.name] for option in FORM.options}
     return {**sampling, "negative": options["negative"], "guide": None if guide is None else str(guide)}
+
+
+def _form(options: Options) -> dict[str, Any]:
+    return {"constraint": constraint_from(options), "loop": options["loop"]}
 
 
 @contextlib.contextmanager
@@ -159,7 +167,7 @@ def _runner(form: str, options: Options) -> Iterator[tuple[Runner, dict[str, Any
 
         sampling = sampling_from(options)
         defaults = Defaults(
-            {name: value for name, value in sampling.items() if name != "seed"},
+            {**{name: value for name, value in sampling.items() if name != "seed"}, **_form(options)},
             guide=guide_from(options, negative=options["negative"]),
             negative=options["negative"],
             seed=sampling["seed"] if sampling["seed"] is not None else 0,
