@@ -15,9 +15,15 @@ from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor as Second
 
 from counterpoint.errors import UnsupportedError
 from counterpoint.vllm import versions
-from counterpoint.vllm.arrival import ONLY_TOKENS, Vocabulary, branch_ids, refuse_beam, refuse_idle
+from counterpoint.vllm.arrival import (
+    ONLY_TOKENS,
+    Vocabulary,
+    branch_ids,
+    refuse_beam,
+    refuse_idle,
+)
 from counterpoint.vllm.capacity import Capacity
-from counterpoint.vllm.config import refuse_unsupported
+from counterpoint.vllm.config import refuse_mixed_adapters, refuse_unsupported
 from counterpoint.vllm.params import read
 
 versions.require()
@@ -43,6 +49,7 @@ class GuidanceCheck(FirstRunnersProcessor, SecondRunnersProcessor):
         if not prompt_ids:
             return
         processor: InputProcessor = arriving["self"]
+        refuse_mixed_adapters(processor.vllm_config, arriving["lora_request"])
         model, vocabulary = processor.model_config, Vocabulary.of(processor.model_config, processor.tokenizer)
         contexts = branch_ids(plan, prompt_ids, arriving["request_id"], vocabulary)
         left = Capacity.configured(processor.vllm_config).tokens_left([len(prompt_ids), *map(len, contexts)])

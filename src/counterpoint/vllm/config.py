@@ -6,9 +6,12 @@ from typing import Any
 
 from vllm import envs
 from vllm.config import VllmConfig
+from vllm.lora.request import LoRARequest
+from vllm.platforms import current_platform
 from vllm.utils.import_utils import resolve_obj_by_qualname
 
 from counterpoint.errors import UnsupportedError
+from counterpoint.vllm import versions
 from counterpoint.vllm.params import CHECK, SCHEDULER, WORKER
 
 SETTINGS = "counterpoint"
@@ -44,13 +47,25 @@ def refuse_unsupported(config: VllmConfig) -> None:
         (parallel.decode_context_parallel_size > 1, "decode context parallelism is on; leave it out"),
         (config.kv_transfer_config is not None, "a KV connector is set; leave --kv-transfer-config out"),
         (config.ec_transfer_config is not None, "an encoder cache connector is set; leave it out"),
-        (config.lora_config is not None, "adapters are on; leave --enable-lora out"),
         (model.runner_type != "generate", f"the model is served for {model.runner_type}; only generation is guided"),
         (model.is_encoder_decoder, "the model is an encoder-decoder; guidance works on decoder-only models"),
         (model.is_diffusion, "the model generates by diffusion; guidance works on autoregressive models"),
     ):
         if wrong:
             raise UnsupportedError(f"counterpoint.vllm: {message}")
+
+
+def refuse_mixed_adapters(config: VllmConfig, lora_request: LoRARequest | None) -> None:
+    """Raise for a request without an adapter where vLLM would read it with another's.
+
+    0.32.0 does so on a CPU, guided or not, where both are in one step: its torch_ops take the index -1 for the last adapter.
+    """
+    mixes = current_platform.is_cpu() and versions.installed() == "0.32.0"
+    if mixes and config.lora_config is not None and lora_request is None:
+        raise UnsupportedError(
+            "on a CPU, vLLM 0.32.0 mixes up requests with an adapter and those without; name an adapter as the model, use "
+            "vLLM 0.33.0, or start the server without --enable-lora"
+        )
 
 
 def setting(config: VllmConfig, name: str, default: float) -> float:

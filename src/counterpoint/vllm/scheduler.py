@@ -23,10 +23,16 @@ from vllm.v1.request import Request, RequestStatus
 
 from counterpoint.errors import Failure, UnsupportedError, UsageError
 from counterpoint.vllm import versions
-from counterpoint.vllm.arrival import ONLY_TOKENS, Vocabulary, branch_ids, refuse_beam, refuse_idle
+from counterpoint.vllm.arrival import (
+    ONLY_TOKENS,
+    Vocabulary,
+    branch_ids,
+    refuse_beam,
+    refuse_idle,
+)
 from counterpoint.vllm.branches import Group, Groups, branch_id, owner_of
 from counterpoint.vllm.capacity import Capacity
-from counterpoint.vllm.config import refuse_unsupported, setting
+from counterpoint.vllm.config import refuse_mixed_adapters, refuse_unsupported, setting
 from counterpoint.vllm.metrics import Metrics
 from counterpoint.vllm.params import Plan, read
 from counterpoint.vllm.watchdog import STALL_S, STALL_STEPS, Watchdog
@@ -74,6 +80,7 @@ class GuidedScheduler(Scheduler):
             self.metrics.add("refused_requests")
 
     def _add_group(self, request: Request, plan: Plan) -> None:
+        refuse_mixed_adapters(self.vllm_config, request.lora_request)
         contexts = self._contexts(request, plan)
         if contexts:
             tokens_left = self.capacity.tokens_left([request.num_prompt_tokens, *map(len, contexts)])
@@ -121,6 +128,7 @@ class GuidedScheduler(Scheduler):
             None,
             client_index=request.client_index,
             arrival_time=request.arrival_time,
+            lora_request=request.lora_request,
             cache_salt=request.cache_salt,
             priority=request.priority,
             block_hasher=request._block_hasher,
