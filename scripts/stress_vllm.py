@@ -3,8 +3,10 @@
 
     .venv-vllm/bin/python scripts/stress_vllm.py                      # 24 configurations, 100 requests each
     .venv-vllm/bin/python scripts/stress_vllm.py --configuration 7    # repeat one of them alone
+    TRITON_INTERPRET=1 PYTHONPATH=tests/vllm/interpreted .venv-vllm/bin/python scripts/stress_vllm.py    # second runner
 
-With `--report benchmarks/results/vllm_stress.jsonl`, scripts/vllm_page.py writes the table of docs/vllm.md from it.
+With `--report benchmarks/results/vllm_stress.jsonl`, scripts/vllm_page.py writes the table of docs/vllm.md from it. What the
+report has already, of the same release and runner, is not run again, so that a run can be killed and taken up.
 
 Everything is drawn from `--seed` and the configuration's number: the architecture, the cache, the tokens of a step, the
 sequences, prefix caching; the arrivals, aborts, lengths, branches, weights, refinements, seeds. A step of the engine is
@@ -35,6 +37,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 CONTEXT_LEN = 256
 BLOCK_LEN = 32
+VOCAB = 272
 MAX_STEPS = 20_000
 
 
@@ -172,19 +175,14 @@ def drive(running: Any, cases: list[Case]) -> dict[str, Any]:
     from vllm import SamplingParams
     from vllm.exceptions import VLLMValidationError
 
-    from counterpoint.vllm.params import read
-
     scheduler = running.engine_core.engine_core.scheduler
     todo, by_name, step = sorted(cases, key=lambda case: case.arrival), {case.name: case for case in cases}, 0
     alive: set[str] = set()
     while todo or alive:
         while todo and todo[0].arrival <= step:
             case = todo.pop(0)
-            branches = [{"prompt_ids": ids, "weight": w} for ids, w in zip(case.contexts, case.weights, strict=True)]
-            args = {"guidance": {**case.fields, "branches": branches}} if branches else None
-            assert (read(args) is not None) == bool(branches)
             params = SamplingParams(
-                max_tokens=case.max_tokens, stop_token_ids=case.stop_ids, extra_args=args, **case.draw
+                max_tokens=case.max_tokens, stop_token_ids=case.stop_ids, extra_args=arguments(case), **case.draw
             )
             try:
                 running.add_request(case.name, {"prompt_token_ids": case.prompt}, params)
@@ -221,11 +219,33 @@ def drive(running: Any, cases: list[Case]) -> dict[str, Any]:
     }
 
 
+def arguments(case: Case) -> dict[str, Any] | None:
+    """The `extra_args` of a case's request."""
+    branches = [{"prompt_ids": ids, "weight": w} for ids, w in zip(case.contexts, case.weights, strict=True)]
+    return {"guidance": {**case.fields, "branches": branches}} if branches else None
+
+
+def expected_length(case: Case, capacity: Any) -> int:
+    """Most tokens that a request can have; raises where it must be refused."""
+    from vllm import SamplingParams
+
+    from counterpoint.vllm.arrival import refuse_idle
+    from counterpoint.vllm.params import read
+
+    plan = read(arguments(case))
+    if plan is None:
+        return CONTEXT_LEN
+    left = capacity.tokens_left([len(case.prompt), *map(len, case.contexts)])
+    params = SamplingParams(**case.draw)
+    refuse_idle(plan, params, num_tokens=min(left, case.max_tokens), vocab_size=VOCAB, alone=True)
+    return left
+
+
 def verify(cases: list[Case], folder: Path, capacity: Any) -> dict[str, int]:
     """Compare with the loop. Counts: equal, tie, different, aborted, refused, lost."""
     import stateless
 
-    from counterpoint.errors import PromptError
+    from counterpoint.errors import UsageError
     from counterpoint.guide import Guide
 
     loop = stateless.Stateless(folder)
@@ -235,8 +255,8 @@ def verify(cases: list[Case], folder: Path, capacity: Any) -> dict[str, int]:
             result["aborted" if case.aborted else "lost"] += 1
             continue
         try:
-            room = capacity.tokens_left([len(case.prompt), *map(len, case.contexts)]) if case.contexts else CONTEXT_LEN
-        except PromptError:
+            room = expected_length(case, capacity)
+        except UsageError:
             result["refused" if case.finish == "error" and not case.output else "different"] += 1
             continue
         ends = {256, *case.stop_ids}
@@ -271,6 +291,7 @@ def run_one(seed: int, number: int, requests: int, folder: Path) -> dict[str, An
         "configuration": number,
         "seed": seed,
         "vllm": versions.installed(),
+        "runner": "second" if running.vllm_config.use_v2_model_runner else "first",
         **asdict(configuration),
         "requests": requests,
         **seen,
@@ -306,6 +327,20 @@ def failed(row: dict[str, Any]) -> bool:
     )
 
 
+def done_before(options: argparse.Namespace) -> tuple[dict[int, dict[str, Any]], list[dict[str, Any]]]:
+    """What the report has of this very run, by the configuration's number; and all that it has."""
+    from vllm.triton_utils import HAS_TRITON
+
+    from counterpoint.vllm import versions
+
+    if options.report is None or not options.report.exists():
+        return {}, []
+    kept = [json.loads(line) for line in options.report.read_text().splitlines()]
+    this = versions.installed(), "second" if HAS_TRITON else "first", options.seed, options.requests
+    same = [row for row in kept if (row["vllm"], row["runner"], row["seed"], row["requests"]) == this]
+    return {row["configuration"]: row for row in same}, kept
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0)
@@ -319,13 +354,18 @@ def main() -> int:
             row = run_one(options.seed, options.configuration, options.requests, Path(folder))
             print(json.dumps(row))
             return int(failed(row))
-        rows = []
+        rows, kept = done_before(options)
         for number in range(options.configurations):
-            row = run_apart(options.seed, number, options.requests, Path(folder))
-            rows.append(row)
+            if number in rows:
+                continue
+            row = rows[number] = run_apart(options.seed, number, options.requests, Path(folder))
             print(json.dumps(row), flush=True)
-            if options.report:
-                options.report.write_text("".join(json.dumps(row) + "\n" for row in rows))
+            if options.report and not row.get("error"):
+                kept.append(row)
+                made = options.report.with_suffix(".new")
+                made.write_text("".join(json.dumps(each) + "\n" for each in kept))
+                made.replace(options.report)
+    rows = [rows[number] for number in sorted(rows)]
     names = ("requests", "equal", "tie", "different", "aborted", "refused", "lost", "steps")
     total = {name: sum(row.get(name) or 0 for row in rows) for name in names}
     for name in ("held_steps", "preempted_groups", "guided_requests", "stalls"):

@@ -14,6 +14,7 @@ from typing import Any
 from vllm import SamplingParams
 from vllm.config import VllmConfig
 from vllm.logger import init_logger
+from vllm.outputs import RequestError
 from vllm.v1.core.sched.interface import PauseState
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.core.sched.scheduler import Scheduler
@@ -39,6 +40,7 @@ from counterpoint.vllm.watchdog import STALL_S, STALL_STEPS, Watchdog
 
 versions.require()
 logger = init_logger("vllm.counterpoint")
+ERRORS_ARE_TOLD = "error" in EngineCoreOutput.__struct_fields__
 
 
 class GuidedScheduler(Scheduler):
@@ -59,7 +61,7 @@ class GuidedScheduler(Scheduler):
         self._tokenizer: Any = None
         self._broken: dict[Group, None] = {}  # in the order of the events
         self._parked: dict[Group, None] = {}
-        self._refused: dict[str, str] = {}
+        self._refused: dict[str, tuple[str, str]] = {}  # a code of vLLM's and the reason, by request
         self._errors: list[tuple[int, EngineCoreOutput]] = []
 
     # Arrival
@@ -76,7 +78,7 @@ class GuidedScheduler(Scheduler):
             if plan is not None:
                 self._add_group(request, plan)
         except UsageError as error:
-            self._refuse(request.request_id, str(error))
+            self._refuse(request.request_id, str(error), code="validation_error")
             self.metrics.add("refused_requests")
 
     def _add_group(self, request: Request, plan: Plan) -> None:
@@ -255,12 +257,12 @@ class GuidedScheduler(Scheduler):
 
     # The end
 
-    def _refuse(self, request_id: str, reason: str) -> None:
-        self._refused[request_id] = reason
+    def _refuse(self, request_id: str, reason: str, *, code: str = "internal_error") -> None:
+        self._refused[request_id] = code, reason
 
     def _end_refused(self) -> None:
         """End refused requests before they can run, so that nothing unguided leaves; the next outputs say why."""
-        for request_id, reason in self._refused.items():
+        for request_id, (code, reason) in self._refused.items():
             for request in self.finish_requests(request_id, RequestStatus.FINISHED_ERROR):
                 output = EngineCoreOutput(
                     request_id=request_id,
@@ -269,6 +271,8 @@ class GuidedScheduler(Scheduler):
                     stop_reason=reason,
                     events=request.take_events(),
                     trace_headers=request.trace_headers,
+                    # 0.33.0 hands it to the client, with HTTP 400 for a "validation_error"; before, the log alone has it.
+                    **({"error": RequestError(code, reason)} if ERRORS_ARE_TOLD else {}),
                 )
                 self._errors.append((request.client_index, output))
                 logger.warning("counterpoint: request %s is refused: %s", request_id, reason)
