@@ -66,6 +66,10 @@ def _serve(arguments: list[str]) -> None:
     command = ServeSubcommand()
     command.subparser_init(parser.add_subparsers())
     args = guided(parser.parse_args(["serve", *arguments]))
+    if args.model_tag == "bundled":
+        from counterpoint.models.loading import BUNDLED
+
+        args.model_tag, args.served_model_name = str(BUNDLED), args.served_model_name or ["bundled"]
     command.validate(args)
     if getattr(args, "model_tag", None):
         args.model = args.model_tag
