@@ -66,7 +66,7 @@ def _serve(arguments: list[str]) -> None:
     command = ServeSubcommand()
     command.subparser_init(parser.add_subparsers())
     args = guided(parser.parse_args(["serve", *arguments]))
-    if args.model_tag == "bundled":
+    if getattr(args, "model_tag", None) == "bundled":
         from counterpoint.models.loading import BUNDLED
 
         args.model_tag, args.served_model_name = str(BUNDLED), args.served_model_name or ["bundled"]
