@@ -13,7 +13,6 @@ from counterpoint import formulas, guiding
 from counterpoint.vllm.branches import branch_id, owner_of
 from counterpoint.vllm.params import Plan
 
-NEG_INF = float("-inf")
 # Added to tokens that guidance rules out: no probability is left of them, whatever the temperature. But where a minimum
 # length or a ban then rules out all the rest, the conditional branch's own order among what is left shows through.
 RULED_OUT = -1e4
@@ -86,14 +85,17 @@ class Batch:
         for (num_branches, constrained), batch in alike.items():
             own = torch.tensor([rows.own for rows in batch], device=logits.device)
             at = torch.tensor([row for rows in batch for row in rows.branches], dtype=torch.long, device=logits.device)
-            cond = logits.index_select(0, own)
+            cond = logits.index_select(0, own).unsqueeze(1)
             others = logits.index_select(0, at).view(len(batch), num_branches, logits.shape[-1])
+            branches = torch.cat([cond, others], 1)
             if constrained:
-                others = others.masked_fill(torch.isneginf(cond).unsqueeze(1), NEG_INF)
-            cond = formulas.log_probs(cond)
+                branches = formulas.conditioned(branches, ~torch.isneginf(cond.squeeze(1)))
+            else:
+                branches = formulas.log_probs(branches)
+            cond = branches[:, 0]
             guided = guiding.combined(
                 cond,
-                formulas.log_probs(others),
+                branches[:, 1:],
                 [rows.plan.weights for rows in batch],
                 [rows.plan.guide for rows in batch],
                 [rows.step for rows in batch],
