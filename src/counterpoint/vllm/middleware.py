@@ -43,6 +43,8 @@ class GuidanceMiddleware:
         try:
             request, fields = _parted(body)
             asked = _asked(scope, request, fields)
+            if asked is None and fields:
+                body = json.dumps(request).encode()
         except UsageError as error:
             await _answer(send, 400, str(error), getattr(error, "param", None))
             return
@@ -52,7 +54,6 @@ class GuidanceMiddleware:
         if asked is None:
             if request.get("use_beam_search"):
                 scope = _marked(scope)
-            body = json.dumps(request).encode() if fields else body
             await self.app(_resized(scope, body), _replay(body, receive), send)
             return
         await _Guided(self, scope, receive, send).run(request, asked)

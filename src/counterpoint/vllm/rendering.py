@@ -80,6 +80,8 @@ class Rendering:
         try:
             given = await self._chat(messages, truncate_prompt_tokens=None)
         except Refused as refusal:
+            if refusal.status != 400:
+                raise  # no fault of the conversation's
             raise PromptError(f"the conversation is refused: {refusal.message}", param="messages") from None
         text = given.get("prompt")
         tokenizer = self._state.openai_serving_chat.renderer.get_tokenizer()
