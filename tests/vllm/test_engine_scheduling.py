@@ -13,6 +13,7 @@ from engines import idle, scheduler_of, started
 from stateless import Draw, Job, Stateless, differences, replay
 from tiny_models import save, tokenizer
 from vllm import SamplingParams
+from vllm.triton_utils import HAS_TRITON
 
 from counterpoint.guide import Guide
 from counterpoint.vllm import extra_args
@@ -30,12 +31,13 @@ def folder(tmp_path_factory):
 # Small caches with preemption: gpt2 without, llama with prefix caching; qwen3 with few tokens a step.
 @pytest.mark.parametrize("number", [4, 3, 6])
 def test_random_load_is_the_loop(number):
-    command = [sys.executable, str(STRESS), "--seed", "0", "--configuration", str(number), "--requests", "60"]
+    requests = 20 if HAS_TRITON else 60  # the second runner's kernels are interpreted, which takes its time
+    command = [sys.executable, str(STRESS), "--seed", "0", "--configuration", str(number), "--requests", str(requests)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     row = json.loads(next(line for line in done.stdout.splitlines() if line.startswith('{"configuration"')))
     assert done.returncode == 0, row
-    assert row["equal"] + row["tie"] + row["aborted"] + row["refused"] == 60
+    assert row["equal"] + row["tie"] + row["aborted"] + row["refused"] == requests
     assert row["tie"] <= 1
     assert row["counts"]["held_steps"]
 
