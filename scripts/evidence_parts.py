@@ -3,6 +3,7 @@ judged. Nothing here runs a model."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -98,10 +99,12 @@ PLAUSIBILITY_ALONE = Arm("plausibility 0.1 alone", cp.Guide(scale=1, plausibilit
 OPPOSITE, NOTHING = "the opposite", "no system message"
 ADHERENCE_ARMS = (
     Arm("unguided"),
-    *guided(OPPOSITE, log=(1.25, 1.5, 2, 3, 5), prob=(1.5, 2, 3, 5), plausible=(1.5, 2, 3)),
+    *guided(OPPOSITE, log=(1.25, 1.5, 2, 3, 5), prob=(1.5, 3, 5), plausible=(2,)),
     Arm("log, gate 1 nat", cp.Guide(scale=2, gate=1.0), OPPOSITE),
     Arm("log, adaptive", cp.Guide(scale=3, adaptive="jsd"), OPPOSITE),
-    *guided(NOTHING, log=(1.5, 2, 3), prob=(3,), plausible=(2,)),
+    *guided(NOTHING, log=(1.5, 2), prob=(3,)),
+)
+SAMPLED_ARMS = (
     Arm("unguided", temperature=1.0),
     Arm("unguided", temperature=0.7),
     PLAUSIBILITY_ALONE,
@@ -128,8 +131,14 @@ PRIVACY_ARMS = (
 
 
 def all_parts(model: cp.Model, *, num_questions: int = len(QUESTIONS)) -> list[Part]:
-    """The parts, the short ones first."""
-    return [passages(model), privacy(model), hold(model), adherence(model, num_questions)]
+    """All parts."""
+    return [
+        passages(model),
+        adherence(model, num_questions),
+        privacy(model),
+        hold(model),
+        dataclasses.replace(adherence(model, num_questions), name="adherence, sampled", arms=SAMPLED_ARMS),
+    ]
 
 
 def adherence(model: cp.Model, num_questions: int) -> Part:

@@ -32,11 +32,10 @@ def write_page(record: dict[str, Any]) -> str:
     sections = [
         *_head(record),
         *_lambada(record["lambada"]),
-        *_adherence(parts["adherence"]),
-        *_hold(parts["hold over turns"]),
-        *_passages(parts["answers from passages"]),
-        *_personal(parts["personal data"]),
-        *_artefacts(parts["adherence"]),
+        *(section for name, write in SECTIONS.items() if name in parts for section in write(parts[name])),
+        *_artefacts(
+            [row for name in ("adherence", "adherence, sampled") if name in parts for row in parts[name]["arms"]]
+        ),
         *_choice(record),
         *_failures(record),
     ]
@@ -95,14 +94,15 @@ def _head(record: dict[str, Any]) -> list[str]:
 
 
 def _reduced(record: dict[str, Any]) -> str:
-    """What the run left out, where its command says so."""
-    words = record["made by"].split()
+    """What the run left out."""
     told = []
-    if "--questions" in words:
-        told.append(f"the first {words[words.index('--questions') + 1]} of the 20 questions for the instructions")
-    if "--lambada-sample" in words:
-        told.append(f"{words[words.index('--lambada-sample') + 1]} of LAMBADA's passages, drawn with the seed")
-    return " and ".join(told)
+    if record["questions"] < 20:
+        told.append(f"the first {record['questions']} of the 20 questions for the instructions")
+    if record["lambada_sample"] is not None:
+        told.append(f"{record['lambada_sample']:,} of LAMBADA's passages, drawn with the seed")
+    if record["left out"]:
+        told.append(f"without {'; '.join(record['left out'])}")
+    return ", ".join(told)
 
 
 def _lambada(lambada: dict[str, Any]) -> list[str]:
@@ -191,7 +191,7 @@ def _hold(part: dict[str, Any]) -> list[str]:
         "Share fulfilled, by how many turns ago the instruction was given:",
         _table(
             ("arm", *part["groups"]),
-            [(row["arm"], *(f"{row['by_group'][group]:.2f}" for group in part["groups"])) for row in part["arms"]],
+            [(row["arm"], *(_of_group(row, group) for group in part["groups"])) for row in part["arms"]],
         ),
     ]
 
@@ -208,7 +208,7 @@ def _passages(part: dict[str, Any]) -> list[str]:
         _arms(part),
         _table(
             ("arm", *(f"right where the passage {group}" for group in part["groups"])),
-            [(row["arm"], *(f"{row['by_group'][group]:.2f}" for group in part["groups"])) for row in part["arms"]],
+            [(row["arm"], *(_of_group(row, group) for group in part["groups"])) for row in part["arms"]],
         ),
     ]
 
@@ -225,11 +225,31 @@ def _personal(part: dict[str, Any]) -> list[str]:
     ]
 
 
-def _artefacts(part: dict[str, Any]) -> list[str]:
+def _sampled(part: dict[str, Any]) -> list[str]:
+    return [
+        "## The same instructions, sampled",
+        (
+            "At temperature 1, where a lower temperature and plausibility alone are rivals of guidance: both make texts more "
+            f"predictable, as guidance does. {part['documents']} instructions and questions."
+        ),
+        _arms(part),
+    ]
+
+
+SECTIONS = {
+    "adherence": _adherence,
+    "adherence, sampled": _sampled,
+    "hold over turns": _hold,
+    "answers from passages": _passages,
+    "personal data": _personal,
+}
+
+
+def _artefacts(arms: list[dict[str, Any]]) -> list[str]:
     rows = [
         (row["arm"], f"{100 * row['artefacts']['value']:.2f}", *(f"{100 * row[mark]['value']:.1f}" for mark in MARKS),
          f"{row['distinct_2']:.3f}")
-        for row in part["arms"]
+        for row in arms
     ]  # fmt: skip
     return [
         "## Artefacts by scale and space",
@@ -311,6 +331,12 @@ def _arms(part: dict[str, Any], told: str = "share") -> str:
     return _table(
         ("arm", f"{told} (95 percent interval)", "over unguided", "over the best without a branch", "P(best)"), rows
     )
+
+
+def _of_group(row: dict[str, Any], group: str) -> str:
+    """A share, and the p of its difference from the unguided arm."""
+    gain = row["gain_by_group"].get(group)
+    return f"{row['by_group'][group]:.2f}" + ("" if gain is None else f" (p {gain['p']:.2g})")
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

@@ -40,6 +40,14 @@ def summarise_part(part: Part, answers: Answers, *, seed: int) -> dict[str, Any]
         ]
         best = (min if part.name == "personal data" else max)(plain, key=lambda i: sum(judged[i]))
         row["gain"] = None if rows[base] is row else _difference(scores, judged[base], seed)
+        row["gain_by_group"] = (
+            {}
+            if row["gain"] is None
+            else {
+                group: _difference(*(_of_group(part, group, each) for each in (scores, judged[base])), seed)
+                for group in row["by_group"]
+            }
+        )
         row["over_plain"] = (
             None if _is_plain(arm) else {"arm": part.arms[best].name} | _difference(scores, judged[best], seed)
         )
@@ -104,6 +112,10 @@ def _p(ours: Sequence[float], theirs: Sequence[float]) -> float:
 
 def _is_plain(arm: Arm) -> bool:
     return arm.negative is None and arm.prompt == "prompt"
+
+
+def _of_group(part: Part, group: str, scores: list[float]) -> list[float]:
+    return [score for score, document in zip(scores, part.documents) if document.group == group]
 
 
 def _by_document(part: Part, answers: Answers, arm: int) -> list[list[Answer]]:

@@ -63,7 +63,8 @@ def record(scripts):
                  "standing": {"prob_best": value, "expected_loss": 0.01}}
             )  # fmt: skip
     made = {"made by": "python scripts/evidence_smollm2.py --lambada FILE --questions 2", "machine": "m", "seed": 0,
-            "versions": {"python": "3"}, "parameters": 1, "parts": summed, "lambada": {"rows": rows}}  # fmt: skip
+            "versions": {"python": "3"}, "parameters": 1, "parts": summed, "questions": 2,
+            "lambada_sample": None, "left out": [], "lambada": {"rows": rows}}  # fmt: skip
     return json.loads(json.dumps(made))
 
 
@@ -84,11 +85,14 @@ def test_the_page_is_made_and_is_the_same_twice(scripts, record, tmp_path):
     _, summary, page = scripts
     text = page.write_page(record)
     assert text == page.write_page(json.loads(json.dumps(record)))
-    for heading in ("LAMBADA", "Instructions that a program checks", "Hold over turns", "Answers from passages",
+    for heading in ("LAMBADA", "Instructions that a program checks", "The same instructions, sampled", "Hold over turns", "Answers from passages",
                     "Personal data", "Artefacts by scale and space", "Which guide", "What did not work"):  # fmt: skip
         assert f"## {heading}\n" in text
     assert "the first 2 of the 20 questions" in text and "30.0 to 40.0 percent" in text
     assert not re.search(r"\bnan\b|None|\{|\}", text)
+    del record["parts"]["hold over turns"]
+    record["left out"] = ["hold over turns"]
+    assert "without hold over turns" in page.write_page(record) and "## Hold" not in page.write_page(record)
     page.draw(record, tmp_path / "a.svg")
     page.draw(record, tmp_path / "b.svg")
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()

@@ -1,6 +1,7 @@
 """`counterpoint eval`: a grid of guides, what it compares, and that nothing is computed twice."""
 
 import json
+import math
 import warnings
 from pathlib import Path
 
@@ -239,3 +240,31 @@ def test_what_cannot_be_raced_is_refused(passages):
         catch_exceptions=False,
     )
     assert "after 10 of 10 answers" in " ".join(shown.output.split())
+
+
+def test_answers_of_earlier_versions_are_found(tmp_path):
+    """A key is a hash of the item's own key and of the guide's text form, as it has been from the first version on."""
+    import hashlib
+    import sqlite3
+
+    from counterpoint.evaluate.fingerprint import fingerprint
+    from counterpoint.models.loading import load
+
+    def hashed(*parts) -> str:
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    model, text = load("bundled"), PASSAGES[0]
+    context = model.encode(text.rsplit(" ", 1)[0])
+    item = {"context": context, "continuation": model.encode(text)[len(context) :], "negative": context[-1:]}
+    file = sqlite3.connect(tmp_path / "answers.sqlite")
+    file.execute("CREATE TABLE answers (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
+    for guide, logprob in (("scale=1.0", -1.0), ("scale=2.0", -2.0)):
+        key = hashed(hashed("score", fingerprint(model.hf), item), guide)
+        file.execute("INSERT INTO answers VALUES (?, ?)", (key, json.dumps([logprob, True])))
+    file.commit()
+    passages = write_jsonl(tmp_path / "one.jsonl", [{"text": text}])
+    found = run_grid([lambada(passages)], GUIDES[:2], folder=tmp_path, resamples=5, **CPU)
+    assert (found["computed"], found["reused"]) == (0, 2)
+    assert [row["value"] for row in found["rows"] if row["metric"] == "perplexity"] == pytest.approx(
+        [math.e, math.e**2]
+    )

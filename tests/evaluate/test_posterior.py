@@ -156,3 +156,13 @@ def test_bad_answers():
     for values, message in (([[0.5, 1, 0]], "right or wrong"), ([[np.nan, 1, 0]], "'one' has no answer")):
         with pytest.raises(UsageError, match=message):
             logistic(values, NAMES, seed=0)
+
+
+def test_credible_intervals_hold_the_truth_as_often_as_they_say():
+    rng, held = np.random.default_rng(5), []
+    rates = np.array([0.15, 0.4, 0.45])
+    for seed in range(400):
+        right = (rng.random((150, 3)) < rates).astype(float)
+        found = bootstrap(right, NAMES, seed=seed, draws=600)
+        held += [one.low <= rate <= one.high for one, rate in zip(found.standings, rates)]
+    assert 0.93 <= np.mean(held) <= 0.97
