@@ -439,3 +439,23 @@ def test_the_harness_own_command_line(tmp_path):
     assert results["config"]["guide"] == {"scale": 1.5}
     assert (tmp_path / "cache_rank0.db").exists()
     assert torch.isfinite(torch.tensor(results["results"]["tiny_whole"]["bits_per_byte,none"]))
+
+
+def test_kept_requests_and_answers_are_those_of_the_first_run(tmp_path, monkeypatch):
+    """--cache_requests and --use_cache through the harness' own evaluation of a chat task."""
+    from lm_eval.caching import cache
+
+    monkeypatch.setattr(cache, "PATH", str(tmp_path / "kept"))
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "data"))
+    task, runs = tasks(tmp_path)[0], []
+    for scale in (2.0, 2.0, 5.0, 1.0, 2.0):
+        lm = GuidedLM(scale=scale, **CPU)
+        lm.tokenizer.chat_template = TEMPLATE.replace("END", "\n")
+        found = lm_eval.simple_evaluate(
+            lm, tasks=[task], cache_requests=True, apply_chat_template=True, system_instruction="Be kind.",
+            use_cache=str(tmp_path / "answers") if runs else None, bootstrap_iters=0, log_samples=True,
+        )  # fmt: skip
+        runs.append([doc["resps"] for doc in found["samples"]["tiny_choice"]])
+    assert list((tmp_path / "kept").iterdir()) and (tmp_path / "answers_rank0.db").exists()
+    assert runs[0] == runs[1] == runs[4]
+    assert len({str(run) for run in runs}) == 3
