@@ -171,10 +171,18 @@ def _percentile(metrics: NDArray, at: float) -> list[float]:
     return [float(value) for value in np.percentile(metrics, at, axis=0, method="nearest")]
 
 
+def grouped(table: NDArray) -> tuple[NDArray, NDArray]:
+    """Documents that are alike as one row: (D, G, 2) -> (R, G, 2) and (R,) how many. The weights of n of them together are
+    one Gamma(n), so that the draws' distribution is the same, and right and wrong make few rows."""
+    rows, counts = np.unique(table.reshape(len(table), -1), axis=0, return_counts=True)
+    return rows.reshape(-1, *table.shape[1:]), counts
+
+
 def _metrics(table: NDArray, rng: np.random.Generator, draws: int) -> NDArray:
-    """(draws, G) weighted means. Weights of a Dirichlet are exponentials over their sum, which a ratio cancels."""
-    found, step = [], max(1, _AT_ONCE // len(table))
+    """(draws, G) weighted means. Weights of a Dirichlet are gammas over their sum, which a ratio cancels."""
+    rows, counts = grouped(table)
+    found, step = [], max(1, _AT_ONCE // len(rows))
     for at in range(0, draws, step):
-        weights = rng.standard_exponential((min(step, draws - at), len(table)))
-        found.append((weights @ table[..., 0]) / (weights @ table[..., 1]))
+        weights = rng.standard_gamma(counts, (min(step, draws - at), len(rows)))
+        found.append((weights @ rows[..., 0]) / (weights @ rows[..., 1]))
     return np.concatenate(found)

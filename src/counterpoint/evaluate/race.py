@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from counterpoint.errors import UsageError
-from counterpoint.evaluate.posterior import checked, doubts
+from counterpoint.evaluate.posterior import checked, doubts, grouped
 
 #: (documents, guides), both as numbers, to values (documents, guides) or (documents, guides, 2)
 Ask = Callable[[list[int], list[int]], NDArray]
@@ -93,13 +93,15 @@ def _prob_best(
     table: NDArray, num_documents: int, rng: np.random.Generator, higher_is_better: bool, of_mean
 ) -> NDArray:
     """(G,) probability of being the best over all documents, answered or not. Guides that tie share it."""
-    rows = np.concatenate([table, doubts(table)])
-    open_ = num_documents - len(table)
-    counts = np.zeros((DRAWS if open_ else 1, len(rows)))
-    if open_:
-        shares = rng.standard_exponential(counts.shape)
-        counts += rng.multinomial(open_, shares / shares.sum(1, keepdims=True))
-    counts[:, : len(table)] += 1
+    seen, times = grouped(table)
+    imagined = doubts(table)
+    rows, times = np.concatenate([seen, imagined]), np.concatenate([times, np.ones(len(imagined))])
+    unread = num_documents - len(table)
+    counts = np.zeros((DRAWS if unread else 1, len(rows)))
+    if unread:
+        shares = rng.standard_gamma(times, counts.shape)
+        counts += rng.multinomial(unread, shares / shares.sum(1, keepdims=True))
+    counts[:, : len(seen)] += times[: len(seen)]
     metrics = (counts @ rows[..., 0]) / (counts @ rows[..., 1])
     metrics = metrics if of_mean is None else of_mean(metrics)
     up = metrics if higher_is_better else -metrics
