@@ -113,18 +113,20 @@ SIMULATED: dict[str, tuple[Callable[[int], dict[str, Any]], Callable[[list[dict[
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=1000)
-    parser.add_argument("--only", choices=list(SIMULATED), default=None)
+    parser.add_argument("--only", choices=list(SIMULATED), nargs="+", default=list(SIMULATED))
     parser.add_argument("--seconds", type=float, default=None, help="stop after this time with status 75")
     parser.add_argument("--folder", type=Path, default=ROOT / "build" / "posterior")
     parser.add_argument("--out", type=Path, default=None, help="a JSON file; printed if left out")
     given = parser.parse_args()
     store, end = Store(given.folder / "runs.sqlite"), time.monotonic() + (given.seconds or float("inf"))
     settings = [NUM_GUIDES, GUIDE_SPREAD, DOCUMENT_SPREAD, OWN_SPREAD, RACED, COVERED, SPARSE, UNTIL]
+    left_out = given.only != list(SIMULATED)
     record: dict[str, Any] = {
-        "made by": f"python scripts/simulate_posterior.py --runs {given.runs}",
+        "made by": f"python scripts/simulate_posterior.py --runs {given.runs}"
+        + (f" --only {' '.join(given.only)}" if left_out else ""),
         "guides": NUM_GUIDES,
     }
-    for name in SIMULATED if given.only is None else [given.only]:
+    for name in given.only:
         simulate, sum_up = SIMULATED[name]
         keys = [key_of("simulated", name, settings, seed) for seed in range(given.runs)]
         found = store.get(keys)

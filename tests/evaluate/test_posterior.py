@@ -166,3 +166,22 @@ def test_credible_intervals_hold_the_truth_as_often_as_they_say():
         found = bootstrap(right, NAMES, seed=seed, draws=600)
         held += [one.low <= rate <= one.high for one, rate in zip(found.standings, rates)]
     assert 0.93 <= np.mean(held) <= 0.97
+
+
+def test_the_page_says_what_was_simulated():
+    import json
+    from pathlib import Path
+
+    docs = Path(__file__).parents[2] / "docs"
+    record, page = (
+        json.loads((docs / "posterior.json").read_text()),
+        " ".join((docs / "evaluation.md").read_text().split()),
+    )
+    assert record["bootstrap"]["runs"] == record["race"]["runs"] == 1000
+    assert 0.93 <= record["bootstrap"]["coverage"] <= 0.97 and record["race"]["found with at most that share"] >= 0.95
+    for told in (
+        f"in {100 * record['bootstrap']['coverage']:.1f} percent of cases",
+        f"in {100 * record['race']['found']:.1f} percent of runs",
+        f"takes {100 * record['race']['share of the answers, mean']:.0f} percent of the answers",
+    ):
+        assert told in page
