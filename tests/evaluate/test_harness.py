@@ -333,6 +333,7 @@ def test_the_model_is_the_packages_own(monkeypatch):
     assert lm.device.type == ("cuda" if torch.cuda.is_available() else "cpu")
     assert any(type(part).__name__.startswith("Int8") for part in lm.model.modules())
     assert not lm.guided_model._has_kernels
+    assert os.path.isabs(lm.pretrained) and lm.get_model_info()["model_sha"] == ""  # no hub id is looked up
     assert GuidedLM().guided_model.dtype == torch.float32 == load("bundled").dtype
     assert GuidedLM(dtype="bfloat16").guided_model.dtype == torch.bfloat16
     # Where only the harness' loader knows an option, it loads, and the package's options still act.

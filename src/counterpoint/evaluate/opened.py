@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any, Literal
 
 import torch
@@ -54,6 +55,8 @@ class OpenedLM(HFLM):
         super().__init__(pretrained, device=device, dtype=dtype, **options)
         if self.backend != "causal":
             raise UsageError(f"{pretrained} is an encoder-decoder, which this bridge can't guide; use a causal model")
+        if self._loaded is not None and pretrained.count("/") != 1:
+            self.pretrained = os.path.abspath(pretrained)  # no hub id, which the harness would look up
         if self._loaded is None and weights == "int8":
             to_int8(self.model)
         name = pretrained if isinstance(pretrained, str) else type(pretrained).__name__
