@@ -9,10 +9,12 @@ beginning new answers after that time and exits with 75, so that it can be run i
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import hashlib
 import json
 import os
 import platform
+import random
 import sys
 import time
 from pathlib import Path
@@ -21,16 +23,16 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 from evidence_parts import Part, all_parts
 from evidence_smollm2_page import draw, write_page
-from evidence_summary import summarise_lambada, summarise_part
+from evidence_summary import summarise_part
 
 import counterpoint as cp
 from counterpoint.contexts.kinds import Rendered
 from counterpoint.contexts.reading import read_prompt
 from counterpoint.evaluate.answering import Answer, answer_all
 from counterpoint.evaluate.fingerprint import fingerprint
-from counterpoint.evaluate.grid import run_grid, versions
+from counterpoint.evaluate.grid import GridLM, rows_of, versions
+from counterpoint.evaluate.loglikelihood import Item
 from counterpoint.evaluate.table import plain, quiet
-from counterpoint.evaluate.tasks import lambada
 from counterpoint.store import Store, key_of
 
 ROOT = Path(__file__).parent.parent
@@ -102,13 +104,41 @@ def _lambada(given: argparse.Namespace, say) -> dict:
     found = store.get([key])
     if key not in found:
         with quiet():
-            task = lambada(given.lambada, sample=given.lambada_sample, seed=given.seed, folder=given.folder)
-            grid = run_grid([task], LAMBADA_GUIDES, folder=given.folder, seed=given.seed, pretrained="smollm2",
-                            device="cpu", dtype="float32", batch_size=16, branch="last")  # fmt: skip
-        say(f"LAMBADA: {grid['computed']} answers computed, {grid['reused']} reused")
-        found = {key: summarise_lambada(grid)}
+            found = {key: _score_passages(given)}
         store.put(found)
+    say(f"LAMBADA: {found[key]['computed']} answers computed, {found[key]['reused']} reused")
     return found[key]
+
+
+def _score_passages(given: argparse.Namespace) -> dict:
+    """As lm-evaluation-harness scores the task, every passage under all guides at once."""
+    lines = given.lambada.read_text(encoding="utf-8").splitlines()
+    if given.lambada_sample is not None:
+        lines = random.Random(given.seed).sample(lines, given.lambada_sample)
+    store = Store(given.folder / "answers.sqlite")
+    lm = GridLM(
+        LAMBADA_GUIDES, store, pretrained="smollm2", device="cpu", dtype="float32", batch_size=16, branch="last"
+    )
+    items = []
+    for line in lines:
+        context, word = json.loads(line)["text"].rsplit(" ", 1)
+        ids, continuation = lm._encode_pair(context, " " + word)
+        items.append(Item(tuple(ids), tuple(continuation), tuple(ids[-1:])))
+    scored = lm.scores_of_all(items)
+    arms = [
+        [
+            {"metrics": ["perplexity", "acc"], "perplexity": each[at][0], "acc": float(each[at][1]),
+             "filtered_resps": [each[at]]}
+            for each in scored
+        ]
+        for at in range(len(LAMBADA_GUIDES))
+    ]  # fmt: skip
+    rows = rows_of("lambada", arms, LAMBADA_GUIDES, {"perplexity": False, "acc": True}, seed=given.seed, resamples=1000)
+    return {
+        "rows": [dataclasses.asdict(row) for row in rows],
+        "computed": store.num_computed,
+        "reused": store.num_reused,
+    }
 
 
 def _answer(given: argparse.Namespace, say) -> dict | None:
@@ -120,6 +150,9 @@ def _answer(given: argparse.Namespace, say) -> dict | None:
     found: list[tuple[Part, dict[tuple[int, int, int], Answer]]] = []
     known = {part.name: part for part in all_parts(model, num_questions=given.questions)}
     chosen = list(known) if given.parts is None else [name.strip() for name in given.parts.split(";")]
+    for name in chosen:
+        if name not in known:
+            raise SystemExit(f"there is no part {name!r}; the parts are {'; '.join(known)}")
     for part in (known[name] for name in chosen):
         tasks = list(part.tasks(lambda text: read_prompt(model, Rendered(text)), seed=given.seed))
         left = None if end is None else max(0.0, end - time.monotonic())

@@ -275,7 +275,8 @@ def _choice(record: dict[str, Any]) -> list[str]:
             "(every mark within the unguided interval, improbable tokens below one in a thousand) the best adherence; among "
             "those that a paired test can't tell from it, the smallest scale. "
             + (
-                "No guided arm stays within these bounds."
+                "No guided arm stays within these bounds. (A mark that no unguided answer has leaves no margin, and few documents "
+                "leave little.)"
                 if choice["chosen"] is None
                 else f"That is **{choice['chosen']}**. Within the bounds, best first: {'; '.join(choice['within'])}."
             )

@@ -74,11 +74,6 @@ def summarise_part(part: Part, answers: Answers, *, seed: int) -> dict[str, Any]
     }
 
 
-def summarise_lambada(grid: dict[str, Any]) -> dict[str, Any]:
-    """What the page needs of `counterpoint.evaluate.grid.run_grid`'s record."""
-    return {name: grid[name] for name in ("rows", "weights", "dtype", "branch", "parameters")}
-
-
 def choose_guide(part: dict[str, Any]) -> dict[str, Any]:
     """The default for chats, by a rule that was fixed before the figures were seen.
 

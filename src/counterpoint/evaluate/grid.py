@@ -41,6 +41,7 @@ class GridLM(GuidedLM):
     def __init__(self, guides: Sequence[Guide], store: Store, **options: Any) -> None:
         super().__init__(scale=1.0, **options)
         self.guides, self.store = tuple(guides), store
+        self._known: dict[str, Any] = {}
         self.weights = fingerprint(self.model)
 
     @property
@@ -64,9 +65,15 @@ class GridLM(GuidedLM):
         return super().loglikelihood_rolling(requests, disable_tqdm)
 
     def scores(self, items: Sequence[Item], cache_keys=(), *, disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        at = self.guides.index(self.guide)
+        return [each[at] for each in self.scores_of_all(items)]
+
+    def scores_of_all(self, items: Sequence[Item]) -> list[list[tuple[float, bool]]]:
+        """(log-likelihood, is greedy) of each item under each guide. What is known already is not looked up again."""
         own = [self._key("score", item) for item in items]
         keys = [[key_of(key, str(guide)) for guide in self.guides] for key in own]
-        found = self.store.get([key for each in keys for key in each])
+        found = self._known
+        found |= self.store.get([key for each in keys for key in each if key not in found])
         todo = list({own[i]: i for i, each in enumerate(keys) if not found.keys() >= set(each)}.values())
 
         def keep(numbers: list[int], batch: list[list[Score]]) -> None:
@@ -79,8 +86,7 @@ class GridLM(GuidedLM):
             self.store.put(answers)
 
         score(self.guided_model, [items[i] for i in todo], self.guides, batch_size=self._num_together(), on_batch=keep)
-        at = self.guides.index(self.guide)
-        return [(found[each[at]][0], found[each[at]][1]) for each in keys]
+        return [[(found[key][0], found[key][1]) for key in each] for each in keys]
 
     def write(self, passages: Sequence[Passage]) -> list[str]:
         keys = [key_of(self._key("text", passage), SEEDS, str(self.guide)) for passage in passages]
