@@ -9,7 +9,7 @@ import click
 
 from counterpoint.cli.command import Command, Options
 from counterpoint.cli.contexts import load_models, named
-from counterpoint.cli.kinds import NUMBER, Count, Pair
+from counterpoint.cli.kinds import NUMBER, Count, Input, Pair
 from counterpoint.cli.options import MODEL, needs, open_model
 from counterpoint.errors import UsageError
 
@@ -88,6 +88,7 @@ def _check_port(host: str, port: int) -> None:
 )
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 is any free one.")
 @click.option("--api-key", default=None, help=f"Ask for this key. Better: the variable {KEY_VARIABLE}.")
+@click.option("--presets", type=Input(), default=None, help="A TOML file of presets that requests may name.")
 @click.option("--served-name", default=None, help="What clients call the model.")
 @click.option(
     "--with-model",
@@ -132,6 +133,11 @@ def _check_port(host: str, port: int) -> None:
 )
 def command(**options: Any) -> None:
     """OpenAI's API with a negative prompt and a guidance scale."""
+    if options["presets"] is not None:
+        from counterpoint.presets import VARIABLE, read_presets
+
+        read_presets(options["presets"])  # a mistake in it is told before a model is loaded
+        os.environ[VARIABLE] = os.path.abspath(options["presets"])
     with needs("serve"):
         from counterpoint.server.limits import Limits
         from counterpoint.server.process import Listening, serve, within_memory

@@ -10,6 +10,7 @@ from pydantic_core import from_json
 from counterpoint.errors import UsageError
 from counterpoint.server.errors import ApiError, from_usage, from_validation
 from counterpoint.wire import asked
+from counterpoint.wire.presets import with_preset
 
 B = TypeVar("B", bound=BaseModel)
 
@@ -28,7 +29,7 @@ def read_fields(kind: type[B], data: bytes) -> B:
     if not isinstance(fields, dict):
         raise ApiError(400, f"the body is a {type(fields).__name__}; send a JSON object", code="invalid_json")
     try:
-        return kind.model_validate(asked(fields, kind.model_fields))
+        return kind.model_validate(asked(with_preset(fields), kind.model_fields))
     except ValidationError as error:
         raise from_validation(error) from None
     except UsageError as error:

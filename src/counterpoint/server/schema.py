@@ -106,6 +106,7 @@ class Asked(Sampled):
     trace: Annotated[int, Field(ge=0, le=MAX_TOP)] | None = Field(
         None, description="tell for each token what every branch thought of it and this many alternatives"
     )
+    preset: str | None = Field(None, description="a name for fields that the request does not have itself")
     show_branches: bool | None = Field(
         None, description="tell with each choice what every branch read, where they differ, and what looks like a slip"
     )
