@@ -93,8 +93,23 @@ def make_pool(seed: int, size: int, longest: int) -> list[dict[str, Any]]:
         body |= guide
         if number % 5 == 4:
             body |= {"temperature": 0.8, "seed": number}
+        body |= MORE.get(number % 15, {})
+        if "structured_outputs" in body:
+            del body["ignore_eos"]  # a form has its own end
         pool.append(body)
     return pool
+
+
+#: further fields, by the number of the request
+MORE: dict[int, dict[str, Any]] = {
+    1: {"logprobs": 3},
+    3: {"min_tokens": 4, "return_token_ids": True},
+    6: {"stop": [" ".join(WORDS) * 30 + str(number) for number in range(16)]},
+    7: {"echo": True, "logprobs": 1},
+    8: {"structured_outputs": {"regex": "[a-z ,.]{5,60}"}},
+    11: {"structured_outputs": {"json": {"type": "object", "properties": {"at": {"type": "string", "maxLength": 12}}, "required": ["at"], "additionalProperties": False}}},
+    13: {"best_of": 1, "suffix": None, "user": "soak", "logit_bias": {"20": -100}},
+}  # fmt: skip
 
 
 async def ask(client: httpx.AsyncClient, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:

@@ -131,6 +131,11 @@ def _check_port(host: str, port: int) -> None:
     show_default=True,
     help="Tokens of ended requests to keep for prompts that begin alike; 0 keeps none.",
 )
+@click.option(
+    "--repeatable",
+    is_flag=True,
+    help="The same tokens alone and beside others in bfloat16 and int8 too; slower, see docs/server.md.",
+)
 def command(**options: Any) -> None:
     """OpenAI's API with a negative prompt and a guidance scale."""
     if options["presets"] is not None:
@@ -143,7 +148,7 @@ def command(**options: Any) -> None:
         from counterpoint.server.process import Listening, serve, within_memory
     counts = (
         "max_waiting", "max_samples", "max_branches", "max_prompt_tokens", "max_tokens", "prefill_tokens",
-        "prefix_tokens",
+        "prefix_tokens", "repeatable",
     )  # fmt: skip
     limits = Limits(
         **{name: options[name] for name in counts},
