@@ -36,12 +36,17 @@ class Linears:
 
     def __init__(self, model: PreTrainedModel, *, compiled: bool = False, keeps_layout: bool = False) -> None:
         self._forwards: list[tuple[torch.nn.Module, Callable[[Tensor], Tensor]]] = []
-        self._most_compiled = 0
+        self._most_compiled, self._is_all = 0, False
         if model.device.type != "cpu":
             return
         # Exactly these: a subclass computes something else.
         layers = [module for module in model.modules() if type(module) in (torch.nn.Linear, Conv1D)]
         layers = [module for module in layers if module.weight.dtype in few_rows.MOST_ROWS]
+        known = {id(module) for module in layers}
+        self._is_all = all(
+            id(module) in known or isinstance(module, torch.nn.Embedding) or not _has_matrices(module)
+            for module in model.modules()
+        )
         compiled = compiled and bool(layers) and few_rows.is_available()
         slow_blas = is_slow_blas()
         self._most_compiled = min(few_rows.MOST_ROWS[m.weight.dtype] for m in layers) if compiled else 0
@@ -53,8 +58,8 @@ class Linears:
 
     @property
     def most_compiled(self) -> int:
-        """Most rows that every layer gives to the compiled kernel; 0 where there is none."""
-        return self._most_compiled
+        """Most rows that every layer gives to the compiled kernel; 0 where there is none, or layers of other kinds."""
+        return self._most_compiled if self._is_all else 0
 
     def suits(self, num_rows: int) -> bool:
         """Whether the compiled kernel is the quickest for `num_rows`."""
@@ -72,6 +77,12 @@ class Linears:
         finally:
             for module, _ in used:
                 del module.__dict__["forward"]
+
+
+def _has_matrices(module: torch.nn.Module) -> bool:
+    """Whether a module holds something to multiply with itself, and not in a layer inside of it."""
+    own = (*module.parameters(recurse=False), *module.buffers(recurse=False))
+    return any(tensor.ndim > 1 for tensor in own)
 
 
 @functools.cache
