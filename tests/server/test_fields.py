@@ -86,8 +86,7 @@ def test_what_asks_for_nothing_changes_nothing(server):
         for path, fields in neutral():
             answer = client.post(path, json=PLAIN[path] | {"temperature": 0} | fields)
             assert answer.status_code == 200, (path, fields, answer.text)
-            if not {"max_tokens", "max_completion_tokens", "max_output_tokens"} & fields.keys():
-                assert answer.json()["choices"] == plain[path], (path, fields)
+            assert answer.json()["choices"] == plain[path], (path, fields)
 
 
 def test_foreign_fields_that_ask_for_something_are_refused_by_name(server):
@@ -211,3 +210,13 @@ def test_no_warning_is_left_to_the_log(server):
         server.post(prompt="Hello", negative_prompt="Hello", guidance_scale=2)
         server.post(prompt="Hello", negative_prompt="Hello", guidance_scale=1)
     assert not [w for w in seen if issubclass(w.category, cp.errors.NoEffectWarning)]
+
+
+@pytest.mark.parametrize("path", [COMPLETIONS, CHAT])
+def test_as_many_tokens_as_fit(server, path):
+    asked = {**PLAIN[path], "max_tokens": -1, "temperature": 0, "ignore_eos": True}
+    usage = server.post(path, **asked).json()["usage"]
+    assert usage["total_tokens"] == 512
+    (only,) = server.post(path, **asked | {"max_tokens": 7}).json()["choices"]
+    assert only["finish_reason"] == "length"
+    assert server.post(CHAT, messages=MESSAGES, max_tokens=0).status_code == 400

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -17,17 +16,16 @@ from counterpoint.models.model import Model
 from counterpoint.server.errors import ApiError, from_usage
 from counterpoint.server.limits import Limits
 from counterpoint.server.schema import BAN, ChatBody, CompletionBody, Sampled
+from counterpoint.server.template import blamed, written
 from counterpoint.server.work import Served, Work
 from counterpoint.trace.recorder import Recorder
 from counterpoint.wire import (
     FORM_FIELDS,
     Calls,
     Guidance,
-    messages_from_wire,
     read_calls,
     read_form,
     read_guidance,
-    tool_names,
 )
 
 DEFAULT_COMPLETION_TOKENS = 16  # OpenAI's
@@ -42,7 +40,8 @@ def read_completion(served: Served, body: CompletionBody) -> Work:
     guidance = _guidance(served, body, is_chat=False)
     _check_size(served.limits, body, len(prompts), guidance)
     # Without a token to write there is nothing to run, but what is asked for is checked all the same.
-    most = DEFAULT_COMPLETION_TOKENS if body.max_tokens is None else max(body.max_tokens, 1)
+    asked = DEFAULT_COMPLETION_TOKENS if body.max_tokens is None else body.max_tokens
+    most = _most(served, None if asked == -1 else max(asked, 1))
     options = _options(served, body, most, body.logprobs)
     requests = [_request(served, prompt, guidance, body, options) for prompt in prompts]
     scores: list[Request | None] = [None] * len(requests)
@@ -57,10 +56,9 @@ def read_chat(served: Served, body: ChatBody) -> Work:
     """Raises ApiError: a field can't be, on this model or within these limits."""
     guidance = _guidance(served, body, is_chat=True)
     _check_size(served.limits, body, 1, guidance)
-    prompt, guidance = chat_prompt(served, body, guidance)
-    most = (
-        body.max_completion_tokens or body.max_tokens or served.limits.max_tokens or served.model.context_len or 2**31
-    )
+    prompt, guidance = written(served, body, guidance)
+    asked = body.max_completion_tokens or body.max_tokens
+    most = _most(served, None if asked == -1 else asked)
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
     calls = _calls(body)
     options = _options(served, body, most, logprobs, calls)
@@ -68,96 +66,16 @@ def read_chat(served: Served, body: ChatBody) -> Work:
     return _work(served.model, [request], body, echoes=[""], scores=[None], logprobs=logprobs, calls=calls)
 
 
+def _most(served: Served, asked: int | None) -> int:
+    """Most tokens to write: what is asked for, or as many as fit."""
+    return asked or served.limits.max_tokens or served.model.context_len or 2**31
+
+
 def _calls(body: ChatBody) -> Calls | None:
     try:
         return read_calls(body.tools, body.tool_choice, parallel=body.parallel_tool_calls is not False)
     except UsageError as error:
         raise from_usage(error, "tools") from error
-
-
-def chat_prompt(served: Served, body: Any, guidance: Guidance = Guidance()) -> tuple[Any, Guidance]:  # noqa: B008
-    """A conversation as a prompt, and the guidance with its branches written by the same template.
-
-    Raises:
-        ApiError: the model has no template, or it refuses the conversation or a branch.
-    """
-    model = served.model
-    if getattr(model.tokenizer, "chat_template", None) is None:
-        raise ApiError(
-            400,
-            f"the model {model.name} has no chat template, so it can't be chatted with; use /v1/completions",
-            param="messages",
-            code="no_chat_template",
-        )
-    try:
-        names = tool_names(body.tools or ())
-    except UsageError as error:
-        raise from_usage(error, "tools") from error
-    how = {"continue_final": bool(body.continue_final_message), "template": template_options(model, body)}
-    try:
-        messages = messages_from_wire(body.messages)
-        if not guidance.branches:
-            prompt, branches = contexts.chat_prompt(model, messages, **how), ()
-        else:
-            built = contexts.chat(model, messages, branches=guidance.branches, **how)
-            prompt, branches = built.prompt, built.branches
-    except UsageError as error:
-        raise _blamed(error, guidance, "messages") from error
-    if getattr(body, "tool_choice", None) != "none":
-        _check_shown(model, names, prompt)
-    # What a template writes has its special tokens in it, so that the tokenizer adds none unless it is told to.
-    prompt = prompt.text if body.add_special_tokens else prompt
-    return prompt, dataclasses.replace(guidance, branches=tuple(branches))
-
-
-def template_options(model: Model, body: Any) -> dict[str, Any]:
-    """The further arguments of the model's template that a request gives.
-
-    Raises:
-        ApiError: one is not the template's but of the function that runs it, or it is unknown to the template.
-    """
-    given = dict(body.chat_template_kwargs or {})
-    taken = [name for name in given if name in _taken_names(model)]
-    if taken:
-        raise ApiError(
-            400,
-            f"chat_template_kwargs has {', '.join(map(repr, taken))}, which is no variable of the template; leave it out",
-            param=f"chat_template_kwargs.{taken[0]}",
-            code="unsupported_parameter",
-        )
-    effort = getattr(body, "reasoning_effort", None)
-    if effort is not None and "reasoning_effort" in str(model.tokenizer.chat_template):
-        given["reasoning_effort"] = effort
-    elif effort not in (None, "none", "medium"):  # none of it, and what OpenAI takes where nothing is said
-        raise ApiError(
-            400,
-            f"reasoning_effort is {effort!r:.60} and the template of {model.name} does not know it; leave it out",
-            param="reasoning_effort",
-            code="unsupported_parameter",
-        )
-    if body.add_generation_prompt is not None:
-        given["add_generation_prompt"] = body.add_generation_prompt
-    if body.tools and getattr(body, "tool_choice", None) != "none":
-        given["tools"] = body.tools
-    return given
-
-
-def _check_shown(model: Model, names: Sequence[str], prompt: Rendered) -> None:
-    """Raise where the template leaves out tools that the request offers."""
-    lost = [name for name in names if name not in prompt.text]
-    if lost:
-        raise ApiError(
-            400,
-            f"the chat template of {model.name} does not show the tool {lost[0]!r:.80}, so the model would not know of it; "
-            "leave tools out, or describe them in a message",
-            param="tools",
-            code="unsupported_parameter",
-        )
-
-
-def _taken_names(model: Model) -> frozenset[str]:
-    """Names that mean something to whatever runs a template, and so are no variables of one."""
-    return frozenset(inspect.signature(model.tokenizer.apply_chat_template).parameters) | {"messages", "conversations"}
 
 
 def _guidance(served: Served, body: Sampled, *, is_chat: bool) -> Guidance:
@@ -253,7 +171,7 @@ def _request(
             request.check(model)
             return request
     except UsageError as error:
-        raise _blamed(error, guidance, None) from error
+        raise blamed(error, guidance, None) from error
     if guidance.guide is not None and guidance.guide.scale == 1:  # which is "off", whatever stands beside it
         return _request(served, prompt, Guidance(), body, options, more)
     is_scale = verdict.field in ("scale", "weight", "negative")
@@ -283,15 +201,6 @@ def _score(served: Served, prompt_ids: tuple[int, ...], guidance: Guidance, body
         options,
         lambda request: dataclasses.replace(request, given_ids=given),
     )
-
-
-def _blamed(error: UsageError, guidance: Guidance, param: str | None) -> ApiError:
-    """The mistake with the field of the request that it is about."""
-    made = from_usage(error, param)
-    if made.param is not None and made.param.startswith("branches["):
-        number = int(made.param.removeprefix("branches[").partition("]")[0])
-        made.param = guidance.params[number] if number < len(guidance.params) else "guidance"
-    return made
 
 
 def _check_lens(request: Request, limits: Limits) -> None:

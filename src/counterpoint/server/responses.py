@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError
 from counterpoint.errors import UsageError
 from counterpoint.server.errors import ApiError, from_usage, from_validation
 from counterpoint.server.reading import read_chat
-from counterpoint.server.schema import MAX_TOP, ChatBody, Count, Sampled, Text, Wire
+from counterpoint.server.schema import MAX_TOP, ChatBody, Most, Sampled, Text, Wire
 from counterpoint.server.work import Served, Work
 from counterpoint.wire import messages_from_wire
 
@@ -32,7 +32,7 @@ class ResponsesBody(Sampled):
         description="a text, or items: messages, function_call and function_call_output of a history"
     )
     instructions: str | None = Field(None, description="the system message, before those of the input")
-    max_output_tokens: Count | None = None
+    max_output_tokens: Most | None = None
     text: dict[str, Any] | None = Field(None, description="format: text")
     reasoning: dict[str, Any] | None = Field(None, description="effort, for a template that knows it")
     include: list[str] | None = Field(None, description=f"{LOGPROBS}: the log-probabilities of the output")

@@ -21,6 +21,7 @@ Text = Annotated[str, Field(min_length=1)]
 StopText = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]
 Scale = Annotated[float, Field(ge=-1e6, le=1e6)]
 Count = Annotated[int, Field(ge=1, lt=2**31)]
+Most = Annotated[int, Field(ge=-1, lt=2**31, description="tokens; -1 is as many as fit")]
 Messages = Annotated[
     list[dict[str, Any]],
     Field(min_length=1, description="role and content (a text or text parts); tool_calls and tool turns of a history"),
@@ -139,9 +140,7 @@ class CompletionBody(Asked):
         | Annotated[list[Text], Field(min_length=1)]
         | Annotated[list[Annotated[list[TokenId], Field(min_length=1)]], Field(min_length=1)]
     )
-    max_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = Field(
-        None, description="0 with echo: nothing is written"
-    )
+    max_tokens: Most | None = Field(None, description="default 16; -1 is as many as fit; 0 with echo writes nothing")
     echo: bool | None = Field(None, description="the prompt before the output; with logprobs its scores too")
     logprobs: Annotated[int, Field(ge=0, le=MAX_TOP)] | None = None
     add_special_tokens: bool | None = Field(None, description="false: the prompt holds its special tokens already")
@@ -160,8 +159,8 @@ class ChatBody(Asked):
     """`POST /v1/chat/completions`."""
 
     messages: Messages
-    max_tokens: Count | None = None
-    max_completion_tokens: Count | None = Field(None, description="another name of max_tokens")
+    max_tokens: Most | None = None
+    max_completion_tokens: Most | None = Field(None, description="another name of max_tokens")
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP)] | None = None
     negative_messages: list[dict[str, Any]] | None = Field(None, description="a whole conversation to move away from")
@@ -180,6 +179,8 @@ class ChatBody(Asked):
     def _no_contradiction(self) -> ChatBody:
         _check_best_of(self.best_of, self.num_samples, self.stream)
         given = {self.max_tokens, self.max_completion_tokens} - {None}
+        if 0 in given:
+            raise ValueError("max_tokens is 0, so nothing would be answered; give 1 or more, or -1 for as many as fit")
         if len(given) > 1:
             raise ValueError("max_tokens and max_completion_tokens are both given and differ; keep one")
         if self.top_logprobs and not self.logprobs:

@@ -7,8 +7,8 @@ from typing import Any
 from counterpoint.contexts import Rendered
 from counterpoint.errors import UsageError
 from counterpoint.server.errors import ApiError, from_usage
-from counterpoint.server.reading import chat_prompt
 from counterpoint.server.schema import DetokenizeBody, TokenizeBody
+from counterpoint.server.template import written
 from counterpoint.server.work import Served
 
 
@@ -20,7 +20,7 @@ def tokenize(served: Served, body: TokenizeBody) -> dict[str, Any]:
     """
     model, prompt = served.model, body.prompt
     if body.messages is not None:
-        prompt, _ = chat_prompt(served, body)
+        prompt, _ = written(served, body)
     is_text = isinstance(prompt, str)
     text = prompt.text if isinstance(prompt, Rendered) else prompt
     special = body.add_special_tokens is not False if is_text else False
