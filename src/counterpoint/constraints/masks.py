@@ -55,8 +55,11 @@ def unpacked(states: Sequence[State], size: int, like: Tensor) -> Tensor:
 
 def _fill(states: list[State], num_bytes: int) -> None:
     packed = np.empty((len(states), num_bytes), dtype=np.uint8)
-    todo = [(state._matcher, at) for at, state in enumerate(states)]
-    _executor().unsafe_compute_mask_ptr(todo, packed.ctypes.data, num_bytes, len(states))
+    if len(states) == 1:  # no other thread need be woken
+        states[0]._matcher.unsafe_compute_mask_ptr(packed.ctypes.data, num_bytes)
+    else:
+        todo = [(state._matcher, at) for at, state in enumerate(states)]
+        _executor().unsafe_compute_mask_ptr(todo, packed.ctypes.data, num_bytes, len(states))
     for state, bits in zip(states, packed):
         try:
             state.take(bits)
