@@ -224,6 +224,44 @@ def test_what_can_not_be_kept_is_refused_by_name_in_one_line(model, constraint, 
     assert said in str(caught.value) and "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "schema, good, bad",
+    [
+        ({"type": "integer", "minimum": -3, "maximum": 12}, ["-3", "12", "0"], ["-4", "13", "1.5"]),
+        ({"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}, ["0.5"], ["0", "1", "-0.1"]),
+        ({"type": "integer", "multipleOf": 5, "minimum": 0, "maximum": 99}, ["35"], ["36"]),
+        ({"type": "string", "minLength": 2, "maxLength": 3}, ['"ab"', '"abc"'], ['"a"', '"abcd"']),
+        ({"type": "string", "pattern": "^a+b$"}, ['"aab"'], ['"ab "', '"b"']),
+        ({"type": "string", "format": "date"}, ['"2024-02-29"'], ['"2023-02-29"', '"1900-02-29"', '"2024-04-31"']),
+        ({"type": "string", "format": "date-time"}, ['"2024-02-01T23:59:59Z"'], ['"2024-02-01T20:37:60Z"', '"x"']),
+        ({"type": "string", "format": "date", "pattern": "^2"}, ['"2024-02-01"'], ['"1999-02-01"', '"2"']),
+        ({"const": {"format": "date"}}, ['{"format": "date"}'], ['{"format": "x"}']),
+        ({"properties": {"format": {"const": "date"}}, "required": ["format"], "additionalProperties": False}, ['{"format": "date"}'], ['{"format": "x"}']),
+        ({"type": "array", "items": {"type": "boolean"}, "minItems": 1, "maxItems": 2}, ["[true]"], ["[]", "[1]"]),
+        ({"enum": [1, "a", None]}, ["1", '"a"', "null"], ["2", '"b"']),
+        ({"const": {"a": [1]}}, ['{"a": [1]}'], ['{"a": [2]}']),
+        ({"anyOf": [{"type": "null"}, {"type": "integer"}]}, ["null", "7"], ['"7"']),
+        ({"$defs": {"d": {"type": "boolean"}}, "$ref": "#/$defs/d"}, ["true"], ["1"]),
+        ({"type": "object", "properties": {"a": {}}, "required": ["a"], "additionalProperties": False}, ['{"a": 1}'], ["{}", '{"a": 1, "b": 2}']),
+        ({"type": ["string", "null"]}, ['"x"', "null"], ["0"]),
+        ({"allOf": [{"type": "integer"}, {"minimum": 5}, {"maximum": 6}]}, ["5"], ["7"]),
+    ],
+)  # fmt: skip
+def test_keywords_that_are_kept(model, schema, good, bad):
+    compiled = Json(schema).compile(model)
+
+    def is_written(text):
+        state = compiled.start()
+        for token_id in ids(model, text):
+            if not state.num_allowed([token_id]):
+                return False
+            state.accept(token_id)
+        return state.complete
+
+    assert [text for text in good if not is_written(text)] == []
+    assert [text for text in bad if is_written(text)] == []
+
+
 def nested(depth):
     schema = {"type": "integer"}
     for _ in range(depth):

@@ -175,3 +175,11 @@ def test_tools_need_a_template_that_shows_them(server):
     error = server.post("/v1/chat/completions", **asked).json()["error"]
     assert error["param"] == "tools" and "'look'" in error["message"]
     assert server.post("/v1/chat/completions", **asked, tool_choice="none").status_code == 200
+
+
+def test_a_text_that_repeats_itself_ends(client):
+    fields = {"prompt": "The cat", "max_tokens": 60, "logit_bias": {"120": 100}, "extra_body": {"loop": [2, 5]}}
+    done = client.completions.create(model="tiny", **fields)
+    assert done.choices[0].finish_reason == "loop" and done.usage.completion_tokens == 5
+    with pytest.raises(openai.BadRequestError, match="number of repeats"):
+        client.completions.create(model="tiny", prompt="The cat", extra_body={"loop": [2, 1]})

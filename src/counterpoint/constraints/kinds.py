@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from counterpoint.constraints.formats import narrowed
 from counterpoint.errors import ConstraintError
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ class Json(Constraint):
         object.__setattr__(self, "schema", _schema_text(self.schema))
 
     def grammar(self) -> dict[str, Any]:
-        schema = json.loads(self.schema)
+        schema = narrowed(json.loads(self.schema))
         options = {"whitespace_flexible": self.whitespace > 0}
         if isinstance(schema, dict):  # the schema's own options are no part of JSON Schema
             schema = {name: value for name, value in schema.items() if name != "x-guidance"} | {"x-guidance": options}

@@ -123,6 +123,7 @@ def _options(
     return (
         options
         | ({} if form is None else {"constraint": form})
+        | ({} if body.loop is None else {"loop": tuple(body.loop)})
         | {
             "top_k": max(body.top_k or 0, 0),
             "logit_bias": {

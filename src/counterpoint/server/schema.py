@@ -54,6 +54,10 @@ class Sampled(Wire):
     stop: StopText | Annotated[list[StopText], Field(max_length=MAX_STOPS)] | None = None
     stop_token_ids: Annotated[list[TokenId], Field(max_length=256)] | None = None
     ignore_eos: bool | None = None
+    loop: Annotated[list[Annotated[int, Field(ge=1, le=4096)]], Field(min_length=2, max_length=2)] | None = Field(
+        None,
+        description="[longest period, repeats]: a passage that stands there so many times in a row ends the output",
+    )
     min_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = Field(None, description="before them nothing ends it")
     stream: bool | None = None
     negative_prompt: str | None = Field(

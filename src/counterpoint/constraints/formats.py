@@ -1,0 +1,31 @@
+"""Formats of texts that are narrower than llguidance's own: it would take February 30 and a leap second at any time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_LEAP = "(?:[0-9]{2}(?:0[48]|[2468][048]|[13579][26])|(?:[02468][048]|[13579][26])00)"
+_DATE = (
+    "(?:[0-9]{4}-(?:(?:0[13578]|1[02])-(?:0[1-9]|[12][0-9]|3[01])|(?:0[469]|11)-(?:0[1-9]|[12][0-9]|30)"
+    f"|02-(?:0[1-9]|1[0-9]|2[0-8]))|{_LEAP}-02-29)"
+)
+_TIME = "(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:\\.[0-9]{1,9})?(?:Z|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])"
+PATTERNS = {"date": f"^{_DATE}$", "time": f"^{_TIME}$", "date-time": f"^{_DATE}T{_TIME}$"}
+VALUES = ("const", "enum", "default", "examples")  # keywords that hold values, not schemas
+
+
+def narrowed(schema: Any) -> Any:
+    """The schema with patterns in place of these formats; every text that it takes is one that the schema takes."""
+    if isinstance(schema, list):
+        return [narrowed(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    made = {name: part if name in VALUES else narrowed(part) for name, part in schema.items()}
+    pattern = PATTERNS.get(made["format"]) if isinstance(made.get("format"), str) else None
+    if pattern is None:
+        return made
+    del made["format"]
+    if "pattern" in made:
+        # Where the value need not be a text, a pattern says nothing of the others either.
+        return made | {"allOf": [*made.get("allOf", []), {"pattern": pattern}]}
+    return made | {"pattern": pattern}
