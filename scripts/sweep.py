@@ -46,7 +46,7 @@ def main() -> int:
     parser.add_argument("--kind", nargs="+", default=[], choices=["causal", "encoder", "image"])
     parser.add_argument("--check", nargs="+", choices=list(CHECKS), default=list(CHECKS))
     parser.add_argument(
-        "--again", nargs="+", default=[], choices=["all", "right", "refused", "wrong", "crash", "no model"]
+        "--again", nargs="+", default=[], choices=["all", "right", "refused", "wrong", "crash", "theirs", "no model"]
     )
     parser.add_argument("--short", action="store_true")
     parser.add_argument("--out", type=Path, help="where to record; the repository's file of this version otherwise")

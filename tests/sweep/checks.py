@@ -99,6 +99,10 @@ class Wrong(Exception):
     """A result differs from the oracle's."""
 
 
+class Theirs(Exception):
+    """transformers' own `generate` of the same call fails in the same way, without us."""
+
+
 @dataclass(frozen=True, slots=True)
 class Check:
     """One column of the table.
@@ -215,6 +219,20 @@ def _ask(model: PreTrainedModel, prompts: Rows, negatives: Rows, *, masked: bool
         if count.steps:
             raise RuntimeError(f"after {count.steps} tokens: {error}") from error
         raise
+    except Exception as error:
+        if _fails_alike(model, arguments, error):
+            raise Theirs(f"{type(error).__name__}: {_line(error)}") from error
+        raise
+
+
+def _fails_alike(model: PreTrainedModel, arguments: dict[str, Any], error: Exception) -> bool:
+    """Whether transformers' own `generate` raises the same without guidance."""
+    ours = {"negative_prompt_ids", "negative_prompt_attention_mask", "guide", "custom_generate"}
+    try:
+        model.generate(**{name: value for name, value in arguments.items() if name not in ours})
+    except Exception as own:  # noqa: BLE001 - whatever it is, it is compared
+        return type(own) is type(error) and str(own) == str(error)
+    return False
 
 
 def _tokens(model: PreTrainedModel, out: Tensor, prompts: Rows) -> list[TokenIds]:
@@ -316,13 +334,15 @@ CHECKS = {
 
 
 def outcome(check: Check, model: PreTrainedModel, oracle: Oracle) -> str:
-    """ "right", "refused: …", "wrong: …" or "crash: …"."""
+    """ "right", "refused: …", "wrong: …", "crash: …", or "theirs: …" where transformers fails by itself."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             check.run(model, oracle)
         except Wrong as error:
             return f"wrong: {error}"
+        except Theirs as error:
+            return f"theirs: {error}"
         except ValueError as error:
             return f"refused: {_line(error)}"
         except Exception as error:  # noqa: BLE001 - whatever is raised is what the table shows

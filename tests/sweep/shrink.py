@@ -18,6 +18,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 VOCAB = 200
 PAD, BOS = 0, 1
+SAME = 12  # failures after which no other proportions are tried, where all are one
 SPREAD = 0.25  # standard deviation of the weights
 CONTEXT = 256
 MOST_PARAMETERS = 8_000_000
@@ -120,7 +121,7 @@ def small_model(
     Raises:
         CantBuild: with what the last attempts said.
     """
-    reasons: list[str] = []
+    failures: list[str] = []
     config_class = getattr(cls, "config_class", None) or config_class  # a text model of a composite config has its own
     for sizes in proportions():
         try:
@@ -128,9 +129,10 @@ def small_model(
             return build(cls, config)
         except Exception as error:  # noqa: BLE001 - other proportions may do
             reason = f"{type(error).__name__}: {str(error).strip()[:200]}"
-            if reason not in reasons:
-                reasons.append(reason)
-    raise CantBuild("; ".join(reasons[:3]))
+            failures.append(reason)
+            if len(failures) == SAME and len(set(failures)) == 1:  # no proportion has a part in it
+                break
+    raise CantBuild("; ".join(list(dict.fromkeys(failures))[:3]))
 
 
 def proportions() -> Iterator[dict[str, Any]]:
