@@ -117,7 +117,7 @@ class Check:
     kinds: tuple[str, ...] = ("causal", "encoder", "image")
 
 
-def _compare(
+def compare(
     oracle: Oracle, prompts: Rows, negatives: Rows, guides: Sequence[Guide], got: Rows, length: int = NEW
 ) -> None:
     if len(got) != len(prompts):
@@ -148,7 +148,7 @@ def _engine(
         **more,
     )
     prompts, negatives, guides = ([one for one in many for _ in range(n)] for many in (prompts, negatives, guides))
-    _compare(oracle, prompts, negatives, guides, [completion.token_ids for completion in done])
+    compare(oracle, prompts, negatives, guides, [completion.token_ids for completion in done])
     for row, (prompt, negative, guide, completion) in enumerate(zip(prompts, negatives, guides, done)):
         for step, told in enumerate(completion.logprobs):
             want = oracle.logprobs(prompt, negative, completion.token_ids[:step], guide)[told.token_id]
@@ -243,7 +243,7 @@ def _tokens(model: PreTrainedModel, out: Tensor, prompts: Rows) -> list[TokenIds
 def _asked(prompts: Rows, negatives: Rows, **more: Any) -> Callable[[PreTrainedModel, Oracle], None]:
     def run(model: PreTrainedModel, oracle: Oracle) -> None:
         out = _ask(model, prompts, negatives, **more)
-        _compare(oracle, prompts, negatives, [GUIDE] * len(prompts), _tokens(model, out, prompts))
+        compare(oracle, prompts, negatives, [GUIDE] * len(prompts), _tokens(model, out, prompts))
 
     return run
 
@@ -284,7 +284,7 @@ def _output(model: PreTrainedModel, oracle: Oracle) -> None:
     prompts, negatives = [P9, Q9], [N12, N3]
     out = _ask(model, prompts, negatives, return_dict_in_generate=True, output_scores=True, output_logits=True)
     got = _tokens(model, out.sequences, prompts)
-    _compare(oracle, prompts, negatives, [GUIDE] * 2, got)
+    compare(oracle, prompts, negatives, [GUIDE] * 2, got)
     for step, (scores, logits) in enumerate(zip(out.scores, out.logits)):
         for row, (prompt, negative) in enumerate(zip(prompts, negatives)):
             want = oracle.logprobs(prompt, negative, got[row][:step], GUIDE)
@@ -299,7 +299,7 @@ def _output(model: PreTrainedModel, oracle: Oracle) -> None:
 def _states(model: PreTrainedModel, oracle: Oracle) -> None:
     prompts, negatives = [P9, Q9], [N12, N3]
     out = _ask(model, prompts, negatives, return_dict_in_generate=True, output_hidden_states=True)
-    _compare(oracle, prompts, negatives, [GUIDE] * 2, _tokens(model, out.sequences, prompts))
+    compare(oracle, prompts, negatives, [GUIDE] * 2, _tokens(model, out.sequences, prompts))
     states = out.decoder_hidden_states if model.config.is_encoder_decoder else out.hidden_states
     if states is None or len(states) != NEW:
         raise Wrong("no hidden states")
@@ -320,7 +320,7 @@ CHECKS = {
         Check("engine, drafts", _drafts, ("causal",)),
         Check("padded prompts", _asked([P5, P20], [N30, N3])),
         Check("prompts of one length", _asked([P9, Q9], [N12, N3])),
-        Check("prompts without a mask", _asked([P5, P20], [N12, N12], masked=False)),
+        Check("prompts without a mask", _asked([P5, P20], [N12, N12], masked=False), ("causal", "image")),
         Check("padding that ends texts", _pads_with_end, ("causal", "image")),
         Check("beams, padded", _beams([P5, P20], [N12, N3])),
         Check("beams", _beams([P9, Q9], [N12, N3])),
