@@ -1,5 +1,9 @@
+import math
+
+import pytest
 import torch
 
+from counterpoint.errors import Failure
 from counterpoint.formulas import log_probs
 from counterpoint.guide import Guide
 from counterpoint.transformers.guides import RowGuides
@@ -32,3 +36,19 @@ def test_no_effect_only_where_no_row_has_one() -> None:
     assert verdict(Guide(scale=1.0), Guide(scale=2.0)) is None
     assert verdict(Guide(scale=1.0), is_given=False) is None
     assert verdict(Guide(scale=1.0, plausibility=0.1), is_given=False) is None
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("branch", [0, 1])
+def test_logits_that_are_no_numbers_are_an_error(bad: float, branch: int) -> None:
+    logits = torch.stack([COND, NEGATIVE]).expand(2, 3, -1).clone()
+    logits[branch, 1, 2] = bad
+    where = "negative" if branch else "prompt"
+    with pytest.raises(Failure, match=rf"after 2 generated tokens hold NaN .*\(row 1, the {where}\).*dtype float32"):
+        RowGuides([Guide(scale=3.0)] * 3).apply(*logits, torch.zeros(3, 2))
+
+
+def test_some_tokens_at_minus_infinity_are_none() -> None:
+    logits = COND.clone()
+    logits[0, 1] = -math.inf
+    assert RowGuides([Guide(scale=3.0)]).apply(logits, NEGATIVE, torch.zeros(1, 0))[0, 1] == -math.inf

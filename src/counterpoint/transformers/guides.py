@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from counterpoint.errors import NothingLeftError
+from counterpoint.errors import Failure, NothingLeftError
 from counterpoint.formulas import NEG_INF, conditioned, log_probs
 from counterpoint.guide import Branch, Guide, NoEffect, no_effect
 from counterpoint.guiding import combined
@@ -56,10 +56,20 @@ class RowGuides:
         Args:
             negative_logits: None where `needs_negative` said no.
             generated: (R, step) of ids, those after the prompt.
+
+        Raises:
+            Failure: a branch's logits are no numbers, infinite, or all -inf.
         """
         step = generated.shape[1]
         both = [cond_logits] if negative_logits is None else [cond_logits, negative_logits]
         logits = torch.stack([logits.float() for logits in both], 1)  # (R, 1 + K, V)
+        most = logits.amax(-1)
+        if not bool(most.isfinite().all()):
+            row, branch = (~most.isfinite()).nonzero()[0].tolist()
+            raise Failure(
+                f"the model's logits after {step} generated tokens hold NaN or infinity, or are all -inf (row {row}, "
+                f"{'the negative' if branch else 'the prompt'}), so no token can be chosen; load it with dtype float32"
+            )
         if self._form is None:
             logprobs = log_probs(logits)
         else:
