@@ -14,6 +14,7 @@ command: install it, and run this. Exit status 1 where a line is wrong or crashe
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import os
@@ -76,14 +77,15 @@ def run(asked: argparse.Namespace) -> int:
         sys.exit(f"sweep: transformers {transformers.__version__} has no {', '.join(unknown)}")
     names = asked.only or [name for name in (SHORT if asked.short else classes) if name in classes]
     names = [name for name in names if not asked.kind or classes[name].kind in asked.kind]
-    if not asked.only and "all" not in asked.again:
-        names = [n for n in names if n not in record.lines or record.lines[n].verdict in asked.again]
+    todo = {name: checks_of(asked, classes[name], record.lines.get(name)) for name in names}
+    todo = {name: checks for name, checks in todo.items() if checks}
+    names = list(todo)
     print(f"transformers {transformers.__version__}, torch {torch.__version__}: {len(names)} classes", flush=True)
     failures = 0
     for number, name in enumerate(names, 1):
         began = time.perf_counter()
-        line = in_a_process(classes[name], asked.check, asked.timeout)
-        if name in record.lines and len(asked.check) < len(CHECKS):
+        line = in_a_process(classes[name], todo[name], asked.timeout)
+        if name in record.lines:
             line.found = {**record.lines[name].found, **line.found}
         record.lines[name] = line
         record.save(path)
@@ -97,37 +99,53 @@ def run(asked: argparse.Namespace) -> int:
     return failures
 
 
+def checks_of(asked: argparse.Namespace, one: Swept, line: Line | None) -> list[str]:
+    """The checks of a class to run: those that are not recorded, and those with a result that is asked for again."""
+    checks = [check for check in asked.check if one.kind in CHECKS[check].kinds]
+    if line is None or asked.only or "all" in asked.again:
+        return checks
+    if line.plain is not None:
+        return checks if "no model" in asked.again else []
+    return [c for c in checks if c not in line.found or line.found[c].partition(":")[0] in asked.again]
+
+
 def in_a_process(one: Swept, checks: list[str], timeout: float) -> Line:
     """The line of a class, found by a child that may crash or hang."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(reader)
+        os.setsid()  # whatever it starts ends with it
         with os.fdopen(writer, "w") as pipe:
             look(one, checks, pipe)
         os._exit(0)
     os.close(writer)
-    line, current = Line(one.kind), "building"
+    line, current, ended = Line(one.kind), "building", False
     deadline = time.monotonic() + timeout
-    with os.fdopen(reader) as pipe:
-        while True:
-            ready, _, _ = select.select([pipe], [], [], max(0.0, deadline - time.monotonic()))
-            if not ready:
-                os.kill(child, signal.SIGKILL)
-                line.found[current] = f"crash: nothing within {timeout:.0f} seconds"
-                break
-            told = pipe.readline()
-            if not told:
-                break
-            word, *rest = json.loads(told)
-            if word == "plain":
+    kept = b""
+    while not ended:
+        ready, _, _ = select.select([reader], [], [], max(0.0, deadline - time.monotonic()))
+        if not ready:
+            line.found[current] = f"crash: nothing within {timeout:.0f} seconds"
+            break
+        told = os.read(reader, 65536)
+        if not told:
+            break
+        *lines, kept = (kept + told).split(b"\n")
+        for word, *rest in map(json.loads, lines):
+            if word == "end":
+                ended = True
+            elif word == "plain":
                 line.plain = rest[0]
             elif word == "begin":
                 current = rest[0]
             else:
-                line.found[current], current = rest[0], ""
+                line.found[current] = rest[0]
+    os.close(reader)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
-    if status and current and current not in line.found:
+    if not ended and current not in line.found:
         line.found[current] = f"crash: the process ended with status {status}"
     return line
 
@@ -144,11 +162,13 @@ def look(one: Swept, checks: list[str], pipe) -> None:
         oracle = Oracle(model)
     except CantBuild as error:
         tell("plain", str(error))
+        tell("end")
         return
     for name in checks:
         if one.kind in CHECKS[name].kinds:
             tell("begin", name)
             tell("found", outcome(CHECKS[name], model, oracle))
+    tell("end")
 
 
 def write_docs() -> None:
