@@ -65,7 +65,9 @@ async def stepped(client: httpx.AsyncClient) -> tuple[float, int]:
     return float(total), int(float(count))
 
 
-async def measure(base: str, *, counts: list[int], num_tokens: int, rounds: int, stream: bool, is_exact: bool) -> list[dict[str, Any]]:
+async def measure(
+    base: str, *, counts: list[int], num_tokens: int, rounds: int, stream: bool, is_exact: bool
+) -> list[dict[str, Any]]:
     rows = []
     async with httpx.AsyncClient(base_url=base, timeout=600, limits=httpx.Limits(max_connections=256)) as client:
         await texts(client, bodies("guided, scale 3", 4, 8), together=True, stream=stream)
@@ -110,7 +112,16 @@ def main() -> None:
     args = parser.parse_args()
     counts = [int(count) for count in args.counts.split(",")]
     with served(["--model", args.model, "--dtype", args.dtype]) as (base, _):
-        rows = asyncio.run(measure(base, counts=counts, num_tokens=args.tokens, rounds=args.rounds, stream=args.stream, is_exact=args.dtype == "float32"))
+        rows = asyncio.run(
+            measure(
+                base,
+                counts=counts,
+                num_tokens=args.tokens,
+                rounds=args.rounds,
+                stream=args.stream,
+                is_exact=args.dtype == "float32",
+            )
+        )
     print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
           f"transformers {transformers.__version__}, {args.model} {args.dtype}, {args.tokens} tokens, {args.rounds} rounds")  # fmt: skip
     print(

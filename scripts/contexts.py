@@ -27,9 +27,9 @@ from contexts_qa import measure_qa, read_questions
 from evidence_data import read_held_out
 
 import counterpoint as cp
-from counterpoint.models.fingerprint import fingerprint
 from counterpoint.evaluate.grid import versions
 from counterpoint.evaluate.judges import train_judge
+from counterpoint.models.fingerprint import fingerprint
 
 ROOT = Path(__file__).parent.parent
 PARTS = ("qa", "hold", "adapter")

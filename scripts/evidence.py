@@ -22,12 +22,12 @@ from evidence_data import CONDITIONS, held_out_once
 from evidence_page import draw, write_page
 
 import counterpoint as cp
-from counterpoint.models.fingerprint import fingerprint
 from counterpoint.evaluate.frontier import SCALES, all_arms, choose_default, run_frontier, same_fluency
 from counterpoint.evaluate.grid import run_grid, versions
 from counterpoint.evaluate.judges import NgramModel, train_judge
 from counterpoint.evaluate.table import plain, quiet
 from counterpoint.evaluate.tasks import lambada
+from counterpoint.models.fingerprint import fingerprint
 from counterpoint.store import Store
 
 ROOT = Path(__file__).parent.parent

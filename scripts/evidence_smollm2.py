@@ -21,6 +21,7 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
+from counterpoint.evaluate.fingerprint import fingerprint
 from evidence_parts import Part, all_parts
 from evidence_smollm2_page import draw, write_page
 from evidence_summary import summarise_part
@@ -29,7 +30,6 @@ import counterpoint as cp
 from counterpoint.contexts.kinds import Rendered
 from counterpoint.contexts.reading import read_prompt
 from counterpoint.evaluate.answering import Answer, answer_all
-from counterpoint.evaluate.fingerprint import fingerprint
 from counterpoint.evaluate.grid import GridLM, rows_of, versions
 from counterpoint.evaluate.loglikelihood import Item
 from counterpoint.evaluate.table import plain, quiet

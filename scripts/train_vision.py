@@ -98,7 +98,9 @@ def look(model: LlavaForConditionalGeneration, processor: LlavaProcessor, steps:
         loss = torch.zeros(())
         for kind, part, right in zip(kinds, logits, zip(*told)):
             target = torch.tensor([kind.index(one) for one in right])
-            loss = loss + torch.nn.functional.cross_entropy(part.transpose(1, 2), target[:, None].expand(part.shape[:2]))
+            loss = loss + torch.nn.functional.cross_entropy(
+                part.transpose(1, 2), target[:, None].expand(part.shape[:2])
+            )
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -143,7 +145,14 @@ def train(out: Path, *, looks: int, steps: int, size: int, seed: int) -> None:
             os.replace(kept.with_suffix(".new"), kept)
     model.save_pretrained(out)
     processor.save_pretrained(out)
-    record = {"looks": looks, "steps": steps, "size": size, "seed": seed, "batch": BATCH, "seconds": round(time.perf_counter() - began)}
+    record = {
+        "looks": looks,
+        "steps": steps,
+        "size": size,
+        "seed": seed,
+        "batch": BATCH,
+        "seconds": round(time.perf_counter() - began),
+    }
     (out / "training.json").write_text(json.dumps({**record, "parameters": model.num_parameters()}, indent=1))
     kept.unlink()
 

@@ -58,7 +58,7 @@ BEFORE = [
     (["generate", "x", "--model", __file__], "is a file; give the folder"),
     (["generate", "x", "--model", "/no/file.gguf"], "there is no file '/no/file.gguf'"),
     (["generate", "x", "--dtype", "fp16"], "--dtype is 'fp16'; use one of"),
-    (["generate", "x", "--weights", "int4"], "--weights is 'int4'"),
+    (["generate", "x", "--weights", "int3"], "--weights is 'int3'"),
     (["generate", "x", "--device", "gpu"], "--device is 'gpu'"),
     (["generate", "x", "--device", "cuda:7"], "--device is 'cuda:7'"),
     (["generate", "x", "--preset", "stedy"], "did you mean steady?"),

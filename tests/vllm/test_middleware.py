@@ -197,7 +197,9 @@ def test_the_kind_of_content_in_any_letters(kind):
     assert read(server.seen["vllm_xargs"]) is not None
 
 
-@pytest.mark.parametrize("deep", [b'{"prompt": "a", "negative_prompt": %s}', b'{"guidance": %s}', b'{"guidance": {}, "a": %s}', b"%s"])
+@pytest.mark.parametrize(
+    "deep", [b'{"prompt": "a", "negative_prompt": %s}', b'{"guidance": %s}', b'{"guidance": {}, "a": %s}', b"%s"]
+)
 def test_a_request_that_is_nested_deeply_is_no_failure(deep):
     server = Server()
     status, answer = post(server, deep % (b"[" * 100_000 + b"]" * 100_000))

@@ -14,7 +14,6 @@ from lm_eval import simple_evaluate
 from lm_eval.tasks import TaskManager
 
 from counterpoint.errors import GuideError, UsageError
-from counterpoint.models.fingerprint import fingerprint
 from counterpoint.evaluate.harness import GuidedLM
 from counterpoint.evaluate.intervals import difference, interval
 from counterpoint.evaluate.loglikelihood import Item, Score, score
@@ -23,6 +22,7 @@ from counterpoint.evaluate.posterior import Standing, bootstrap
 from counterpoint.evaluate.tasks import located
 from counterpoint.evaluate.writing import Passage, write
 from counterpoint.guide import Guide
+from counterpoint.models.fingerprint import fingerprint
 from counterpoint.sampling import SEEDS
 from counterpoint.store import Store, key_of
 

@@ -27,11 +27,11 @@ from counterpoint.engine import Completion
 from counterpoint.errors import GuideError, NoEffectWarning, PromptError, SamplingError
 from counterpoint.evaluate.arguments import check_effects, check_options, sampling_arguments
 from counterpoint.evaluate.chats import ChatTexts
-from counterpoint.models.fingerprint import fingerprint
 from counterpoint.evaluate.loglikelihood import Item, score
 from counterpoint.evaluate.opened import OpenedLM
 from counterpoint.evaluate.writing import Passage, write
 from counterpoint.guide import DEFAULT_SCALE, Guide, no_effect
+from counterpoint.models.fingerprint import fingerprint
 from counterpoint.store import key_of
 
 BRANCHES = ("last", "empty", "no-system")
