@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--corpus", type=Path)
     parser.add_argument("--suite", type=Path)
     parser.add_argument("--parts", default=",".join(PARTS))
-    parser.add_argument("--texts", type=int, default=400, help="of each guide and order")
+    parser.add_argument("--texts", type=int, default=80, help="of each guide and order")
     parser.add_argument("--samples", type=int, default=11, help="of each schema on each model")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent.parent / "docs")

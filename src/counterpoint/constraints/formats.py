@@ -1,4 +1,5 @@
-"""Formats of texts that are narrower than llguidance's own: it would take February 30 and a leap second at any time."""
+"""Values that are narrower than llguidance's own, which would take February 29 in any year, a leap second at any time, and
+numbers with exponents that no float holds."""
 
 from __future__ import annotations
 
@@ -11,16 +12,23 @@ _DATE = (
 )
 _TIME = "(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:\\.[0-9]{1,9})?(?:Z|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])"
 PATTERNS = {"date": f"^{_DATE}$", "time": f"^{_TIME}$", "date-time": f"^{_DATE}T{_TIME}$"}
+LARGEST = 1e15  # of a number without bounds: it is written without an exponent then
 VALUES = ("const", "enum", "default", "examples")  # keywords that hold values, not schemas
 
 
 def narrowed(schema: Any) -> Any:
-    """The schema with patterns in place of these formats; every text that it takes is one that the schema takes."""
+    """The schema with patterns in place of these formats and bounds of numbers; every text that it takes is one that the
+    schema takes."""
     if isinstance(schema, list):
         return [narrowed(part) for part in schema]
     if not isinstance(schema, dict):
         return schema
     made = {name: part if name in VALUES else narrowed(part) for name, part in schema.items()}
+    if "number" in (made.get("type") if isinstance(made.get("type"), list) else [made.get("type")]):
+        if not {"minimum", "exclusiveMinimum"} & made.keys():
+            made["minimum"] = min([-LARGEST, *_bounds(made, "maximum", "exclusiveMaximum")])
+        if not {"maximum", "exclusiveMaximum"} & made.keys():
+            made["maximum"] = max([LARGEST, *_bounds(made, "minimum", "exclusiveMinimum")])
     pattern = PATTERNS.get(made["format"]) if isinstance(made.get("format"), str) else None
     if pattern is None:
         return made
@@ -29,3 +37,8 @@ def narrowed(schema: Any) -> Any:
         # Where the value need not be a text, a pattern says nothing of the others either.
         return made | {"allOf": [*made.get("allOf", []), {"pattern": pattern}]}
     return made | {"pattern": pattern}
+
+
+def _bounds(schema: dict[str, Any], *names: str) -> list[float]:
+    given = [schema.get(name) for name in names]
+    return [2 * value for value in given if isinstance(value, (int, float)) and not isinstance(value, bool)]
