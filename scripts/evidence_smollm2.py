@@ -21,7 +21,6 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
-from counterpoint.evaluate.fingerprint import fingerprint
 from evidence_parts import Part, all_parts
 from evidence_smollm2_page import draw, write_page
 from evidence_summary import summarise_part
@@ -33,6 +32,7 @@ from counterpoint.evaluate.answering import Answer, answer_all
 from counterpoint.evaluate.grid import GridLM, rows_of, versions
 from counterpoint.evaluate.loglikelihood import Item
 from counterpoint.evaluate.table import plain, quiet
+from counterpoint.models.fingerprint import fingerprint
 from counterpoint.store import Store, key_of
 
 ROOT = Path(__file__).parent.parent

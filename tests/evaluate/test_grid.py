@@ -247,8 +247,7 @@ def test_answers_of_earlier_versions_are_found(tmp_path):
     import hashlib
     import sqlite3
 
-    from counterpoint.evaluate.fingerprint import fingerprint
-
+    from counterpoint.models.fingerprint import fingerprint
     from counterpoint.models.loading import load
 
     def hashed(*parts) -> str:
