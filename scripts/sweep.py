@@ -175,7 +175,9 @@ def write_docs() -> None:
     records = recorded()
     text = DOCS.read_text()
     pattern = re.compile(re.escape(BEGIN) + ".*?" + re.escape(END), re.DOTALL)
-    tables = "\n".join(table(record, list(CHECKS)) for record in records)
+    tables = "\n".join(
+        table(record, list(CHECKS), {name: check.kinds for name, check in CHECKS.items()}) for record in records
+    )
     DOCS.write_text(pattern.sub(lambda _: f"{BEGIN}\n\n{tables}\n{END}", text))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -96,8 +97,12 @@ def recorded() -> list[Record]:
     return sorted((read_record(path) for path in FOLDER.glob("*.json")), key=version, reverse=True)
 
 
-def table(record: Record, checks: list[str]) -> str:
-    """How many classes have each result, and every class that is not right everywhere, as Markdown."""
+def table(record: Record, checks: list[str], kinds: Mapping[str, tuple[str, ...]]) -> str:
+    """How many classes have each result, and every class that is not right everywhere, as Markdown.
+
+    Args:
+        kinds: of classes that each check applies to.
+    """
     versions = " and ".join(f"{name} {version}" for name, version in sorted(record.versions.items(), reverse=True))
     parts = [f"With {versions}:\n"]
     for kind, title in KINDS.items():
@@ -105,7 +110,8 @@ def table(record: Record, checks: list[str]) -> str:
         if not lines:
             continue
         able = [line for line in lines.values() if line.plain is None]
-        parts.append(f"**{title}**, {len(able)} classes:\n")
+        whole = sum(all(check in line.found for check in checks if kind in kinds[check]) for line in able)
+        parts.append(f"**{title}**: {len(able)} classes recorded, {whole} of them in every check:\n")
         rows = [
             "| check | right | refused | fails in transformers without us | wrong | crash |",
             "|---|---|---|---|---|---|",
@@ -116,7 +122,7 @@ def table(record: Record, checks: list[str]) -> str:
                 rows.append(f"| {check} | " + " | ".join(str(counts[sign]) for sign in SIGNS) + " |")
         parts.append("\n".join(rows) + "\n")
         everywhere = sorted(name for name, line in lines.items() if line.verdict == "right")
-        parts.append("Right in every check: " + ", ".join(everywhere) + ".\n")
+        parts.append("Right in every check recorded: " + ", ".join(everywhere) + ".\n")
         rest = {name: line for name, line in sorted(lines.items()) if line.verdict not in ("right", "no model")}
         if rest:
             rows = ["| class | what is not right |", "|---|---|"]
