@@ -165,7 +165,9 @@ def guided(
     if plausibility is not None:
         result = result.masked_fill(implausible(cond, plausibility), NEG_INF)
     result = torch.where(result.amax(-1, keepdim=True) == NEG_INF, cond, result)
-    result = torch.log_softmax(result, dim=-1)
+    # A row that guidance left as it was is normalised already: again would change its last bits.
+    untouched = (result == cond).all(-1, keepdim=True)
+    result = torch.where(untouched, cond, torch.log_softmax(result, dim=-1))
     if gate is not None:
         result = torch.where((entropy(cond) < gate).unsqueeze(-1), cond, result)
     return result

@@ -5,6 +5,7 @@ import os
 import pty
 import select
 import signal
+import subprocess
 import sys
 import time
 
@@ -143,10 +144,19 @@ class Terminal:
     """The command on a terminal of its own."""
 
     def __init__(self, *arguments):
-        self.pid, self.fd = pty.fork()
-        if self.pid == 0:
-            environment = {**os.environ, "TERM": "xterm", "XDG_STATE_HOME": arguments[-1]}
-            os.execve(sys.executable, [sys.executable, "-m", "counterpoint", *map(str, arguments[:-1])], environment)
+        # No fork of this process: libraries with threads in it warn of that.
+        self.fd, theirs = pty.openpty()
+        begin = (
+            "import os, signal, sys; os.open(os.ttyname(0), os.O_RDWR); "  # the terminal of the new session
+            "signal.signal(signal.SIGINT, signal.SIG_DFL); "
+            "os.execv(sys.executable, [sys.executable, '-m', 'counterpoint', *sys.argv[1:]])"
+        )
+        environment = {**os.environ, "TERM": "xterm", "XDG_STATE_HOME": str(arguments[-1])}
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", begin, *map(str, arguments[:-1])],
+            stdin=theirs, stdout=theirs, stderr=theirs, env=environment, start_new_session=True,
+        )  # fmt: skip
+        os.close(theirs)
         self.seen = ""
 
     def send(self, text):
@@ -171,7 +181,6 @@ class Terminal:
         self.seen = self.seen.partition(words)[2]
 
 
-@pytest.mark.skipif(not hasattr(pty, "fork"), reason="needs a terminal")
 def test_on_a_terminal(folder, tmp_path):
     terminal = Terminal("chat", "--model", folder, "--max-tokens", "800", "--ignore-eos", tmp_path)
     try:
@@ -179,7 +188,7 @@ def test_on_a_terminal(folder, tmp_path):
         terminal.until("> ")
         terminal.send("Hello.\r")
         terminal.read(1.5)
-        os.kill(terminal.pid, signal.SIGINT)  # in the middle of an answer
+        terminal.process.send_signal(signal.SIGINT)  # in the middle of an answer
         terminal.until("[stopped]")
         terminal.until("> ")
         terminal.send("/max-tokens 5\r")
@@ -193,10 +202,9 @@ def test_on_a_terminal(folder, tmp_path):
         terminal.send("word " * 2000 + "\r")  # 10,000 characters in one line, longer than the context
         terminal.until("shorten it")
         terminal.send("\x04")
-        _, status = os.waitpid(terminal.pid, 0)
-        assert os.waitstatus_to_exitcode(status) == 0
-    except BaseException:
-        os.kill(terminal.pid, signal.SIGKILL)
-        os.waitpid(terminal.pid, 0)
-        raise
+        assert terminal.process.wait(60) == 0
+    finally:
+        terminal.process.kill()
+        terminal.process.wait()
+        os.close(terminal.fd)
     assert "Hello." in (tmp_path / "counterpoint" / "chat_history").read_text()

@@ -333,5 +333,5 @@ def test_without_the_package_the_way_out_is_told(monkeypatch):
     monkeypatch.setitem(sys.modules, "llguidance", None)
     monkeypatch.setitem(sys.modules, "llguidance.hf", None)
     model = SimpleNamespace(tokenizer=tiny("llama").tokenizer, vocab_size=VOCAB, eos_ids={0}, name="x")
-    with pytest.raises(UnsupportedError, match=r"pip install 'counterpoint\[constraints\]'"):
+    with pytest.raises(UnsupportedError, match=r"pip install '\.\[constraints\]'"):
         Regex("a").compile(model)

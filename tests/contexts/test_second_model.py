@@ -147,7 +147,7 @@ def test_a_model_beside_itself_is_told_to_change_nothing():
 def test_the_shorter_context_of_the_two_is_the_bound():
     main, small = model("llama"), cp.Model(short_model(), name="small")
     done = cp.generate(main, contrastive([5] * 10, small), max_tokens=100, **GREEDY)
-    assert len(done.token_ids) == 32 - 10 and done.finish_reason == "length"
+    assert len(done.token_ids) == 32 - 10 and done.finish_reason == "context"
     with pytest.raises(PromptError, match="32"):
         prepare(main, contrastive([5] * 32, small))
 

@@ -65,6 +65,7 @@ def test_no_room_has_a_loop_of_its_own():
         "server/worker.py": "runs for ever, told from outside",
         "bench/ways.py": "times each step",
         "bench/measure.py": "times each step",
+        "cli/talk/session.py": "one engine for all turns of a conversation, stopped by Ctrl-C",
     }
     source = Path(cp.__file__).parent
     for path in source.rglob("*.py"):

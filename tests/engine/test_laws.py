@@ -269,7 +269,7 @@ def test_the_context_bounds_the_output(llama):
     context = llama.context_len
     prompt = [3] * (context - 3)
     done = cp.generate(llama, prompt, max_tokens=50, **GREEDY)
-    assert len(done.token_ids) == 3 and done.finish_reason == "length"
+    assert len(done.token_ids) == 3 and done.finish_reason == "context"
     with pytest.raises(UsageError, match=f"has {context} tokens"):
         cp.generate(llama, [3] * context, max_tokens=5)
     with pytest.raises(UsageError, match=f"has {context} tokens"):
@@ -301,7 +301,7 @@ def test_prompt_chunks_do_not_change_tokens(llama):
         ({"prompt": [1, 500]}, "token id 500"),
         ({"prompt": [1, -1]}, "token id -1"),
         ({"prompt": [1], "max_tokens": 0}, "max_tokens is 0"),
-        ({"prompt": [1], "n": 0}, "num_samples is 0"),
+        ({"prompt": [1], "n": 0}, "n is 0"),
         ({"prompt": [1], "seed": -1}, "seed is -1"),
         ({"prompt": "text"}, "no tokenizer"),
         ({"prompt": [1], "stop": ["x"]}, "stop_ids"),

@@ -149,7 +149,7 @@ def test_the_command_prints_a_table_or_json(passages):
         runner.invoke(command, [], catch_exceptions=False)
 
 
-def test_every_option_has_an_effect(passages, monkeypatch):
+def test_every_option_has_an_effect(passages, monkeypatch, tmp_path):
     """As the docs have it, without a device, on any machine; and what the model's options say is done."""
     runner, asked = CliRunner(), {}
 
@@ -168,7 +168,7 @@ def test_every_option_has_an_effect(passages, monkeypatch):
     for given, needed in (
         (["task", "--sample", "3"], "--lambada"),
         (["task", "--spaces", "prob"], "--scales"),
-        (["--lambada", passages, "--include", "folder"], "a task"),
+        (["--lambada", passages, "--include", str(tmp_path)], "a task"),
         (["task", "--metric", "acc"], "--until"),
     ):
         with pytest.raises(UsageError, match=f"does nothing without {needed}"):
