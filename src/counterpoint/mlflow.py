@@ -127,5 +127,7 @@ def guide_of(text: str, default: Guide | None) -> Guide | None:
     try:
         fields = json.loads(text)
     except ValueError as error:
-        raise UsageError(f"guidance is no JSON ({error}); use scale=2,space=prob or an object", param="guidance") from None
+        raise UsageError(
+            f"guidance is no JSON ({error}); use scale=2,space=prob or an object", param="guidance"
+        ) from None
     return Guide.from_dict(fields)

@@ -9,6 +9,7 @@ import mlflow.models
 import mlflow.pyfunc
 
 import counterpoint as cp
+from counterpoint.contexts import chat, chat_prompt
 from counterpoint.errors import UsageError
 from counterpoint.guide import Guide
 from counterpoint.mlflow import COLUMNS, PARAMS, guide_of
@@ -78,8 +79,8 @@ class GuidedModel(mlflow.pyfunc.PythonModel):
             messages.insert(0, {"role": "system", "content": given["system"]})
         negative = given["negative_system"]
         if negative is None:
-            return cp.contexts.chat_prompt(self._model, messages), None
-        return cp.contexts.chat(self._model, messages, negative=negative), None
+            return chat_prompt(self._model, messages), None
+        return chat(self._model, messages, negative=negative), None
 
 
 def _rows(model_input: Any) -> list[dict[str, Any]]:

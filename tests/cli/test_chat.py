@@ -187,7 +187,9 @@ def test_on_a_terminal(folder, tmp_path):
         terminal.until("Ctrl-D ends", 120)
         terminal.until("> ")
         terminal.send("Hello.\r")
-        terminal.read(1.5)
+        terminal.until("Hello.")
+        while len(terminal.seen) < 60:  # it is writing
+            terminal.read(0.02)
         terminal.process.send_signal(signal.SIGINT)  # in the middle of an answer
         terminal.until("[stopped]")
         terminal.until("> ")

@@ -41,7 +41,9 @@ def test_answers_are_the_librarys(model):
     assert got["text"].tolist() == [c.text for c in want]
     other = model.predict(frame, params={**GREEDY, "guidance": '{"scale": 5, "space": "prob"}'})
     guide = cp.Guide(scale=5, space="prob")
-    assert other["text"][0] == cp.generate(cp.load("bundled"), "The door", negative="A list", guide=guide, **GREEDY).text
+    assert (
+        other["text"][0] == cp.generate(cp.load("bundled"), "The door", negative="A list", guide=guide, **GREEDY).text
+    )
 
 
 def test_a_stream_is_the_text_in_pieces(model):

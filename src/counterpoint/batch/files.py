@@ -33,7 +33,7 @@ def open_lines(path: str) -> Iterator[IO[bytes]]:
             if path == "-":
                 yield sys.stdin.buffer
             elif path.endswith(".gz"):
-                yield stack.enter_context(gzip.open(path, "rb"))
+                yield stack.enter_context(io.BufferedReader(gzip.open(path, "rb")))
             elif path.endswith(".zst"):
                 raw = stack.enter_context(open(path, "rb"))
                 stream = _zstandard().ZstdDecompressor().stream_reader(raw, read_across_frames=True)

@@ -47,7 +47,7 @@ def request_of(model: Model, line: Line, defaults: Defaults) -> Request:
         arguments["branches"] = [branch_from_wire(fields, model=model) for fields in line.branches]
     else:
         arguments["negative"] = defaults.negative if line.negative is None else line.negative
-    prompt = Empty() if line.prompt is None else line.prompt
+    prompt: Any = Empty() if line.prompt is None else line.prompt
     return prepare(model, prompt, guide=line.guide or defaults.guide, **arguments)
 
 

@@ -54,7 +54,7 @@ def unpacked(states: Sequence[State], size: int, like: Tensor) -> Tensor:
 
 
 def _fill(states: list[State], num_bytes: int) -> None:
-    packed = np.empty((len(states), num_bytes), dtype=np.uint8)
+    packed: np.ndarray = np.empty((len(states), num_bytes), dtype=np.uint8)
     if len(states) == 1:  # no other thread need be woken
         states[0]._matcher.unsafe_compute_mask_ptr(packed.ctypes.data, num_bytes)
     else:

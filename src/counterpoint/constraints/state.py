@@ -56,7 +56,7 @@ class State:
         if self._ended:
             raise ConstraintError("the text has ended, so no token can follow")
         if self._bits is None:
-            bits = np.empty(self.vocabulary.num_bytes, dtype=np.uint8)
+            bits: np.ndarray = np.empty(self.vocabulary.num_bytes, dtype=np.uint8)
             self._matcher.unsafe_compute_mask_ptr(bits.ctypes.data, bits.nbytes)
             self.take(bits)
         return self._bits

@@ -270,7 +270,7 @@ def _has_effect(
 ) -> bool:
     """Whether guidance can change any prompt's codes; a warning says why not."""
     prompts = _keys(inputs)
-    contexts = [_keys(branch.context) if branch.context is not None else [None] for branch in others]
+    contexts = [_keys(branch.context) if branch.context is not None else [()] for branch in others]
     reason = None
     for row, (prompt, own, guide) in enumerate(zip(prompts, weights, guides)):
         reason = no_effect(guide, own, [keys[row % len(keys)] for keys in contexts], prompt)

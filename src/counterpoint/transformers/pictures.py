@@ -36,7 +36,7 @@ class InputHistories:
         self._model, self._inputs = model, dict(inputs)
         self.num_prompts = check_inputs(inputs)
         self._held: list[History] = []
-        self._ids: Tensor | None = None  # (R, L) prompts and what came after them
+        self._ids = torch.zeros((0, 0), dtype=torch.long)  # (R, L) prompts and what came after them
         self._kwargs: dict[str, Any] = {}
         self._state: list[Any] = []  # what the model keeps of these histories on its modules
 
@@ -48,7 +48,8 @@ class InputHistories:
     def _logits(self, histories: list[History]) -> Tensor:
         places = {history: place for place, history in enumerate(self._held)}
         sources = [places.get((prompt, ids[:-1])) if ids else None for prompt, ids in histories]
-        if None in sources or not self._reorder(sources):
+        known = [source for source in sources if source is not None]
+        if len(known) < len(sources) or not self._reorder(known):
             out = self._begin(histories)
         else:
             out = self._read([ids[-1:] for _, ids in histories])
@@ -111,10 +112,11 @@ def check_inputs(inputs: object) -> int:
     Raises:
         PromptError: it has no `input_ids` of shape (N, L), or pads them on the right.
     """
-    ids = inputs.get("input_ids") if isinstance(inputs, Mapping) else None
+    given: Mapping[str, Any] = inputs if isinstance(inputs, Mapping) else {}
+    ids = given.get("input_ids")
     if not isinstance(ids, Tensor) or ids.dim() != 2 or 0 in ids.shape:
         raise PromptError("negative_inputs has no input_ids of shape (prompts, length); pass what the processor makes")
-    mask = inputs.get("attention_mask")
+    mask = given.get("attention_mask")
     if mask is not None and not bool((mask[:, -1] != 0).all()):
         raise PromptError(
             "negative_inputs are padded on the right, where nothing can be continued; pad them on the left"
