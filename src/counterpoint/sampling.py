@@ -15,7 +15,7 @@ from counterpoint.errors import Failure, NothingLeftError, SamplingError
 NEG_INF = float("-inf")
 LEAST = 1e-30  # what float32 would round to 0 makes NaN of 0 / 0 and -inf * 0
 BLOCK = 64  # tokens that are one choice at first: 786 blocks of 50,257 tokens
-SEEDS = 2  # raised when a seed comes to give other samples, so that none are kept from before
+SEED_VERSION = 2  # raised when a seed comes to give other samples, so that none are kept from before
 STEP = 2.0**-53  # torch's uniform random numbers in float64 are its multiples, from 0 to below 1
 
 #: (prompt ids, output ids, (V,) log-probabilities) -> (V,) scores: a constraint on the output, such as a grammar.

@@ -38,7 +38,7 @@ def test_trace_as_json(run, saved):
 
 def test_saved_trace_with_other_limits(run, saved):
     status, out, err = run("trace", "--read", saved, "--artefact-rank", 1, "--artefact-prob", 1)
-    trace = cp.trace.read(saved).with_limits(cp.trace.Limits(1, 1.0))
+    trace = cp.trace.read(saved).with_limits(cp.trace.ArtefactLimits(1, 1.0))
     assert (status, err) == (0, "")
     assert (
         f"{len(trace.artefacts)} of 6 tokens are artefacts: beyond the conditional branch's best 1 and below 1" in out

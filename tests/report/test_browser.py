@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from counterpoint.report import TraceReport, compare
-from counterpoint.trace import Limits
+from counterpoint.trace import ArtefactLimits
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 ARGUMENTS = [
@@ -59,7 +59,7 @@ def trace(make_trace):
     trace = make_trace("Once upon a time, é 👩 sang.\nShe was happy.")
     # Marked so that some tokens are artefacts and some are not.
     ranks = sorted(step.cond.rank for step in trace.steps)
-    return trace.with_limits(Limits(rank=ranks[-4] - 1, prob=1.0))
+    return trace.with_limits(ArtefactLimits(rank=ranks[-4] - 1, prob=1.0))
 
 
 def detail(page):

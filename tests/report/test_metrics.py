@@ -20,7 +20,7 @@ def step(index, token_id, cond, negative=None, guided=-1.0, rank=1):
 
 def trace(*steps):
     return Trace(
-        model="m", prompt="p", branches=(), guide=cp.Guide(), sampling={}, seed=None, sample=0, limits=cp.trace.Limits(),
+        model="m", prompt="p", branches=(), guide=cp.Guide(), sampling={}, seed=None, sample=0, limits=cp.trace.ArtefactLimits(),
         labels={}, steps=steps, text="x", finish_reason="stop",
     )  # fmt: skip
 

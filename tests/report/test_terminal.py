@@ -4,7 +4,7 @@ import pytest
 from rich.console import Console
 
 from counterpoint.report import TraceReport, compare
-from counterpoint.trace import Limits
+from counterpoint.trace import ArtefactLimits
 
 
 def shown(report, width=100, **options):
@@ -14,7 +14,7 @@ def shown(report, width=100, **options):
 
 
 def test_plain_text_marks_artefacts_without_colour(make_trace):
-    trace = make_trace("Once upon a time").with_limits(Limits(rank=1, prob=1.0))
+    trace = make_trace("Once upon a time").with_limits(ArtefactLimits(rank=1, prob=1.0))
     assert trace.artefacts
     text = shown(TraceReport(trace))
     assert "«" in text and "▲" in text and "\x1b" not in text

@@ -7,7 +7,7 @@ import counterpoint as cp
 from counterpoint import formulas
 from counterpoint.engine import Observation, prepare
 from counterpoint.errors import UsageError
-from counterpoint.trace import Limits
+from counterpoint.trace import ArtefactLimits
 from counterpoint.trace.recorder import Recorder
 
 PROMPT, NEGATIVE, OTHER = "A happy girl sang.", "A sad dog sat alone.", "Once upon a time"
@@ -99,13 +99,21 @@ def test_artefact_needs_both_a_low_rank_and_a_low_probability(model):
     trace = cp.trace.record(
         model, PROMPT, negative=NEGATIVE, guide=cp.Guide(scale=4.0), max_tokens=30, seed=0, ignore_eos=True
     )
-    for limits in (Limits(), Limits(rank=5, prob=0.02), Limits(rank=1, prob=0.0), Limits(rank=1, prob=1.0)):
+    for limits in (
+        ArtefactLimits(),
+        ArtefactLimits(rank=5, prob=0.02),
+        ArtefactLimits(rank=1, prob=0.0),
+        ArtefactLimits(rank=1, prob=1.0),
+    ):
         marked = trace.with_limits(limits)
         expected = [
             s.index for s in trace.steps if s.cond.rank > limits.rank and math.exp(s.cond.logprob) < limits.prob
         ]
         assert [step.index for step in marked.artefacts] == expected
-    assert trace.with_limits(Limits(rank=1, prob=1.0)).artefacts and not trace.with_limits(Limits(prob=0.0)).artefacts
+    assert (
+        trace.with_limits(ArtefactLimits(rank=1, prob=1.0)).artefacts
+        and not trace.with_limits(ArtefactLimits(prob=0.0)).artefacts
+    )
 
 
 @pytest.mark.filterwarnings("ignore::counterpoint.errors.NoEffectWarning")
@@ -178,8 +186,8 @@ def test_without_a_tokenizer(model):
             "num_alternatives is 0; use a count of alternatives, 1 or more",
         ),
         (lambda m: cp.trace.record(m, PROMPT, n=2), "n is 2; record traces one sample"),
-        (lambda m: Limits(rank=0), "the artefact rank is 0; use a whole number, 1 or more"),
-        (lambda m: Limits(prob=1.5), "the artefact probability is 1.5; use a number from 0 to 1"),
+        (lambda m: ArtefactLimits(rank=0), "the artefact rank is 0; use a whole number, 1 or more"),
+        (lambda m: ArtefactLimits(prob=1.5), "the artefact probability is 1.5; use a number from 0 to 1"),
     ],
 )
 def test_mistakes(model, make, message):

@@ -68,9 +68,9 @@ def command(**options: Any) -> None:
     with plain_warnings():
         read = read_contexts(options)
         from counterpoint.report import compare
-        from counterpoint.trace import Limits
+        from counterpoint.trace import ArtefactLimits
 
-        limits = Limits(options["artefact_rank"], options["artefact_prob"])
+        limits = ArtefactLimits(options["artefact_rank"], options["artefact_prob"])
         arguments = {**sampling_from(options), **read.given, "n": options["num_samples"]}
         cells = len(grid["scales"]) * len(grid["spaces"]) * len(grid["plausibilities"])
         with token_bar("comparing", cells * options["num_samples"] * options["max_tokens"]) as advance:

@@ -29,7 +29,7 @@ class Contexts:
 
     Args:
         model: the model that generates.
-        prompt: a text, or a `Built` with its branches.
+        prompt: a text, or a `BranchedPrompt` with its branches.
         negative, branches: as `generate` takes them.
     """
 

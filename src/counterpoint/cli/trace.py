@@ -104,7 +104,7 @@ def _read(options: Options) -> Any:
 
 
 def _limits(options: Options) -> Any:
-    from counterpoint.trace import Limits
+    from counterpoint.trace import ArtefactLimits
 
     given = {"rank": options["artefact_rank"], "prob": options["artefact_prob"]}
-    return Limits(**{name: value for name, value in given.items() if value is not None})
+    return ArtefactLimits(**{name: value for name, value in given.items() if value is not None})

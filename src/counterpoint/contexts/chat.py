@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from counterpoint.contexts.built import Built
+from counterpoint.contexts.branched_prompt import BranchedPrompt
 from counterpoint.contexts.kinds import OtherModel, Rendered
 from counterpoint.contexts.messages import MARK, Message, Render, folded, shown, split
 from counterpoint.errors import GuideError, PromptError
@@ -37,7 +37,7 @@ def chat(
     branches: Sequence[Branch] | None = None,
     continue_final: bool = False,
     template: Mapping[str, Any] | None = None,
-) -> Built:
+) -> BranchedPrompt:
     """A conversation against the same one under another system message.
 
     The conversation is brought to its normal form (`contexts.messages`). The system message is swapped in the messages
@@ -68,7 +68,7 @@ def chat(
     render = renderer(model, continue_final=continue_final, template=template)
     prompt, contexts = settled(render, messages, [_inner(branch.context) for branch in branches])
     written = [Rendered(render(context)) if is_conversation(context) else context for context in contexts]
-    return Built(
+    return BranchedPrompt(
         Rendered(render(prompt)),
         tuple(Branch(_within(branch.context, made), branch.weight) for branch, made in zip(branches, written)),
     )

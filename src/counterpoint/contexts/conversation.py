@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from counterpoint.contexts.built import Built
+from counterpoint.contexts.branched_prompt import BranchedPrompt
 from counterpoint.contexts.chat import System, chat, chat_prompt
 from counterpoint.contexts.kinds import Rendered
 from counterpoint.errors import PromptError
@@ -94,7 +94,7 @@ class Conversation:
                 made.append({"role": "assistant", "content": exchange.answer})
         return made
 
-    def prompt(self, model: Model) -> Built | Rendered:
+    def prompt(self, model: Model) -> BranchedPrompt | Rendered:
         """What `generate` takes, to answer what was said last. Raises as `contexts.chat`."""
         if self.negative is None:
             return chat_prompt(model, self.messages)

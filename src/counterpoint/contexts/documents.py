@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from counterpoint.contexts.built import Built
+from counterpoint.contexts.branched_prompt import BranchedPrompt
 from counterpoint.contexts.chat import chat
 from counterpoint.errors import PromptError
 from counterpoint.guide import Branch
@@ -22,7 +22,7 @@ def documents(
     template: str = TEMPLATE,
     model: Any = None,
     system: str | None = None,
-) -> Built:
+) -> BranchedPrompt:
     """A question with documents against the same without them, so that the answer comes from the documents.
 
     The prompt is the template with both filled in. In the other branch the documents are left out together with the
@@ -54,7 +54,7 @@ def documents(
     kept = [text for number, text in enumerate(texts) if number not in set(dropped)]
     with_texts, without = _filled(template, question, texts), _filled(template, question, kept)
     if model is None:
-        return Built(with_texts, (Branch(without),))
+        return BranchedPrompt(with_texts, (Branch(without),))
     first = [] if system is None else [{"role": "system", "content": system}]
     cond, other = ([*first, {"role": "user", "content": text}] for text in (with_texts, without))
     return chat(model, cond, negative=other)

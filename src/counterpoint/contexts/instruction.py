@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from counterpoint.contexts.built import Built
+from counterpoint.contexts.branched_prompt import BranchedPrompt
 from counterpoint.errors import PromptError
 from counterpoint.guide import Branch
 
 
-def instruction(text: str, *, given: str, opposite: str | None = None, joint: str = "\n\n") -> Built:
+def instruction(text: str, *, given: str, opposite: str | None = None, joint: str = "\n\n") -> BranchedPrompt:
     """A text after an instruction, against the same after the opposite instruction, or after none.
 
     Args:
@@ -26,4 +26,4 @@ def instruction(text: str, *, given: str, opposite: str | None = None, joint: st
     if not text and not opposite:
         raise PromptError("there is neither a text nor an opposite instruction; give one of them")
     other = text if not opposite else opposite + joint + text
-    return Built(given + joint + text, (Branch(other),))
+    return BranchedPrompt(given + joint + text, (Branch(other),))

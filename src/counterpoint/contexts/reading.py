@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
-from counterpoint.contexts.built import Built
+from counterpoint.contexts.branched_prompt import BranchedPrompt
 from counterpoint.contexts.kinds import Empty, LastTokens, OtherModel, Rendered, Suffix, Swapped
-from counterpoint.contexts.second import check_tokenizer
+from counterpoint.contexts.other_model import check_tokenizer
 from counterpoint.errors import GuideError, PromptError, TooLongError, UsageError
 from counterpoint.guide import Branch, Guide
 
@@ -43,7 +43,7 @@ class ReadBranch:
 
 def read_request(
     model: Model,
-    prompt: str | Sequence[int] | Rendered | Built,
+    prompt: str | Sequence[int] | Rendered | BranchedPrompt,
     *,
     negative: Any = None,
     branches: Sequence[Branch] | None = None,
@@ -55,7 +55,7 @@ def read_request(
         GuideError: branches are given twice, or a weight can't be.
         PromptError: a context can't be read.
     """
-    if isinstance(prompt, Built):
+    if isinstance(prompt, BranchedPrompt):
         if negative is not None or branches is not None:
             raise GuideError(
                 "the prompt was built with its branches, and a negative or branches are given too; keep one"

@@ -7,7 +7,7 @@ from numbers import Integral
 from typing import Any, Unpack
 
 from counterpoint.constraints import Constraint
-from counterpoint.contexts import Built, read_request
+from counterpoint.contexts import BranchedPrompt, read_request
 from counterpoint.engine.loop import Engine
 from counterpoint.engine.options import Options, RequestOptions, read_options, spelled_out
 from counterpoint.engine.request import Completion, Progress, Request, TokenLogprob
@@ -16,7 +16,7 @@ from counterpoint.guide import Branch, Guide
 from counterpoint.models.loading import as_model
 from counterpoint.models.model import Model
 
-Prompt = str | Sequence[int] | Built
+Prompt = str | Sequence[int] | BranchedPrompt
 
 
 class Piece(str):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import torch
 
-from counterpoint.contexts.second import check_tokenizer
+from counterpoint.contexts.other_model import check_tokenizer
 from counterpoint.engine.ahead import new_drafter, write_ahead
 from counterpoint.engine.choose import choose
 from counterpoint.engine.constrained import begin_masks

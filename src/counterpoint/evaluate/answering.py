@@ -11,7 +11,7 @@ from typing import Any
 from counterpoint.engine import Engine, Observation, prepare
 from counterpoint.guide import Guide
 from counterpoint.models.model import Model
-from counterpoint.sampling import SEEDS
+from counterpoint.sampling import SEED_VERSION
 from counterpoint.store import Store, key_of
 from counterpoint.trace.record import LIMITS
 
@@ -87,7 +87,7 @@ def answer_all(
 
 def _key(weights: str, task: Task) -> str:
     negative = None if task.guide.scale == 1 else task.negative
-    return key_of("answer", SEEDS, weights, task.context, negative, task.guide.to_dict(), task.arguments)
+    return key_of("answer", SEED_VERSION, weights, task.context, negative, task.guide.to_dict(), task.arguments)
 
 
 def _request(model: Model, task: Task, count: list[int]):

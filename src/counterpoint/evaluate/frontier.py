@@ -16,7 +16,7 @@ from counterpoint.evaluate.intervals import difference, interval
 from counterpoint.evaluate.judges import Judge, NgramModel
 from counterpoint.guide import Guide
 from counterpoint.models.model import Model
-from counterpoint.sampling import SEEDS
+from counterpoint.sampling import SEED_VERSION
 from counterpoint.store import Store, key_of
 from counterpoint.trace.record import LIMITS
 
@@ -132,7 +132,7 @@ def write_samples(
         weights: a fingerprint of the model.
     """
     key = key_of(
-        "frontier", SEEDS, weights, arm.guide.to_dict(), arm.temperature, [dataclasses.asdict(c) for c in conditions],
+        "frontier", SEED_VERSION, weights, arm.guide.to_dict(), arm.temperature, [dataclasses.asdict(c) for c in conditions],
         samples, max_tokens, seed,
     )  # fmt: skip
     found = store.get([key])

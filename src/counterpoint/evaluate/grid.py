@@ -23,7 +23,7 @@ from counterpoint.evaluate.tasks import located
 from counterpoint.evaluate.writing import Passage, write
 from counterpoint.guide import Guide
 from counterpoint.models.fingerprint import fingerprint
-from counterpoint.sampling import SEEDS
+from counterpoint.sampling import SEED_VERSION
 from counterpoint.store import Store, key_of
 
 PACKAGES = ("counterpoint", "lm_eval", "torch", "transformers", "scipy")
@@ -89,7 +89,7 @@ class GridLM(GuidedLM):
         return [[(found[key][0], found[key][1]) for key in each] for each in keys]
 
     def write(self, passages: Sequence[Passage]) -> list[str]:
-        keys = [key_of(self._key("text", passage), SEEDS, str(self.guide)) for passage in passages]
+        keys = [key_of(self._key("text", passage), SEED_VERSION, str(self.guide)) for passage in passages]
         found = self.store.get(keys)
         todo = [i for i, key in enumerate(keys) if key not in found]
         for i, done in zip(todo, write(self.guided_model, [passages[i] for i in todo], self.guide)):

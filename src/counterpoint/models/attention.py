@@ -21,7 +21,7 @@ from counterpoint.models.kernels import few_queries
 MOST_QUERIES = 8  # of a row and head, at which the kernel is faster than torch
 KERNEL, FORMULA = "counterpoint_kernel", "counterpoint_formula"
 #: arguments of transformers' attention that change nothing here; with any other, its own function is used
-IDLE = {
+IGNORED_ARGUMENTS = {
     "position_ids",
     "use_cache",
     "is_causal",
@@ -119,7 +119,9 @@ def by_formula(
 
 
 def _is_plain(mask: Tensor | None, dropout: float, more: dict[str, Any]) -> bool:
-    return mask is not None and not dropout and not any(more[name] is not None for name in more.keys() - IDLE)
+    return (
+        mask is not None and not dropout and not any(more[name] is not None for name in more.keys() - IGNORED_ARGUMENTS)
+    )
 
 
 AttentionInterface.register(KERNEL, by_kernel)

@@ -21,7 +21,7 @@ from counterpoint.report.charts import frontier
 from counterpoint.report.grid import Cell, run_grid
 from counterpoint.report.shades import shade
 from counterpoint.report.visible import label
-from counterpoint.trace import Limits, Step, Trace
+from counterpoint.trace import ArtefactLimits, Step, Trace
 from counterpoint.trace.record import LIMITS
 
 FORMAT = "counterpoint-comparison"
@@ -45,7 +45,7 @@ class Comparison:
     model: str
     prompt: str | None
     negative: str | None
-    limits: Limits
+    limits: ArtefactLimits
     cells: tuple[Cell, ...]
 
     @property
@@ -137,7 +137,7 @@ def compare(
     scales: Sequence[float] = SCALES,
     spaces: Sequence[str] = SPACES,
     plausibilities: Sequence[float] = PLAUSIBILITIES,
-    limits: Limits = LIMITS,
+    limits: ArtefactLimits = LIMITS,
     seed: int | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     **options: Unpack[Options],

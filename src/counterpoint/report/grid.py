@@ -8,14 +8,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Unpack
 
-from counterpoint.contexts import Built
+from counterpoint.contexts import BranchedPrompt
 from counterpoint.engine import Options, Progress, Request, RequestOptions, prepare
 from counterpoint.engine.generate import Prompt
 from counterpoint.errors import GuideError, NoEffectWarning, warn
 from counterpoint.guide import Branch, Guide
 from counterpoint.models.model import Model
 from counterpoint.report.metrics import Metrics, measure
-from counterpoint.trace import Limits, Trace, record_all
+from counterpoint.trace import ArtefactLimits, Trace, record_all
 from counterpoint.trace.record import LIMITS
 
 MAX_CELLS = 256
@@ -40,7 +40,7 @@ def run_grid(
     scales: Sequence[float],
     spaces: Sequence[str],
     plausibilities: Sequence[float],
-    limits: Limits = LIMITS,
+    limits: ArtefactLimits = LIMITS,
     max_rows: int = 256,
     seed: int | None = None,
     on_progress: Callable[[Progress], None] | None = None,
@@ -51,7 +51,7 @@ def run_grid(
     Raises:
         UsageError: an axis is empty, holds a value twice or one out of its range, or the grid is too large.
     """
-    if negative is None and branches is None and not isinstance(prompt, Built):
+    if negative is None and branches is None and not isinstance(prompt, BranchedPrompt):
         raise GuideError("a comparison needs a negative; without one every scale is the same text")
     guides = axes(scales, spaces, plausibilities)
     given: RequestOptions = {**options, "seed": seed, "branches": branches, "negative": negative}

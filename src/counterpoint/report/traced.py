@@ -20,7 +20,7 @@ from counterpoint.report.charts import step_ticks, strips
 from counterpoint.report.metrics import measure
 from counterpoint.report.shades import BOUNDS, notable, shade
 from counterpoint.report.visible import label
-from counterpoint.trace import Limits, Seen, Step, Trace, record, record_unguided
+from counterpoint.trace import ArtefactLimits, Seen, Step, Trace, record, record_unguided
 from counterpoint.trace.record import GUIDANCE, LIMITS
 from counterpoint.trace.recorder import NUM_ALTERNATIVES
 
@@ -76,7 +76,7 @@ class TraceReport:
 
 @spelled_out(RequestOptions)
 def trace(
-    model: Model | str, prompt: Prompt, *, num_alternatives: int = NUM_ALTERNATIVES, limits: Limits = LIMITS,
+    model: Model | str, prompt: Prompt, *, num_alternatives: int = NUM_ALTERNATIVES, limits: ArtefactLimits = LIMITS,
     unguided: bool = False, on_progress: Callable[[Progress], None] | None = None, **options: Unpack[RequestOptions],
 ) -> TraceReport:  # fmt: skip
     """Continue a prompt and report every step.

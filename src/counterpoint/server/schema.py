@@ -94,7 +94,7 @@ class Sampled(Wire):
         return getattr(self, "best_of", None) or self.num_samples
 
 
-class Asked(Sampled):
+class BaseBody(Sampled):
     """The fields that completions and chat have in common."""
 
     n: Count | None = None
@@ -118,7 +118,7 @@ class Asked(Sampled):
     return_token_ids: bool | None = Field(None, description="tell the ids of prompts and outputs too")
 
     @model_validator(mode="after")
-    def _no_options_of_a_stream_without_one(self) -> Asked:
+    def _no_options_of_a_stream_without_one(self) -> BaseBody:
         if self.stream_options is not None and not self.stream:
             raise ValueError("stream_options is given without stream; leave it out or set stream to true")
         return self
@@ -135,7 +135,7 @@ class Asked(Sampled):
         return bool(self.stream_options and self.stream_options.continuous_usage_stats)
 
 
-class CompletionBody(Asked):
+class CompletionBody(BaseBody):
     """`POST /v1/completions`."""
 
     prompt: (
@@ -159,7 +159,7 @@ class CompletionBody(Asked):
         return self
 
 
-class ChatBody(Asked):
+class ChatBody(BaseBody):
     """`POST /v1/chat/completions`."""
 
     messages: Messages

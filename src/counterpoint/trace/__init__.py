@@ -5,10 +5,10 @@ counterpoint.trace.write(trace, "out.jsonl")
 """
 
 from counterpoint.trace.jsonl import lines, read, write
-from counterpoint.trace.record import Limits, Seen, Step, Trace, TracedBranch
+from counterpoint.trace.record import ArtefactLimits, Seen, Step, Trace, TracedBranch
 from counterpoint.trace.run import record, record_all, record_unguided, watched
 
 __all__ = [
-    "Limits", "Seen", "Step", "Trace", "TracedBranch", "lines", "read", "record", "record_all", "record_unguided",
+    "ArtefactLimits", "Seen", "Step", "Trace", "TracedBranch", "lines", "read", "record", "record_all", "record_unguided",
     "watched", "write",
 ]  # fmt: skip

@@ -14,7 +14,7 @@ from typing import Any
 
 from counterpoint.errors import UsageError
 from counterpoint.guide import Guide
-from counterpoint.trace.record import GUIDANCE, Limits, Seen, Step, Trace, TracedBranch
+from counterpoint.trace.record import GUIDANCE, ArtefactLimits, Seen, Step, Trace, TracedBranch
 
 FORMAT = "counterpoint-trace"
 VERSION = 1
@@ -165,7 +165,7 @@ def _header(record: dict[str, Any]) -> dict[str, Any]:
         "sampling": _object(record, "sampling"),
         "seed": None if record["seed"] is None else _whole(record, "seed"),
         "sample": _count(record, "sample"),
-        "limits": Limits(_count(limits, "rank"), _number(limits, "prob")),
+        "limits": ArtefactLimits(_count(limits, "rank"), _number(limits, "prob")),
     }
 
 

@@ -17,7 +17,7 @@ GUIDANCE = ("applied", "skipped", "gated", "outside", "off")
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class ArtefactLimits:
     """When a chosen token is an artefact: implausible to the conditional branch, by rank and by probability.
 
     Args:
@@ -43,7 +43,7 @@ class Limits:
 
 
 #: Past the 50 tokens of the customary top-k, and less than one in a thousand.
-LIMITS = Limits()
+LIMITS = ArtefactLimits()
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class Step:
         token_id: the chosen token.
         text: what it added to the text; empty for an end token and while a character is incomplete.
         guidance: one of `GUIDANCE`.
-        artefact: whether it is beyond the trace's `Limits`.
+        artefact: whether it is beyond the trace's `ArtefactLimits`.
         entropy: of the conditional distribution, nats.
         shift: Jensen-Shannon divergence of the conditional and the guided distribution, bits, 0 to 1.
         divergence: the same of the conditional distribution and each branch; empty where branches were not read.
@@ -143,7 +143,7 @@ class Trace:
     sampling: Mapping[str, Any]
     seed: int | None
     sample: int
-    limits: Limits
+    limits: ArtefactLimits
     labels: Mapping[int, str]
     steps: tuple[Step, ...]
     text: str | None
@@ -154,7 +154,7 @@ class Trace:
         """The steps that are marked as artefacts."""
         return tuple(step for step in self.steps if step.artefact)
 
-    def with_limits(self, limits: Limits) -> Trace:
+    def with_limits(self, limits: ArtefactLimits) -> Trace:
         """The same trace with artefacts marked by other limits."""
         steps = tuple(dataclasses.replace(step, artefact=limits.mark(step.cond)) for step in self.steps)
         return dataclasses.replace(self, limits=limits, steps=steps)

@@ -17,7 +17,7 @@ from counterpoint.models.loading import as_model
 from counterpoint.models.model import Model
 from counterpoint.sampling import Sampling
 from counterpoint.trace.labels import labeller
-from counterpoint.trace.record import LIMITS, Limits, Step, Trace, TracedBranch
+from counterpoint.trace.record import LIMITS, ArtefactLimits, Step, Trace, TracedBranch
 from counterpoint.trace.recorder import NUM_ALTERNATIVES, Numbers, Recorder
 
 
@@ -27,7 +27,7 @@ def record(
     prompt: Prompt,
     *,
     num_alternatives: int = NUM_ALTERNATIVES,
-    limits: Limits = LIMITS,
+    limits: ArtefactLimits = LIMITS,
     on_progress: Callable[[Progress], None] | None = None,
     **options: Unpack[RequestOptions],
 ) -> Trace:
@@ -53,7 +53,7 @@ def record(
 
 @spelled_out(RequestOptions)
 def record_unguided(
-    model: Model | str, prompt: Prompt, *, limits: Limits = LIMITS,
+    model: Model | str, prompt: Prompt, *, limits: ArtefactLimits = LIMITS,
     on_progress: Callable[[Progress], None] | None = None, **options: Unpack[RequestOptions],
 ) -> Trace:  # fmt: skip
     """What the same request would write without guidance, from the same random numbers.
@@ -75,7 +75,7 @@ def record_all(
     requests: Sequence[Request],
     *,
     num_alternatives: int = NUM_ALTERNATIVES,
-    limits: Limits = LIMITS,
+    limits: ArtefactLimits = LIMITS,
     max_rows: int = 256,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> list[list[Trace]]:
@@ -91,7 +91,7 @@ def record_all(
 
 
 def watched(
-    model: Model, request: Request, *, num_alternatives: int = NUM_ALTERNATIVES, limits: Limits = LIMITS
+    model: Model, request: Request, *, num_alternatives: int = NUM_ALTERNATIVES, limits: ArtefactLimits = LIMITS
 ) -> tuple[Request, Callable[[Completion], Trace]]:
     """A request that is recorded while somebody else runs it, and what makes a trace of each completion of it.
 
@@ -112,7 +112,7 @@ def _trace(
     request: Request,
     numbers: list[Numbers],
     completion: Completion,
-    limits: Limits,
+    limits: ArtefactLimits,
     label: Callable[[int], str],
 ) -> Trace:
     texts = _texts(model, [n.token_id for n in numbers])

@@ -27,9 +27,9 @@ from counterpoint.guide import Guide
 from counterpoint.models.caches import CACHE_NAMES, CAUSAL_FIELD, GENERATED_FIELD, cache_of
 from counterpoint.models.padded import PaddedHistories
 from counterpoint.models.trials import abilities_of
-from counterpoint.transformers.asked import Asked, guides_of
 from counterpoint.transformers.caller import running_generate
 from counterpoint.transformers.forms import form_of
+from counterpoint.transformers.guided_call import GuidedCall, guides_of
 from counterpoint.transformers.histories import Histories, rows_for
 from counterpoint.transformers.joint import JointGuidance, JointModel, NeedsStates
 from counterpoint.transformers.loops import check_mask, check_reads_plainly, own_loop_fault, reorders_beams
@@ -105,7 +105,7 @@ def generate(
     guides = guides_of(
         guide, generation_config, caller, has_negative_inputs=negative_inputs is not None, has_form=form is not None
     )
-    request = Asked(model, input_ids, generation_config, caller, guides, model_kwargs, negative_inputs, form)
+    request = GuidedCall(model, input_ids, generation_config, caller, guides, model_kwargs, negative_inputs, form)
     if guides is not None:
         check_reads_plainly(model)
         check_mask(caller, model.config.is_encoder_decoder)
@@ -121,7 +121,7 @@ def generate(
     return _hand_over(request, LOOPS[mode], processors, stopping_criteria)
 
 
-def _reader(request: Asked, loop: str) -> Histories | PaddedHistories | None:
+def _reader(request: GuidedCall, loop: str) -> Histories | PaddedHistories | None:
     """What reads both branches; None where the processor in transformers' own loop is the better way.
 
     Raises:
@@ -147,7 +147,7 @@ def _reader(request: Asked, loop: str) -> Histories | PaddedHistories | None:
 
 
 def _decode(
-    request: Asked,
+    request: GuidedCall,
     read: Histories | PaddedHistories,
     processors: LogitsProcessorList,
     stopping_criteria: StoppingCriteriaList,
@@ -207,7 +207,7 @@ def _decode(
     )
 
 
-def _cache(request: Asked, read: Histories, histories: Sequence[TokenIds], width: int) -> Cache | None:
+def _cache(request: GuidedCall, read: Histories, histories: Sequence[TokenIds], width: int) -> Cache | None:
     """What transformers' loop would have cached of the conditional branch, left-padded to `width` tokens.
 
     None where the model has a state of another kind.
@@ -221,7 +221,7 @@ def _cache(request: Asked, read: Histories, histories: Sequence[TokenIds], width
 
 
 def _joint_loop(
-    request: Asked,
+    request: GuidedCall,
     read: Histories | PaddedHistories,
     loop: str,
     processors: LogitsProcessorList,
@@ -262,7 +262,7 @@ def _scattered(
 
 
 def _hand_over(
-    request: Asked,
+    request: GuidedCall,
     loop: str,
     processors: LogitsProcessorList,
     stopping_criteria: StoppingCriteriaList,

@@ -10,7 +10,7 @@ from counterpoint.guide import Branch, Guide
 
 
 @dataclass(frozen=True, slots=True)
-class Built:
+class BranchedPrompt:
     """What a builder made: `counterpoint.generate(model, built, guide=...)`.
 
     Args:

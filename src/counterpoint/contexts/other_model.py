@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from counterpoint.contexts.built import Built
+from counterpoint.contexts.branched_prompt import BranchedPrompt
 from counterpoint.contexts.kinds import OtherModel
 from counterpoint.errors import UnsupportedError
 from counterpoint.guide import Branch, Guide, finite
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 CONTRASTIVE_PLAUSIBILITY = 0.1
 
 
-def contrastive(prompt: Any, amateur: Model) -> Built:
+def contrastive(prompt: Any, amateur: Model) -> BranchedPrompt:
     """A prompt against what a weaker model makes of it: contrastive decoding.
 
     With the guidance scale s the score is s * l_expert + (1 - s) * l_amateur, and plausibility 0.1 unless a guide says
@@ -28,10 +28,10 @@ def contrastive(prompt: Any, amateur: Model) -> Built:
 
     Source: Li et al. 2022, arXiv 2210.15097; O'Brien & Lewis 2023, arXiv 2309.09117.
     """
-    return Built(prompt, (Branch(OtherModel(amateur)),), Guide(plausibility=CONTRASTIVE_PLAUSIBILITY))
+    return BranchedPrompt(prompt, (Branch(OtherModel(amateur)),), Guide(plausibility=CONTRASTIVE_PLAUSIBILITY))
 
 
-def proxy_tuning(prompt: Any, tuned: Model, untuned: Model, *, strength: float = 1.0) -> Built:
+def proxy_tuning(prompt: Any, tuned: Model, untuned: Model, *, strength: float = 1.0) -> BranchedPrompt:
     """A large model pushed by what fine-tuning did to a small one: l_large + strength * (l_tuned - l_untuned).
 
     Args:
@@ -45,10 +45,10 @@ def proxy_tuning(prompt: Any, tuned: Model, untuned: Model, *, strength: float =
     Source: Liu et al. 2024, arXiv 2401.08565.
     """
     strength = finite("strength", strength)
-    return Built(prompt, (Branch(OtherModel(tuned), strength), Branch(OtherModel(untuned), -strength)))
+    return BranchedPrompt(prompt, (Branch(OtherModel(tuned), strength), Branch(OtherModel(untuned), -strength)))
 
 
-def against_adapter(prompt: Any, model: Model, *, adapter: str | None = None) -> Built:
+def against_adapter(prompt: Any, model: Model, *, adapter: str | None = None) -> BranchedPrompt:
     """A prompt against the same model with another adapter, or with none: amplifies what the adapter learned.
 
     Generate with `model` for that. To undo what it learned, generate with `model.with_adapter(None)` and name the
@@ -62,7 +62,7 @@ def against_adapter(prompt: Any, model: Model, *, adapter: str | None = None) ->
     Raises:
         UsageError: the model has no such adapter.
     """
-    return Built(prompt, (Branch(OtherModel(model.with_adapter(adapter))),))
+    return BranchedPrompt(prompt, (Branch(OtherModel(model.with_adapter(adapter))),))
 
 
 def check_tokenizer(model: Model, other: Model, *, role: str = "be a branch beside") -> None:

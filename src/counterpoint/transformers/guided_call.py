@@ -25,7 +25,7 @@ from counterpoint.transformers.processor import GuidanceLogitsProcessor, check_n
 PLAIN_INPUTS = {"attention_mask", "position_ids", "use_cache", "logits_to_keep", *CACHE_NAMES}
 
 
-class Asked:
+class GuidedCall:
     """One call of `generate`.
 
     Raises:
