@@ -147,14 +147,11 @@ def _runner(form: str, options: Options) -> Iterator[tuple[Runner, dict[str, Any
         return
     if engine == "vllm":
         with needs("vllm"):
-            from counterpoint.vllm.offline import Offline
-        yield (
-            Offline(options["model"], sampling_from(options), guide_from(options), options["negative"], form=form),
-            {
-                "engine": "vllm",
-                "model": options["model"],
-            },
-        )
+            from counterpoint.vllm.offline import Offline, started
+
+            llm = started(options["model"], form)
+        runner = Offline(llm, sampling_from(options), guide_from(options), options["negative"])
+        yield runner, {"engine": "vllm", "model": options["model"]}
         return
     model = open_model(options)
     from counterpoint.models.fingerprint import fingerprint

@@ -15,30 +15,37 @@ CHUNK = 1024  # lines given to vLLM at once, which schedules them itself
 RENAMED = {"stop_ids": "stop_token_ids"}
 
 
-class Offline:
-    """A runner of lines (`batch.forms.Lines`) on `vllm.LLM`.
+def started(model: str, form: str) -> Any:
+    """`vllm.LLM` with guidance in it.
 
     Args:
-        model: a folder or a hub id.
-        options: of generation, for lines that have none of their own.
-        guide, negative: likewise.
-        form: of the input; only lines of our own are taken.
+        model: a folder or a hub id. form: of the input.
 
     Raises:
         UnsupportedError: the input is in OpenAI's form.
     """
+    if form != "lines":
+        raise UnsupportedError(
+            "--engine vllm takes lines of prompts; for OpenAI's batch format start vllm serve and give its address"
+        )
+    from vllm import LLM
+
+    return LLM(model, **engine_args())
+
+
+class Offline:
+    """A runner of lines (`batch.forms.Lines`) on `vllm.LLM`.
+
+    Args:
+        llm: of `started`.
+        options: of generation, for lines that have none of their own.
+        guide, negative: likewise.
+    """
 
     def __init__(
-        self, model: str, options: Mapping[str, Any], guide: Guide | None, negative: str | None, *, form: str
+        self, llm: Any, options: Mapping[str, Any], guide: Guide | None = None, negative: str | None = None
     ) -> None:
-        if form != "lines":
-            raise UnsupportedError(
-                "--engine vllm takes lines of prompts; for OpenAI's batch format start vllm serve and give its address"
-            )
-        from vllm import LLM
-
-        self._options, self._guide, self._negative = dict(options), guide, negative
-        self._llm = LLM(model, **engine_args())
+        self._llm, self._options, self._guide, self._negative = llm, dict(options), guide, negative
 
     def __call__(self, tasks: Iterator[Task]) -> Iterable[Result]:
         while chunk := [task for _, task in zip(range(CHUNK), tasks)]:
@@ -70,7 +77,7 @@ class Offline:
             options["extra_args"] = extra_args(guide or Guide(), negative, branches=branches)
         try:
             params = SamplingParams(**{RENAMED.get(name, name): value for name, value in options.items()})
-        except (TypeError, ValueError) as error:
+        except Exception as error:  # vLLM raises kinds of its own
             raise UsageError(" ".join(str(error).split())) from None
         if line.prompt is None:
             raise UsageError("prompt is null, and vLLM begins with a token; give a text or token ids", param="prompt")

@@ -143,7 +143,9 @@ INTERFACES = {
     "vllm.v1.worker.gpu_worker:Worker.init_device": ("a45cd75063bc", "2bfbf8438f7d"),
     "vllm.v1.worker.gpu_worker:Worker.load_model": ("350a4fb01458", "350a4fb01458"),
     "vllm.v1.worker.gpu_worker:Worker.sample_tokens": ("461564027b61", "461564027b61"),
+    "vllm:LLM": ("f5d80bad20f3", "dcb43fc18b93"),
     "vllm:SamplingParams": ("5bfe06166f00", "5bfe06166f00"),
+    "vllm:TokensPrompt": ("7a9cc61c4dde", "7a9cc61c4dde"),
     "vllm:envs": ("e963af06cf6c", "a9f665c49da1"),
 }
 
