@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutput
+
+from counterpoint.models.close import is_close
 
 from counterpoint.models.caches import cache_argument, cache_of
 
@@ -33,7 +35,8 @@ class EncodedHistories:
         for row, text in enumerate(texts):
             ids[row, : len(text)] = torch.tensor(text, device=model.device)
             self._mask[row, : len(text)] = 1
-        self._states = model.get_encoder()(input_ids=ids, attention_mask=self._mask, return_dict=True).last_hidden_state
+        encoded = model.get_encoder()(input_ids=ids, attention_mask=self._mask, return_dict=True)
+        self._states, self._output = encoded.last_hidden_state, type(encoded)  # some decoders ask for a field of their own
         self._number = {text: number for number, text in enumerate(texts)}
         self._held: list[tuple[TokenIds, TokenIds]] = []
         self._cache: Any = None
@@ -51,7 +54,7 @@ class EncodedHistories:
             ids = torch.tensor([ids[-1:] for _, ids in keys], device=self._model.device)
         texts = [self._number[text] for text, _ in keys]
         out = self._model(
-            encoder_outputs=BaseModelOutput(last_hidden_state=self._states[texts]),
+            encoder_outputs=self._output(last_hidden_state=self._states[texts]),
             attention_mask=self._mask[texts],
             decoder_input_ids=ids,
             use_cache=True,
@@ -60,3 +63,36 @@ class EncodedHistories:
         )
         self._held, self._cache = list(keys), cache_of(out, self._cache_name)
         return out.logits[:, -1]
+
+
+_TRIALS: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
+
+
+def continues_encoded(model: PreTrainedModel) -> bool:
+    """Whether an encoder-decoder writes with its cache what it writes without; found out once, by a trial."""
+    if model not in _TRIALS:
+        _TRIALS[model] = _trial(model)
+    return _TRIALS[model]
+
+
+@torch.no_grad()
+def _trial(model: PreTrainedModel) -> bool:
+    """Two texts of other lengths, continued by a few tokens, against the decoder's own forward of each alone."""
+    texts = [(3, 5, 4, 6), (7, 4)]
+    written = [(2, 5, 3, 6, 4), (2, 4, 6, 3, 5)]
+    try:
+        read = EncodedHistories(model, texts)
+        for length in range(1, len(written[0]) + 1):
+            got = read.logits([(text, ids[:length]) for text, ids in zip(texts, written)])
+            for row, (text, ids) in enumerate(zip(texts, written)):
+                alone = model(
+                    input_ids=torch.tensor([text], device=model.device),
+                    decoder_input_ids=torch.tensor([ids[:length]], device=model.device),
+                    use_cache=False,
+                    return_dict=True,
+                )
+                if not is_close(got[row], alone.logits[0, -1]):
+                    return False
+    except Exception:  # any failure of the trial means that this model's forward is of another kind
+        return False
+    return True

@@ -15,7 +15,7 @@ from counterpoint.guide import Guide
 from counterpoint.models.padded import PaddedHistories, state_places
 from counterpoint.models.trials import abilities_of
 from counterpoint.transformers.caller import Caller, is_drafting, running_generate
-from counterpoint.transformers.encoded import EncodedHistories
+from counterpoint.transformers.encoded import EncodedHistories, continues_encoded
 from counterpoint.transformers.forms import RowForms
 from counterpoint.transformers.guides import RowGuides
 from counterpoint.transformers.histories import Histories, rows_for
@@ -88,6 +88,11 @@ class GuidanceLogitsProcessor(LogitsProcessor):
             raise UnsupportedError(
                 f"{type(model).__name__} is an encoder-decoder, whose prompt's last token is no text of its own; "
                 "pass negative_prompt_ids"
+            )
+        if self._negatives is not None and model.config.is_encoder_decoder and not continues_encoded(model):
+            raise UnsupportedError(
+                f"{type(model).__name__} writes something else with its cache than without, by a trial, so it can't be guided "
+                "exactly; use another encoder-decoder, or a decoder-only model"
             )
         self._own_prompt_len, self._form = prompt_len, form
         self._places = state_places(model)
