@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
 from counterpoint.models.close import is_close
 
@@ -36,7 +36,10 @@ class EncodedHistories:
             ids[row, : len(text)] = torch.tensor(text, device=model.device)
             self._mask[row, : len(text)] = 1
         encoded = model.get_encoder()(input_ids=ids, attention_mask=self._mask, return_dict=True)
-        self._states, self._output = encoded.last_hidden_state, type(encoded)  # some decoders ask for a field of their own
+        self._states, self._output = (
+            encoded.last_hidden_state,
+            type(encoded),
+        )  # some decoders ask for a field of their own
         self._number = {text: number for number, text in enumerate(texts)}
         self._held: list[tuple[TokenIds, TokenIds]] = []
         self._cache: Any = None
@@ -93,6 +96,38 @@ def _trial(model: PreTrainedModel) -> bool:
                 )
                 if not is_close(got[row], alone.logits[0, -1]):
                     return False
+        return _writes_alike(model, texts)
     except Exception:  # any failure of the trial means that this model's forward is of another kind
         return False
+
+
+def _writes_alike(model: PreTrainedModel, texts: Sequence[TokenIds]) -> bool:
+    """Whether transformers' own loop over padded texts has the logits of the uncached forward of each alone."""
+    own, width = model.generation_config, max(map(len, texts))
+    settings = GenerationConfig(
+        max_new_tokens=5,
+        do_sample=False,
+        decoder_start_token_id=own.decoder_start_token_id,
+        bos_token_id=own.bos_token_id,
+        pad_token_id=0 if own.pad_token_id is None else own.pad_token_id,
+        return_dict_in_generate=True,
+        output_logits=True,
+    )
+    out = model.generate(
+        input_ids=torch.tensor([text + (0,) * (width - len(text)) for text in texts], device=model.device),
+        attention_mask=torch.tensor([[1] * len(t) + [0] * (width - len(t)) for t in texts], device=model.device),
+        generation_config=settings,
+        eos_token_id=None,
+    )
+    start = out.sequences.shape[1] - len(out.logits)
+    for row, text in enumerate(texts):
+        for step, logits in enumerate(out.logits):
+            alone = model(
+                input_ids=torch.tensor([text], device=model.device),
+                decoder_input_ids=out.sequences[row : row + 1, : start + step],
+                use_cache=False,
+                return_dict=True,
+            )
+            if not is_close(logits[row], alone.logits[0, -1]):
+                return False
     return True
