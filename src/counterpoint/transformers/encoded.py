@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
-from counterpoint.models.close import is_close
-
 from counterpoint.models.caches import cache_argument, cache_of
+from counterpoint.models.close import is_close
 
 TokenIds = tuple[int, ...]
 
