@@ -70,8 +70,8 @@ def _sizes(vary: str | None, size: int) -> list[int]:
         return [size]
     name, _, values = vary.partition("=")
     parts = [part.strip() for part in values.split(",")]
-    if name.strip() != "image_size" or not all(part.isdigit() and int(part) >= 8 for part in parts):
-        raise UsageError(f"--vary is {vary!r}; use image_size=24,48, in pixels of 8 or more")
+    if name.strip().replace("-", "_") != "image_size" or not all(part.isdigit() and int(part) >= 8 for part in parts):
+        raise UsageError(f"--vary is {vary!r}; use image-size=24,48, in pixels of 8 or more")
     return [int(part) for part in parts]
 
 
