@@ -10,8 +10,8 @@ from typing import Any
 
 from counterpoint.batch.job import Result, Task
 from counterpoint.batch.journal import Entry
-from counterpoint.batch.lines import Line, read_line
-from counterpoint.errors import CounterpointError, PromptError, UsageError
+from counterpoint.batch.lines import Line, read_line, read_object
+from counterpoint.errors import CounterpointError, UsageError
 
 URLS = ("/v1/completions", "/v1/chat/completions", "/v1/responses")
 
@@ -69,14 +69,8 @@ class OpenAI:
 
     def read(self, text: bytes, number: int) -> Mapping[str, Any]:
         """Raises `UsageError` where the line can't be sent."""
-        try:
-            record = json.loads(text.decode())
-        except UnicodeDecodeError as error:
-            raise PromptError(f"not valid UTF-8 at byte {error.start}") from None
-        except (ValueError, RecursionError) as error:
-            raise PromptError(f"not valid JSON: {error}") from None
-        if not isinstance(record, dict):
-            raise PromptError('not an object; write {"custom_id": ..., "method": "POST", "url": ..., "body": {...}}')
+        wanted = 'an object; write {"custom_id": ..., "method": "POST", "url": ..., "body": {...}}'
+        record = read_object(text, wanted)
         for name in record:
             if name not in ("custom_id", "method", "url", "body"):
                 raise UsageError(f"unknown field {name!r}; known are custom_id, method, url, body", param=name)

@@ -66,11 +66,11 @@ def read_lines(source: Iterable[bytes]) -> Iterator[tuple[int, Line | UsageError
                 yield number, error
 
 
-def read_line(text: bytes, number: int = 1) -> Line:
-    """One line. Everything is checked that needs no model.
+def read_object(text: bytes, wanted: str) -> dict[str, Any]:
+    """A line's JSON object.
 
     Raises:
-        UsageError: it is no JSON object with a prompt, or a field is unknown, given twice or of the wrong kind.
+        PromptError: it is none; the message ends in what is wanted.
     """
     try:
         record = json.loads(text.decode())
@@ -79,7 +79,17 @@ def read_line(text: bytes, number: int = 1) -> Line:
     except (ValueError, RecursionError) as error:
         raise PromptError(f"not valid JSON: {error}") from None
     if not isinstance(record, dict):
-        raise PromptError('not an object with a prompt; write {"prompt": "..."}')
+        raise PromptError(f"not {wanted}")
+    return record
+
+
+def read_line(text: bytes, number: int = 1) -> Line:
+    """One line. Everything is checked that needs no model.
+
+    Raises:
+        UsageError: it is no JSON object with a prompt, or a field is unknown, given twice or of the wrong kind.
+    """
+    record = read_object(text, 'an object with a prompt; write {"prompt": "..."}')
     for name in record:
         if name not in FIELDS:
             hint = f"write {ELSEWHERE[name]!r}" if name in ELSEWHERE else f"known are {', '.join(FIELDS)}"
