@@ -140,7 +140,7 @@ def test_pyro_is_of_the_same_opinion():
 
     torch.manual_seed(0)
     pyro.set_rng_seed(0)
-    chains = MCMC(NUTS(model), num_samples=300, warmup_steps=200, disable_progbar=True)
+    chains = MCMC(NUTS(model), num_samples=200, warmup_steps=100, disable_progbar=True)
     chains.run()
     theirs = chains.get_samples()["guide"]
     ours = logistic._sample(table, 0, 300)["guide"].reshape(-1, 3)
