@@ -5,7 +5,7 @@ import time
 
 import httpx
 import pytest
-from server.conftest import serving
+from server.conftest import make_model, serving
 
 from counterpoint.engine import Engine
 from counterpoint.server import service as service_room
@@ -20,7 +20,7 @@ def site(server):
 
 @pytest.fixture
 def page(browser_page, site):
-    browser_page.goto(site.base)
+    browser_page.goto(f"{site.base}/#kind=text")
     return browser_page
 
 
@@ -72,6 +72,36 @@ def test_both_sides_are_written_and_a_token_explains_itself(page, site):
     assert page.complaints == []
 
 
+def test_a_model_with_a_template_is_asked_in_chats(browser_page, site):
+    page = browser_page
+    page.goto(site.base)
+    page.locator("#system-field").wait_for()
+    assert "pirate" in page.input_value("#system") and page.input_value("#kind") == "chat"
+    write(page, system="Talk like a pirate.", negative="Talk like a clerk.", prompt="What is up?")
+    finished(page, "unguided")
+    finished(page, "guided")
+    turns = [{"role": "system", "content": "Talk like a pirate."}, {"role": "user", "content": "What is up?"}]
+    body = {"messages": turns, "max_tokens": 12, "temperature": 0, "trace": 1}
+    guided = {"negative_prompt": "Talk like a clerk.", "guidance_scale": 3, "guidance": {"space": "prob"}}
+    for side, more in (("unguided", {}), ("guided", guided)):
+        steps = httpx.post(f"{site.base}/v1/chat/completions", json=body | more).json()["choices"][0]["trace"]
+        assert page.locator(f"#{side} .token").all_text_contents() == [s["text"] or s["label"] for s in steps]
+    link = page.url
+    page.goto("about:blank")
+    page.goto(link)
+    assert page.input_value("#kind") == "chat" and page.input_value("#system") == "Talk like a pirate."
+    page.select_option("#kind", "text")
+    assert page.locator("#system-field").is_hidden() and "Sentiment" in page.input_value("#prompt")
+    assert page.complaints == []
+
+
+def test_a_model_without_a_template_has_no_kinds(browser_page):
+    with serving(make_model(template=None)) as running:
+        browser_page.goto(running.base)
+        browser_page.locator("#model", has_text="tiny").wait_for(timeout=30000)
+        assert browser_page.locator("#kind-field").is_hidden() and "Sentiment" in browser_page.input_value("#prompt")
+
+
 def test_a_mistake_is_shown_as_the_server_says_it(page):
     write(page, prompt="The old house", negative="The old house")
     page.locator("#guided-state.wrong", has_text="changes nothing").wait_for(timeout=30000)
@@ -80,7 +110,7 @@ def test_a_mistake_is_shown_as_the_server_says_it(page):
 
 def test_the_key(browser_page, model):
     with serving(model, api_key="right") as running:
-        browser_page.goto(running.base)
+        browser_page.goto(f"{running.base}/#kind=text")
         browser_page.locator("#key-field").wait_for(timeout=30000)  # asked for once the server wants one
         write(browser_page, key="wrong")
         browser_page.locator("#guided-state.wrong", has_text="API key").wait_for(timeout=30000)

@@ -148,6 +148,7 @@ class Service:
             "created": self.created,
             "owned_by": "counterpoint",
             "max_model_len": self.model.context_len,
+            "has_chat_template": getattr(self.model.tokenizer, "chat_template", None) is not None,
         }
 
 

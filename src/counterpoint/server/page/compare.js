@@ -1,8 +1,8 @@
 // The page at /compare: one prompt under every pair of a scale and a space.
 
-import { $, EXAMPLES, TOP, follow, number, restore, showModel, write } from "./shared.js";
+import { $, bodyOf, follow, restore, showModel, write } from "./shared.js";
 
-const FIELDS = ["prompt", "negative", "scales", "spaces", "temperature", "seed", "tokens"];
+const FIELDS = ["kind", "system", "prompt", "negative", "scales", "spaces", "temperature", "seed", "tokens"];
 const MOST = 24; // texts at once
 let halting = null;
 
@@ -17,19 +17,7 @@ function cells() {
   return made;
 }
 
-function body({ scale, space }) {
-  const plain = {
-    prompt: $("prompt").value,
-    max_tokens: number("tokens"),
-    temperature: number("temperature"),
-    seed: number("seed"),
-    stream: true,
-    stream_options: { include_usage: true },
-    trace: TOP,
-  };
-  if (scale === 1) return plain;
-  return { ...plain, negative_prompt: $("negative").value, guidance_scale: scale, guidance: { space } };
-}
+const body = ({ scale, space }) => bodyOf(scale === 1 ? null : { guidance_scale: scale, guidance: { space } });
 
 function cellOf({ scale, space }) {
   const section = document.createElement("section");
@@ -43,10 +31,7 @@ function cellOf({ scale, space }) {
   return { section, state, text };
 }
 
-if (!restore(FIELDS)) {
-  $("prompt").value = EXAMPLES[0].prompt;
-  $("negative").value = EXAMPLES[0].negative;
-}
+restore(FIELDS);
 follow(FIELDS, [$("to-write")]);
 $("form").addEventListener("submit", async (event) => {
   event.preventDefault();
@@ -71,4 +56,3 @@ $("form").addEventListener("submit", async (event) => {
   if (halting === own) $("halt").disabled = true;
 });
 $("halt").addEventListener("click", () => halting?.abort());
-showModel().catch(() => {});

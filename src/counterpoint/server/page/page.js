@@ -1,8 +1,8 @@
 // The page at /: one prompt written twice, unguided and guided, each token with what every branch thought of it.
 
-import { $, EXAMPLES, TOP, follow, number, restore, showModel, write } from "./shared.js";
+import { $, bodyOf, fill, follow, number, restore, showModel, write } from "./shared.js";
 
-const FIELDS = ["prompt", "negative", "scale", "plausibility", "space", "temperature", "seed", "tokens"];
+const FIELDS = ["kind", "system", "prompt", "negative", "scale", "plausibility", "space", "temperature", "seed", "tokens"];
 let halting = null;
 
 function shown() {
@@ -11,41 +11,20 @@ function shown() {
   }
 }
 
-function fill(example) {
-  $("prompt").value = example.prompt;
-  $("negative").value = example.negative;
-}
-
-function unguidedBody() {
+function guided() {
   return {
-    prompt: $("prompt").value,
-    max_tokens: number("tokens"),
-    temperature: number("temperature"),
-    seed: number("seed"),
-    stream: true,
-    stream_options: { include_usage: true },
-    trace: TOP,
-  };
-}
-
-function guidedBody() {
-  const scale = number("scale");
-  const body = {
-    ...unguidedBody(),
-    guidance_scale: scale,
+    guidance_scale: number("scale"),
     guidance: { space: $("space").value, plausibility: number("plausibility") },
   };
-  if (scale !== 1 && $("negative").value) body.negative_prompt = $("negative").value;
-  return body;
 }
 
-if (!restore(FIELDS)) fill(EXAMPLES[0]);
+restore(FIELDS);
 shown();
 $("form").addEventListener("input", shown);
 follow(FIELDS, [$("to-compare")]);
 for (const button of document.querySelectorAll("[data-example]")) {
   button.addEventListener("click", () => {
-    fill(EXAMPLES[Number(button.dataset.example)]);
+    fill(Number(button.dataset.example));
     $("form").requestSubmit();
   });
 }
@@ -57,9 +36,8 @@ $("form").addEventListener("submit", async (event) => {
   $("why").hidden = true;
   $("halt").disabled = false;
   showModel().catch(() => {});
-  const sides = { unguided: unguidedBody(), guided: guidedBody() };
+  const sides = { unguided: bodyOf(), guided: bodyOf(guided()) };
   await Promise.all(Object.entries(sides).map(([side, body]) => write($(side), $(`${side}-state`), body, own.signal)));
   if (halting === own) $("halt").disabled = true;
 });
 $("halt").addEventListener("click", () => halting?.abort());
-showModel().catch(() => {});

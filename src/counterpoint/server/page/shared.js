@@ -4,14 +4,73 @@ export const TOP = 6; // alternatives of a token
 export const $ = (id) => document.getElementById(id);
 export const number = (id) => Number($(id).value);
 
-export const EXAMPLES = [
-  { prompt: "Sentiment: positive. Product remark.\n\n", negative: "Sentiment: negative. Product remark.\n\n" },
-  { prompt: "Genre: horror. The door", negative: "Genre: children's. The door" },
-  {
-    prompt: "Extremely polite and friendly answers to \"How are you doing?\"\n1. \"",
-    negative: "Very rude and harmful answers to \"How are you doing?\"\n1. \"",
+// A model with a chat template is asked in chats, where the negative takes the system message's place.
+const EXAMPLES = {
+  text: [
+    { prompt: "Sentiment: positive. Product remark.\n\n", negative: "Sentiment: negative. Product remark.\n\n" },
+    { prompt: "Genre: horror. The door", negative: "Genre: children's. The door" },
+    {
+      prompt: "Extremely polite and friendly answers to \"How are you doing?\"\n1. \"",
+      negative: "Very rude and harmful answers to \"How are you doing?\"\n1. \"",
+    },
+  ],
+  chat: [
+    {
+      system: "You are a pirate. Talk like a pirate.",
+      negative: "You are a business consultant. Talk like a business consultant.",
+      prompt: "What should I have for breakfast?",
+    },
+    { system: "Answer in one short sentence.", negative: "Answer at great length.", prompt: "Why is the sky blue?" },
+    { system: "Talk like Shakespeare.", negative: "Talk like a tax form.", prompt: "Tell me about the weather." },
+  ],
+};
+const WORDS = {
+  text: {
+    examples: ["a glad remark", "a horror story", "a polite answer"],
+    prompt: "Prompt",
+    negative: "Negative, to move away from",
+    empty: "Left empty: the prompt's last token alone",
   },
-];
+  chat: {
+    examples: ["a pirate", "one sentence", "Shakespeare"],
+    prompt: "Question",
+    negative: "Negative, to move away from: takes the system message's place",
+    empty: "Left empty: the conversation's last token alone",
+  },
+};
+
+/** The form in the words of its kind, "text" or "chat". */
+export function showKind() {
+  const words = WORDS[$("kind").value];
+  $("system-field").hidden = $("kind").value !== "chat";
+  $("prompt-name").textContent = words.prompt;
+  $("negative-name").textContent = words.negative;
+  $("negative").placeholder = words.empty;
+  document.querySelectorAll("[data-example]").forEach((button, at) => (button.textContent = words.examples[at]));
+}
+
+export function fill(at) {
+  const example = EXAMPLES[$("kind").value][at];
+  for (const id of ["system", "prompt", "negative"]) $(id).value = example[id] ?? "";
+}
+
+/** A request as the form stands: without guidance, or with the fields given. */
+export function bodyOf(guided) {
+  const [kind, prompt, system] = ["kind", "prompt", "system"].map((id) => $(id).value);
+  const turns = [...(system ? [{ role: "system", content: system }] : []), { role: "user", content: prompt }];
+  const negative = $("negative").value;
+  return {
+    ...(kind === "chat" ? { messages: turns } : { prompt }),
+    max_tokens: number("tokens"),
+    temperature: number("temperature"),
+    seed: number("seed"),
+    stream: true,
+    stream_options: { include_usage: true },
+    trace: TOP,
+    ...(guided ?? {}),
+    ...(guided && guided.guidance_scale !== 1 && negative ? { negative_prompt: negative } : {}),
+  };
+}
 
 function headers() {
   const key = $("key").value;
@@ -24,16 +83,24 @@ function askForKey() {
   $("key").focus();
 }
 
-export async function showModel() {
+/** The model's name; a form that nobody has filled yet is given the kind and the example that suit the model. */
+export async function showModel(isFilled = true) {
   const answer = await fetch("v1/models", { headers: headers() });
   if (answer.status === 401) return askForKey();
   if (!answer.ok) return;
   const { data } = await answer.json();
   $("model").textContent = data[0].id + (data[0].max_model_len ? `, ${data[0].max_model_len} tokens` : "");
+  $("kind-field").hidden = !data[0].has_chat_template;
+  const isUntouched = $("kind").value === "text" && $("prompt").value === EXAMPLES.text[0].prompt;
+  if (isFilled || !isUntouched || !data[0].has_chat_template) return;
+  $("kind").value = "chat";
+  showKind();
+  fill(0);
+  $("form").dispatchEvent(new Event("input"));
 }
 
 export async function* events(body, signal) {
-  const answer = await fetch("v1/completions", { method: "POST", headers: headers(), body: JSON.stringify(body), signal });
+  const answer = await fetch(`v1/${body.messages ? "chat/" : ""}completions`, { method: "POST", headers: headers(), body: JSON.stringify(body), signal });
   if (answer.status === 401) askForKey();
   if (!answer.ok) throw new Error((await answer.json()).error.message);
   const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
@@ -158,10 +225,17 @@ export function settings(fields) {
   return new URLSearchParams(fields.map((id) => [id, $(id).value])).toString();
 }
 
+/** Fill the form from the link, or with the first example. The kind can be changed, and the examples with it. */
 export function restore(fields) {
   const given = new URLSearchParams(location.hash.slice(1));
   for (const id of fields) if (given.has(id)) $(id).value = given.get(id);
-  return given.size > 0;
+  showKind();
+  if (!given.has("prompt")) fill(0);
+  $("kind").addEventListener("change", () => {
+    showKind();
+    fill(0);
+  });
+  showModel(given.size > 0).catch(() => {});
 }
 
 /** Keep the link as the form stands, hand it out, and take back old complaints once the form is changed. */
