@@ -23,8 +23,11 @@ _LATER = {
     "stream": "counterpoint.engine",
     "Engine": "counterpoint.engine",
     "Completion": "counterpoint.engine",
+    "distil": "counterpoint.distillation",
 }
-_ROOMS = ("constraints", "contexts", "errors", "formulas", "report", "sampling", "trace", "transformers")
+_ROOMS = (
+    "constraints", "contexts", "distillation", "errors", "formulas", "report", "sampling", "trace", "transformers",
+)  # fmt: skip
 
 __all__ = ["Branch", "Guide", "__version__", *_LATER, *_ROOMS]
 

@@ -62,17 +62,18 @@ class _Branch(Pair):
 def _check(options: Options) -> None:
     given = [f"--{name.replace('_', '-')}" for name in WAYS if options.get(name) not in (None, False, ())]
     if options["branch"] and given != ["--negative-system"]:
-        given += ["--branch"] if given or not _is_chat(options) else []
+        given += ["--branch"] if given or not is_chat(options) else []
     if len(given) > 1:
         raise UsageError(f"{' and '.join(given)} are given; keep one, or write the branches with --branch")
     for name, needs in (("instead", "without"), ("undo", "adapter")):
-        if options[name] and not options[needs]:
+        if options.get(name) and not options[needs]:
             raise UsageError(f"--{name} needs --{needs}")
-    if _is_chat(options) and given and given[0] in ("--without", "--contrast", "--adapter"):
+    if is_chat(options) and given and given[0] in ("--without", "--contrast", "--adapter"):
         raise UsageError(f"{given[0]} is for a plain prompt; in a chat use --branch with JSON")
-    if options["no_prompt"] and (options.get("prompt") or options["prompt_file"]):
+    is_bare = options.get("no_prompt")
+    if is_bare and (options.get("prompt") or options["prompt_file"]):
         raise UsageError("--no-prompt and a prompt are both given; keep one")
-    if options["no_prompt"] and (given or _is_chat(options) or options["branch"]) and given != ["--negative"]:
+    if is_bare and (given or is_chat(options) or options["branch"]) and given != ["--negative"]:
         raise UsageError("--no-prompt goes with --negative only; the other branches are made of a prompt")
     if options.get("prompt") == "":
         raise UsageError("the prompt is empty; give a text, or --no-prompt to begin from nothing")
@@ -118,6 +119,16 @@ CONTEXTS = OptionGroup(
 )  # fmt: skip
 
 
+#: what goes with every prompt of a file alike
+SHARED = (
+    "escapes", "negative", "negative_file", "last_tokens", "empty", "suffix", "without", "instead", "chat", "system",
+    "negative_system", "branch", "with_model",
+)  # fmt: skip
+SHARED_CONTEXTS = OptionGroup(
+    "What each prompt is read against", tuple(one for one in CONTEXTS.options if one.name in SHARED), _check
+)
+
+
 def check_prompt(options: Options) -> None:
     """Refuse a command without a prompt, or with two."""
     given = [options.get("prompt") is not None, options["prompt_file"] is not None, options["no_prompt"]]
@@ -150,14 +161,14 @@ def read_contexts(options: Options) -> Contexts:
         return Contexts(model, contexts.Empty(), negative)
     assert prompt is not None
     if texts:
-        chat_model = model if _is_chat(options) else None
+        chat_model = model if is_chat(options) else None
         return Contexts(model, contexts.documents(prompt, texts, model=chat_model, system=options["system"]))
     if options["contrast"] is not None:
         return Contexts(model, contexts.contrastive(prompt, _load(options["contrast"], options)))
     if options["adapter"] is not None:
         return _with_adapter(model, prompt, options)
     branches = _branches(model, options) if options["branch"] else None
-    if not _is_chat(options):
+    if not is_chat(options):
         return Contexts(model, prompt, negative, branches)
     turns = [{"role": "user", "content": prompt}]
     messages = turns if options["system"] is None else [{"role": "system", "content": options["system"]}, *turns]
@@ -167,7 +178,14 @@ def read_contexts(options: Options) -> Contexts:
     return Contexts(model, built)
 
 
-def _is_chat(options: Options) -> bool:
+def read_shared(model: Model, options: Options) -> dict[str, Any]:
+    """What `SHARED_CONTEXTS` amounts to, as `contexts.chat` and `generate` take it."""
+    branches = _branches(model, options) if options["branch"] else None
+    return {"negative": _negative(options), "branches": branches}
+
+
+def is_chat(options: Options) -> bool:
+    """Whether a prompt is what a user says."""
     return options["chat"] or options["system"] is not None or options["negative_system"] is not None
 
 
@@ -208,7 +226,7 @@ def _branches(model: Model, options: Options) -> list[Branch]:
         fields: dict[str, Any] = _json_branch(context) if context.startswith("{") else {"prompt": context}
         if weight:
             fields["weight"] = float(weight)
-        branches.append(branch_from_wire(fields, model=model, models=models, is_chat=_is_chat(options)))
+        branches.append(branch_from_wire(fields, model=model, models=models, is_chat=is_chat(options)))
     return branches
 
 

@@ -1,0 +1,69 @@
+"""Folders that are whole or not there: written under another name, then renamed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from counterpoint.errors import UsageError
+from counterpoint.models.gguf.find import find
+from counterpoint.models.loading import quietly
+from counterpoint.models.model import Model
+
+
+@contextlib.contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A folder to write into, which takes the place of `folder` once all is written."""
+    aside, old = folder.with_name(folder.name + ".part"), folder.with_name(folder.name + ".old")
+    for left in (aside, old):
+        shutil.rmtree(left, ignore_errors=True)
+    aside.mkdir(parents=True)
+    yield aside
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(aside, folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def base_of(model: Model, folder: Path, *, save: bool | None, say: Callable[[str], None]) -> dict[str, Any]:
+    """The model below an adapter: {"path": where peft finds it, "is_gguf": whether it came from such a file}.
+
+    Args:
+        folder: of the run; its `base` is written where the model is in no folder of transformers, or where that is wanted.
+        save: None decides by that.
+
+    Raises:
+        UsageError: it is in no folder, and none shall be written.
+    """
+    is_gguf = bool(model.name) and find(model.name) is not None
+    source = "" if is_gguf else str(getattr(model.hf, "name_or_path", "") or "")
+    if save is False and not source:
+        raise UsageError(
+            f"{model.name} is no folder of transformers, and an adapter must name its base; leave save_base out",
+            param="save_base",
+        )
+    if save is False or (save is None and source):
+        return {"path": str(Path(source).absolute()) if Path(source).is_dir() else source, "is_gguf": is_gguf}
+    if not (folder / "base").is_dir():
+        say(f"writing the model itself to {folder / 'base'}")
+        save_model(model, folder / "base")
+    return {"path": str((folder / "base").absolute()), "is_gguf": is_gguf}
+
+
+def save_model(model: Model, folder: Path, *, instead: Mapping[str, Tensor] | None = None) -> None:
+    """Write a model and its tokenizer as a folder that transformers opens.
+
+    Args:
+        instead: weights that take the place of its own, by name.
+    """
+    state = {**model.hf.state_dict(), **(instead or {})}
+    with whole_folder(folder) as aside, quietly():
+        model.hf.save_pretrained(str(aside), state_dict=state)
+        if model.tokenizer is not None:
+            model.tokenizer.save_pretrained(str(aside))
