@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
 
-from counterpoint.cli import COMMANDS, cli
+from counterpoint.cli import cli
 
 PAGE = Path(__file__).parent.parent / "docs" / "command-line.md"
 BEGIN, END = "<!-- help: written by scripts/command_line.py -->", "<!-- end of help -->"
@@ -20,17 +21,18 @@ WIDTH = 100
 
 def helps() -> str:
     """The help of the whole and of every command, as markdown."""
-    parts = []
-    for name in ["", *COMMANDS]:
-        parent = click.Context(cli, info_name="counterpoint", terminal_width=WIDTH, max_content_width=WIDTH)
-        command = cli.get_command(parent, name) if name else cli
-        assert command is not None
-        ctx = click.Context(command, info_name=name, parent=parent) if name else parent
-        ctx.terminal_width = ctx.max_content_width = WIDTH
-        title = f"### counterpoint {name}".rstrip()
-        text = "\n".join(line.rstrip() for line in command.get_help(ctx).splitlines())
-        parts.append(f"{title}\n\n```text\n{text}\n```")
-    return "\n\n".join(parts)
+    return "\n\n".join(_helps(click.Context(cli, info_name="counterpoint")))
+
+
+def _helps(ctx: click.Context) -> Iterator[str]:
+    ctx.terminal_width = ctx.max_content_width = WIDTH
+    text = "\n".join(line.rstrip() for line in ctx.command.get_help(ctx).splitlines())
+    yield f"### {ctx.command_path}\n\n```text\n{text}\n```"
+    if isinstance(ctx.command, click.Group):
+        for name in ctx.command.list_commands(ctx):
+            command = ctx.command.get_command(ctx, name)
+            assert command is not None
+            yield from _helps(click.Context(command, info_name=name, parent=ctx))
 
 
 def main() -> int:

@@ -18,6 +18,7 @@ __version__ = "0.1.0"
 # What needs torch is imported when it is first asked for, so that `import counterpoint` is quick.
 _LATER = {
     "load": "counterpoint.models.loading",
+    "Vector": "counterpoint.vectors",
     "Model": "counterpoint.models.model",
     "generate": "counterpoint.engine",
     "stream": "counterpoint.engine",

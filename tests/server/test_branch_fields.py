@@ -4,6 +4,7 @@ import json
 
 import httpx
 import pytest
+import torch
 from server.conftest import make_model, serving
 
 import counterpoint as cp
@@ -85,6 +86,26 @@ def test_without_the_adapter():
         got = running.complete(PROMPT, guidance={"branches": [{"adapter": None, "weight": -1}]})["choices"][0]["text"]
     branches = [cp.Branch(OtherModel(model.with_adapter(None)), -1)]
     assert got == cp.generate(model, PROMPT, branches=branches, max_tokens=8, temperature=0, ignore_eos=True).text
+
+
+def test_a_vector_by_its_name():
+    """On for every prompt, off in one branch, another strength in another; nothing is left of any when all is done."""
+    model = make_model()
+    vector = cp.Vector({1: 8 * torch.randn(32, generator=torch.Generator().manual_seed(0))})
+    steered = model.with_vector(vector, 0.5)
+    steered.add_vector("own", vector)
+    fields = [{"vector": None, "weight": -1}, {"vector": "own", "strength": -2.5, "weight": 0.5}]
+    with serving(steered) as running:
+        got = running.complete(PROMPT, guidance={"branches": fields})["choices"][0]["text"]
+        plain = running.complete(PROMPT)["choices"][0]["text"]
+        refused = running.post(prompt=PROMPT, guidance={"branches": [{"vector": "other"}]})
+    branches = [cp.Branch(OtherModel(model), -1), cp.Branch(OtherModel(model.with_vector(vector, -2.5)), 0.5)]
+    options = {"max_tokens": 8, "temperature": 0, "ignore_eos": True}
+    assert got == cp.generate(steered, PROMPT, branches=branches, **options).text
+    assert plain == cp.generate(steered, PROMPT, **options).text != cp.generate(model, PROMPT, **options).text
+    error = refused.json()["error"]
+    assert refused.status_code == 400 and error["param"] == "guidance.branches[0].vector"
+    assert error["message"].startswith("there is no vector 'other'; known are own")
 
 
 @pytest.mark.parametrize(

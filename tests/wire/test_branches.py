@@ -1,4 +1,5 @@
 import pytest
+import torch
 from contexts.chat_templates import byte_tokenizer
 from contexts.test_second_model import tiny
 
@@ -12,6 +13,7 @@ from counterpoint.contexts import (
     Swapped,
 )
 from counterpoint.errors import UsageError
+from counterpoint.vectors import Vector
 from counterpoint.wire import branch_from_wire
 
 
@@ -51,6 +53,45 @@ def test_contexts(model, fields, context):
 )
 def test_contexts_of_a_chat(model, fields, context):
     assert branch_from_wire(fields, model=model, is_chat=True).context == context
+
+
+def test_a_vector_by_name():
+    model = tiny(268, byte_tokenizer(), name="tiny")
+    vector = Vector({0: torch.ones(model.layers.width)})
+    model.add_vector("calm", vector)
+    assert branch_from_wire({"vector": "calm"}, model=model).context == OtherModel(model.with_vector(vector))
+    named = branch_from_wire({"vector": "calm", "strength": -2, "last_tokens": 1}, model=model).context
+    assert named == OtherModel(model.with_vector(vector, -2.0), LastTokens(1))
+    steered = model.with_vector("calm", 3.0)
+    assert branch_from_wire({"vector": None}, model=steered).context == OtherModel(model)
+    assert branch_from_wire({"vector": "calm", "strength": 0}, model=model).context == OtherModel(model)
+
+
+@pytest.mark.parametrize(
+    "fields, message, param",
+    [
+        ({"vector": "loud"}, "no vector 'loud'; none is loaded", "branches.vector"),
+        ({"vector": 3}, "vector of a branch is 3; give a name, or null for none", "branches.vector"),
+        ({"vector": "calm", "adapter": None}, "at most one reader", "branches"),
+        ({"prompt": "Hi", "strength": 2}, "a strength and no vector", "branches.strength"),
+        ({"vector": None, "strength": 2}, "a strength and no vector", "branches.strength"),
+    ],
+)
+def test_mistakes_about_vectors(model, fields, message, param):
+    with pytest.raises(UsageError, match=message) as caught:
+        branch_from_wire(fields, model=model)
+    assert caught.value.param == param
+
+
+def test_a_strength_that_is_none():
+    model = tiny(268, byte_tokenizer(), name="tiny")
+    model.add_vector("calm", Vector({0: torch.ones(model.layers.width)}))
+    for strength in ("1", float("inf"), True):
+        with pytest.raises(UsageError, match="strength is") as caught:
+            branch_from_wire({"vector": "calm", "strength": strength}, model=model)
+        assert caught.value.param == "branches.strength"
+    with pytest.raises(UsageError, match="none can be switched here"):
+        branch_from_wire({"vector": "calm"})
 
 
 def test_another_model_by_name(model):

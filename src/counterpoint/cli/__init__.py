@@ -23,6 +23,7 @@ COMMANDS = {
     "batch": "many prompts as a job that survives a kill",
     "eval": "measure a model under guides",
     "bench": "time guided generation against transformers",
+    "vectors": "control vectors: made from pairs of texts, tried layer by layer",
     "train": "train a small conditional model from records of text",
     "distil": "a guide made into an adapter that needs no second branch",
     "info": "versions, and what a model is",

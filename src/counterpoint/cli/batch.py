@@ -20,6 +20,7 @@ from counterpoint.cli.options import (
     GUIDE,
     MODEL,
     SAMPLING,
+    VECTOR,
     guide_from,
     needs,
     open_model,
@@ -46,6 +47,8 @@ def _check(options: Options) -> None:
         raise UsageError(f"OUT is IN, {options['output']!r}; give the answers a file of their own")
     if engine != "own" and any(options[option.name] not in (None, (), False) for option in FORM.options):
         raise UsageError("the form of the output is our own engine's here; for a server write it into each line's body")
+    if engine != "own" and options["vector"] is not None:
+        raise UsageError("--vector is for our own engine; llama.cpp takes a .gguf vector with --control-vector")
     if options["output"] == "-" and options["retry_errors"]:
         raise UsageError("--retry-errors needs an output that is a file; give one in place of -")
     if engine.startswith("http") is False and options["api_key"] is not None:
@@ -59,7 +62,7 @@ class _Output(type(OUTPUT)):
         return value if value == "-" else super().convert(value, param, ctx)
 
 
-@click.command("batch", cls=Command, groups=(GUIDE, SAMPLING, FORM, MODEL), check=_check)
+@click.command("batch", cls=Command, groups=(GUIDE, SAMPLING, FORM, MODEL, VECTOR), check=_check)
 @click.argument("source", metavar="IN", type=Input(dash=True))
 @click.argument("output", metavar="OUT", type=_Output())
 @click.option(
@@ -154,9 +157,7 @@ def _runner(form: str, options: Options) -> Iterator[tuple[Runner, dict[str, Any
         yield runner, {"engine": "vllm", "model": options["model"]}
         return
     model = open_model(options)
-    from counterpoint.models.fingerprint import fingerprint
-
-    identity = {"engine": "own", "model": fingerprint(model.hf)}
+    identity = {"engine": "own", "model": model.fingerprint}
     if form == "lines":
         from counterpoint.batch.own import Defaults, OwnEngine
         from counterpoint.batch.run import WINDOW

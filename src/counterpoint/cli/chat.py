@@ -17,6 +17,7 @@ from counterpoint.cli.options import (
     DRAFTING,
     GUIDE,
     PRESETS,
+    VECTOR,
     drafting,
     guide_from,
     model_group,
@@ -43,7 +44,7 @@ def _check(options: Options) -> None:
 @click.command(
     "chat",
     cls=Command,
-    groups=(GUIDE, sampling_group(512, 0.7), model_group("smollm2"), DRAFTING, PRESETS),
+    groups=(GUIDE, sampling_group(512, 0.7), model_group("smollm2"), VECTOR, DRAFTING, PRESETS),
     check=_check,
     unused={
         "negative": "--negative-system",

@@ -10,7 +10,7 @@ import click
 from counterpoint.cli.command import Command, Options
 from counterpoint.cli.contexts import CONTEXTS, check_prompt, has_contexts, read_contexts
 from counterpoint.cli.kinds import NUMBERS, OUTPUT, SHARE, WORDS, Count
-from counterpoint.cli.options import MODEL, PRESETS, SAMPLING, plain_warnings, sampling_from, token_bar
+from counterpoint.cli.options import MODEL, PRESETS, SAMPLING, VECTOR, plain_warnings, sampling_from, token_bar
 from counterpoint.errors import GuideError, UsageError
 from counterpoint.guide import Guide
 
@@ -41,7 +41,7 @@ def _check(options: Options) -> None:
 @click.command(
     "compare",
     cls=Command,
-    groups=(CONTEXTS, SAMPLING, MODEL, PRESETS),
+    groups=(CONTEXTS, SAMPLING, MODEL, VECTOR, PRESETS),
     check=_check,
     unused={"scale": "--scales", "space": "--spaces", "plausibility": "--plausibilities"},
 )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from counterpoint.cli.command import OptionGroup, Options
 from counterpoint.cli.kinds import FILE, Count, Input, Pair
-from counterpoint.cli.options import open_model, option, read_text
+from counterpoint.cli.options import open_model, option, read_text, read_vector
 from counterpoint.errors import PromptError, UsageError
 
 if TYPE_CHECKING:
@@ -114,6 +114,7 @@ CONTEXTS = OptionGroup(
             help="Or WEIGHT={JSON}; may be given several times.",
         ),
         option("--with-model", type=Pair("NAME", "FOLDER"), multiple=True, help="A model that branches can name."),
+        option("--with-vector", type=Pair("NAME", "FILE"), multiple=True, help="A control vector that they can name."),
     ),
     _check,
 )  # fmt: skip
@@ -155,6 +156,7 @@ def read_contexts(options: Options) -> Contexts:
     if prompt == "":
         raise UsageError("the prompt is empty; give a text, or --no-prompt to begin from nothing")
     model = open_model(options)
+    load_vectors(model, options)
     from counterpoint import contexts
 
     if options["no_prompt"]:
@@ -247,10 +249,16 @@ def load_models(options: Options) -> dict[str, Model]:
     return {name: _load(folder, options) for name, folder in named(options["with_model"])}
 
 
+def load_vectors(model: Model, options: Options) -> None:
+    """Give the model the vectors of --with-vector, by name; refuses one that does not fit it."""
+    for name, path in named(options["with_vector"]):
+        model.add_vector(name, read_vector(path))
+
+
 def named(texts: Sequence[str]) -> list[tuple[str, str]]:
     """NAME=FOLDER as pairs."""
     return [(name, folder) for name, _, folder in (text.partition("=") for text in texts)]
 
 
 def _load(folder: str, options: Options) -> Model:
-    return open_model({**options, "model": folder})
+    return open_model({**options, "model": folder, "vector": None})

@@ -18,6 +18,7 @@ from counterpoint.cli.options import (
     MODEL,
     PRESETS,
     SAMPLING,
+    VECTOR,
     drafting,
     guide_from,
     plain_warnings,
@@ -46,7 +47,7 @@ def _check(options: Options) -> None:
 @click.command(
     "generate",
     cls=Command,
-    groups=(GUIDE, CONTEXTS, SAMPLING, FORM, MODEL, DRAFTING, PRESETS),
+    groups=(GUIDE, CONTEXTS, SAMPLING, FORM, MODEL, VECTOR, DRAFTING, PRESETS),
     check=_check,
 )
 @click.argument("prompt", required=False)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from counterpoint.batch.lines import Line, read_lines
 from counterpoint.cli.command import Options
 from counterpoint.cli.constraints import constraint_from
+from counterpoint.cli.contexts import load_vectors
 from counterpoint.cli.options import drafting, guide_from, open_model, read_text, sampling_from, token_bar
 from counterpoint.errors import CounterpointError, PromptError, UsageError
 
@@ -33,6 +34,7 @@ def run_many(path: str, options: Options) -> int:
     if not lines:
         raise PromptError(f"{path!r} holds no line that can be run; give one JSON object a line, with a prompt")
     model = open_model(options)
+    load_vectors(model, options)
     from counterpoint.batch.own import Defaults
     from counterpoint.batch.run import run_all
     from counterpoint.engine import Engine, describe

@@ -15,10 +15,11 @@ from counterpoint.cli.command import OptionGroup, Options
 from counterpoint.cli.kinds import FILE, NUMBER, OUTPUT, Count, Pair
 from counterpoint.cli.record import STDIN
 from counterpoint.errors import NoEffectWarning, PromptError, UsageError
-from counterpoint.guide import DEFAULT_SCALE, Guide
+from counterpoint.guide import DEFAULT_SCALE, Guide, finite
 
 if TYPE_CHECKING:
     from counterpoint.models.model import Model
+    from counterpoint.vectors import Vector
 
 
 def option(*names: str, **settings: Any) -> click.Option:
@@ -62,6 +63,28 @@ def model_group(default: str = "bundled") -> OptionGroup:
 
 
 MODEL = model_group()
+
+
+def _check_vector(options: Options) -> None:
+    if options["vector_strength"] is not None and options["vector"] is None:
+        raise UsageError("--vector-strength needs --vector FILE")
+    if options["vector_strength"] is not None:
+        finite("--vector-strength", options["vector_strength"])
+
+
+VECTOR = OptionGroup(
+    "A control vector",
+    (
+        option("--vector", type=FILE, default=None, help="Add this vector to the model's states: .safetensors, .gguf."),
+        option(
+            "--vector-strength",
+            type=NUMBER,
+            default=None,
+            help="Times the vector; negative for the opposite.  [default: 1]",
+        ),
+    ),
+    _check_vector,
+)
 
 GUIDE = OptionGroup(
     "Guidance",
@@ -178,14 +201,16 @@ def sampling_from(options: Options) -> dict[str, Any]:
 
 
 def open_model(options: Options) -> Model:
-    """The model of `MODEL`, loaded without chatter."""
+    """The model of `MODEL`, loaded without chatter, with the vector of `VECTOR` where a command has that group."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     import transformers
 
     from counterpoint.models.loading import load
 
     transformers.logging.set_verbosity_error()
-    return load(
+    path, strength = options.get("vector"), options.get("vector_strength")
+    vector = None if path is None else read_vector(path)
+    model = load(
         options["model"],
         dtype=options["dtype"],
         device=options["device"],
@@ -193,12 +218,20 @@ def open_model(options: Options) -> Model:
         compile=options["compile"],
         weights=options["weights"],
     )
+    return model if vector is None else model.with_vector(vector, 1.0 if strength is None else strength)
+
+
+def read_vector(path: str) -> Vector:
+    """A vector's file."""
+    from counterpoint.vectors import Vector
+
+    return Vector.load(path)
 
 
 def drafting(options: Options) -> dict[str, Any]:
     """The engine's arguments of `DRAFTING`."""
     name = options["draft_model"]
-    smaller = None if name is None else open_model(options | {"model": name, "weights": None})
+    smaller = None if name is None else open_model(options | {"model": name, "weights": None, "vector": None})
     return {"draft_tokens": options["draft_tokens"], "draft_model": smaller}
 
 

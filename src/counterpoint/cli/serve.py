@@ -8,9 +8,9 @@ from typing import Any
 import click
 
 from counterpoint.cli.command import Command, Options
-from counterpoint.cli.contexts import load_models, named
+from counterpoint.cli.contexts import load_models, load_vectors, named
 from counterpoint.cli.kinds import NUMBER, Count, Input, Pair
-from counterpoint.cli.options import MODEL, needs, open_model
+from counterpoint.cli.options import MODEL, VECTOR, needs, open_model
 from counterpoint.errors import UsageError
 
 KEY_VARIABLE = "COUNTERPOINT_API_KEY"
@@ -75,7 +75,7 @@ def _check_port(host: str, port: int) -> None:
         ) from None
 
 
-@click.command("serve", cls=_Serve, groups=(MODEL,), check=_check)
+@click.command("serve", cls=_Serve, groups=(MODEL, VECTOR), check=_check)
 @click.option(
     "--engine",
     type=click.Choice(["own", "vllm"]),
@@ -101,6 +101,12 @@ def _check_port(host: str, port: int) -> None:
     type=Pair("NAME", "FOLDER"),
     multiple=True,
     help="NAME=FOLDER: a peft adapter, on unless a branch says otherwise.",
+)
+@click.option(
+    "--with-vector",
+    type=Pair("NAME", "FILE"),
+    multiple=True,
+    help="NAME=FILE: a control vector that branches can name.",
 )
 @click.option("--cors-origin", multiple=True, help="Web pages of this origin may use it; may be given several times.")
 @click.option(
@@ -169,6 +175,7 @@ def command(**options: Any) -> None:
         from counterpoint.models.adapters import load_adapter
 
         load_adapter(model.hf, folder, name=name)
+    load_vectors(model, options)
     if options["memory_gb"] is not None:
         limits = within_memory(model, limits, int(options["memory_gb"] * 2**30))
     serve(model, limits, listening, models=models)

@@ -14,6 +14,7 @@ from counterpoint.cli.options import (
     MODEL,
     PRESETS,
     SAMPLING,
+    VECTOR,
     guide_from,
     plain_warnings,
     sampling_from,
@@ -33,7 +34,7 @@ def _check(options: Options) -> None:
         _refuse_generation(click.get_current_context())
 
 
-@click.command("trace", cls=Command, groups=(GUIDE, CONTEXTS, SAMPLING, MODEL, PRESETS), check=_check)
+@click.command("trace", cls=Command, groups=(GUIDE, CONTEXTS, SAMPLING, MODEL, VECTOR, PRESETS), check=_check)
 @click.argument("prompt", required=False)
 @click.option("--html", type=OUTPUT, default=None, help="Write a page to this file.")
 @click.option("--jsonl", type=OUTPUT, default=None, help="Write the trace to this file, as JSON Lines.")

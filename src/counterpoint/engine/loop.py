@@ -23,6 +23,7 @@ from counterpoint.models.model import Model
 from counterpoint.models.rows import Rows
 
 READ_BLOCK = 64  # tokens; shorter blocks keep more of a prompt, and read slower
+MOST_IDLE = 8  # models whose rows are kept though no request uses them: a request may name a state that none has again
 MOST_GUESSED = 32  # rows times columns read with guesses; more than that, and reading them is no longer nearly free
 
 
@@ -219,6 +220,9 @@ class Engine:
 
     def _rows_of(self, model: Model) -> Rows:
         if model not in self._rows:
+            idle = [other for other, rows in self._rows.items() if not rows.num_rows and other is not self.model]
+            for other in idle[: max(0, len(idle) - MOST_IDLE + 1)]:
+                del self._rows[other]
             self._rows[model] = model.new_rows()
         return self._rows[model]
 

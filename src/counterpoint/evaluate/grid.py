@@ -22,7 +22,6 @@ from counterpoint.evaluate.posterior import Standing, bootstrap
 from counterpoint.evaluate.tasks import located
 from counterpoint.evaluate.writing import Passage, write
 from counterpoint.guide import Guide
-from counterpoint.models.fingerprint import fingerprint
 from counterpoint.sampling import SEED_VERSION
 from counterpoint.store import Store, key_of
 
@@ -42,7 +41,7 @@ class GridLM(GuidedLM):
         super().__init__(scale=1.0, **options)
         self.guides, self.store = tuple(guides), store
         self._known: dict[str, Any] = {}
-        self.weights = fingerprint(self.model)
+        self.weights = self.guided_model.fingerprint
 
     @property
     def is_unguided(self) -> bool:

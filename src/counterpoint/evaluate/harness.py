@@ -31,7 +31,6 @@ from counterpoint.evaluate.loglikelihood import Item, score
 from counterpoint.evaluate.opened import OpenedLM
 from counterpoint.evaluate.writing import Passage, write
 from counterpoint.guide import DEFAULT_SCALE, Guide, no_effect
-from counterpoint.models.fingerprint import fingerprint
 from counterpoint.store import key_of
 
 BRANCHES = ("last", "empty", "no-system")
@@ -114,7 +113,7 @@ class GuidedLM(OpenedLM):
         super().set_cache_hook(cache_hook)
         answers = cache_hook.dbdict
         if answers is not None:
-            weights = fingerprint(self.model)
+            weights = self.guided_model.fingerprint
             answers.encode_key = lambda key: f"{self._answers_of(weights)}:{key}"
             answers.decode_key = lambda key: key.rpartition(":")[2]
 

@@ -5,17 +5,23 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Hashable, Sequence
+import weakref
+from collections.abc import Callable, Hashable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from counterpoint.errors import ModelError, PromptError, UnsupportedError
+from counterpoint.errors import ModelError, PromptError, UnsupportedError, UsageError
+from counterpoint.guide import finite
 from counterpoint.models.adapters import AdapterSwitch
 from counterpoint.models.compiled import CompiledSteps
 from counterpoint.models.devices import input_device
+from counterpoint.models.fingerprint import fingerprint
 from counterpoint.models.ids import num_ids
+from counterpoint.models.layers import Directions, Layers, VectorSwitch, layers_of
 from counterpoint.models.rows import Rows
 from counterpoint.models.switched import Switch, SwitchedRows
 from counterpoint.models.trials import Abilities, abilities_of
@@ -23,6 +29,20 @@ from counterpoint.models.trials.shrink import get
 
 # Capitals, accents, digits, white space and more than one script: what tokenizers treat each in their own way.
 PROBE = "The  QUICK brown fox's 12,345 Äpfel\tcafé\n\n naïve — 日本語 🙂"
+
+
+@dataclass(frozen=True, slots=True)
+class _On:
+    """A switch that is on in a variant of a model.
+
+    Args:
+        key: tells it from others of its kind.
+        shown: what a message says of it.
+    """
+
+    key: Hashable
+    switch: Switch
+    shown: str
 
 
 class Model:
@@ -69,11 +89,18 @@ class Model:
         self._has_kernels = compile is not False
         steps_too = compile is True or (compile == "auto" and hf.device.type == "cpu" and not adapted)
         self._compiled = CompiledSteps(hf, always=compile is True) if steps_too else None
-        self._switches: dict[str, tuple[Hashable, Switch]] = {}  # by kind, of which there is one at a time
-        self._variants: dict[tuple, Model] = {}  # shared by all variants of the same weights
+        self._switches: dict[str, _On] = {}  # by kind, of which there is one at a time
+        # Shared by all variants of the same weights. One that nobody holds any more is forgotten with its rows.
+        self._variants: MutableMapping[tuple, Model] = weakref.WeakValueDictionary()
+        self._vectors: dict[str, Directions] = {}  # shared likewise
 
     def __repr__(self) -> str:
         return f"Model({self.name!r}, {self.dtype}, {self.device})"
+
+    @property
+    def base(self) -> Model:
+        """The same weights with nothing switched."""
+        return self
 
     @property
     def compiles(self) -> bool:
@@ -161,18 +188,95 @@ class Model:
         shown = "without an adapter" if name is None else f"with the adapter {name}"
         return self._variant("adapter", name, lambda: AdapterSwitch(self.hf, name), shown)
 
-    def _variant(self, kind: str, key: Hashable, new_switch: Callable[[], Switch], shown: str) -> Model:
-        """The same weights with a switch on, in the place of another of its kind; always the same object.
+    @property
+    def vectors(self) -> Mapping[str, Directions]:
+        """Control vectors that requests can name."""
+        return MappingProxyType(self._vectors)
+
+    def add_vector(self, name: str, vector: Directions) -> None:
+        """Let requests name a control vector.
+
+        Raises:
+            UnsupportedError: as of `with_vector`, so that no request meets it.
+        """
+        self.with_vector(vector)
+        self._vectors[name] = vector
+
+    def with_vector(self, vector: Directions | str | None, strength: float = 1.0) -> Model:
+        """This model with a control vector added to what its layers write, or without one: the same weights, rows of
+        its own. Another vector takes the place of the one that is on.
+
+        Args:
+            vector: a `counterpoint.Vector`, the name of one of `vectors`, or None.
+            strength: times the vector's directions, finite; negative for the opposite. 0 is the model without one.
+
+        Raises:
+            UsageError: there is no vector of that name.
+            UnsupportedError: the vector has another width or more layers than the model, the model's layers can't be
+                told, or its steps are compiled, which no vector could be added to.
+        """
+        strength = finite("strength", strength)
+        if isinstance(vector, str):
+            if vector not in self._vectors:
+                known = f"known are {', '.join(self._vectors)}" if self._vectors else "none is loaded"
+                raise UsageError(f"there is no vector {vector!r:.60}; {known}", param="vector")
+            name, vector = f"the vector {vector}", self._vectors[vector]
+        else:
+            name = "a vector"
+        if vector is None:
+            return self._variant("vector", None, None, "")
+        directions = vector.directions
+        self.layers.check(directions, self.name)
+        if strength == 0:
+            return self._variant("vector", None, None, "")
+        if self.base.compiles:
+            raise UnsupportedError(
+                f"the steps of {self.name} are compiled, and compiled steps don't see a vector; use compile=False"
+            )
+        key = (vector.digest, strength)
+        return self._variant(
+            "vector",
+            key,
+            lambda: VectorSwitch(self.layers, directions, strength),
+            f"with {name} times {strength:g}",
+        )
+
+    @property
+    def layers(self) -> Layers:
+        """The layers that states pass through, in order.
+
+        Raises:
+            UnsupportedError: no trial finds them.
+        """
+        return layers_of(self.base)
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of all weights and of what is switched on, so that answers of another model or of this one in another
+        state are never taken for this one's."""
+        weights = fingerprint(self.hf)
+        if not self._switches:
+            return weights
+        return hashlib.sha256(json.dumps([weights, _names(self._switches)]).encode()).hexdigest()[:16]
+
+    def _variant(self, kind: str, key: Hashable, new_switch: Callable[[], Switch] | None, shown: str) -> Model:
+        """The same weights with a switch on, in the place of another of its kind; the same object while anybody holds it.
 
         Args:
             key: tells switches of a kind apart.
+            new_switch: None for no switch of this kind.
         """
-        switches = {**self._switches, kind: (key, None)}
-        names = tuple(sorted((kind, repr(key)) for kind, (key, _) in switches.items()))
-        if names not in self._variants:
-            switches[kind] = key, new_switch()
-            self._variants[names] = _SwitchedModel(self, switches, f"{self.name} {shown}")
-        return self._variants[names]
+        switches = {name: on for name, on in self._switches.items() if name != kind}
+        wanted = _names(switches) + ([[kind, repr(key)]] if new_switch is not None else [])
+        names = tuple(map(tuple, sorted(wanted)))
+        if not names:
+            return self.base
+        found = self._variants.get(names)
+        if found is None:
+            if new_switch is not None:
+                switches[kind] = _On(key, new_switch(), shown)
+            found = self._variants[names] = _SwitchedModel(self.base, switches)
+        return found
 
     def new_rows(self) -> Rows:
         """Empty rows of this model: one forward for all where trials show that they are exact, else one for each.
@@ -184,15 +288,24 @@ class Model:
 
 
 class _SwitchedModel(Model):
-    """What `Model.with_adapter` gives."""
+    """What `Model.with_adapter` and `Model.with_vector` give."""
 
-    def __init__(self, model: Model, switches: dict[str, tuple[Hashable, Switch]], name: str) -> None:
-        super().__init__(model.hf, model.tokenizer, name=name, compile=False)
-        self._switches, self._variants = switches, model._variants
-        self._has_kernels = model._has_kernels
+    def __init__(self, base: Model, switches: dict[str, _On]) -> None:
+        shown = " ".join([base.name, *(on.shown for on in switches.values())])
+        super().__init__(base.hf, base.tokenizer, name=shown, compile=False)
+        self._base, self._switches, self._variants = base, switches, base._variants
+        self._has_kernels, self._vectors = base._has_kernels, base._vectors
+
+    @property
+    def base(self) -> Model:
+        return self._base
 
     def new_rows(self) -> Rows:
-        return SwitchedRows(super().new_rows(), [switch for _, switch in self._switches.values()])
+        return SwitchedRows(super().new_rows(), [on.switch for on in self._switches.values()])
+
+
+def _names(switches: dict[str, _On]) -> list[list[str]]:
+    return sorted([kind, repr(on.key)] for kind, on in switches.items())
 
 
 def _as_ids(value: int | Sequence[int] | None) -> list[int]:

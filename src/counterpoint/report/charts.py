@@ -104,8 +104,8 @@ def frontier(cells: Sequence[Cell], series: Sequence[tuple[str, float]]) -> Fron
     ]
     if len(shown) < 2:
         return None
-    x_axis = _axis([cell.metrics.contrast for _, cell in shown], 70, 580)
-    y_axis = _axis([cell.metrics.mean_logprob for _, cell in shown], 310, 20)
+    x_axis = axis([cell.metrics.contrast for _, cell in shown], 70, 580)
+    y_axis = axis([cell.metrics.mean_logprob for _, cell in shown], 310, 20)
     points = tuple(
         Point(
             cell,
@@ -120,8 +120,8 @@ def frontier(cells: Sequence[Cell], series: Sequence[tuple[str, float]]) -> Fron
     paths = []
     for k in range(len(series)):
         own = sorted((p for p in points if p.series == k), key=lambda p: p.cell.guide.scale)
-        paths.append((k, _polyline([(p.x, p.y) for p in own])))
-    return Frontier(points, x_axis[1], y_axis[1], tuple(paths), _polyline([(p.x, p.y) for p in best]))
+        paths.append((k, polyline([(p.x, p.y) for p in own])))
+    return Frontier(points, x_axis[1], y_axis[1], tuple(paths), polyline([(p.x, p.y) for p in best]))
 
 
 def _logprob(seen: Seen) -> float:
@@ -145,7 +145,7 @@ def _path(values: Sequence[float | None], top: float, bottom: float) -> str:
     return "".join(parts) or "M0 0"
 
 
-def _polyline(points: Sequence[tuple[float, float]]) -> str:
+def polyline(points: Sequence[tuple[float, float]]) -> str:
     return "M" + "L".join(f"{_short(x)} {_short(y)}" for x, y in points) if points else "M0 0"
 
 
@@ -166,7 +166,7 @@ def _ticks_down(most: float) -> tuple[tuple[float, str], ...]:
     return tuple((100 - 100 * tick / most, f"{tick:g}") for tick in ticks)
 
 
-def _axis(values: Sequence[float], start: float, end: float) -> tuple[Callable[[float], float], tuple]:
+def axis(values: Sequence[float], start: float, end: float) -> tuple[Callable[[float], float], tuple]:
     """From value to place, and ticks, with a little room at both ends."""
     low, high = min(values), max(values)
     room = 0.08 * (high - low) or 0.1

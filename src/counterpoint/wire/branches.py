@@ -10,8 +10,8 @@
     {"default_system": true}              in a chat: what the template writes without a system message
     {"messages": [...]}                   in a chat: another conversation
 
-each with an optional "weight"; with "model" (a name) or "adapter" (a name, null for none) another model reads it, alone
-with the prompt as its context. null is the same as left out where it does not mean none.
+each with an optional "weight"; with "model" (a name), "adapter" (a name, null for none) or "vector" (a name, null for
+none; with an optional "strength") another model reads it, alone with the prompt as its context. null is the same as left out where it does not mean none.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from counterpoint.contexts.chat import DEFAULT_SYSTEM, NO_SYSTEM
 from counterpoint.contexts.kinds import Empty, LastTokens, OtherModel, Suffix, Swapped
-from counterpoint.errors import GuideError, PromptError
+from counterpoint.errors import GuideError, PromptError, UsageError
 from counterpoint.guide import Branch
 from counterpoint.wire.messages import messages_from_wire
 
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
 CHAT_FIELDS = ("system", "default_system", "messages")
 CONTEXT_FIELDS = ("prompt", "prompt_ids", "last_tokens", "empty", "suffix", "without", *CHAT_FIELDS)
-READER_FIELDS = ("model", "adapter")
-BRANCH_FIELDS = (*CONTEXT_FIELDS, "instead", *READER_FIELDS, "weight")
-NULL_IS_NONE = ("system", "adapter")
+READER_FIELDS = ("model", "adapter", "vector")
+BRANCH_FIELDS = (*CONTEXT_FIELDS, "instead", *READER_FIELDS, "strength", "weight")
+NULL_IS_NONE = ("system", "adapter", "vector")
 
 
 def branch_from_wire(
@@ -47,7 +47,7 @@ def branch_from_wire(
 
     Args:
         fields: the object.
-        model: the request's model, for its adapters; None where no branch can name one.
+        model: the request's model, for its adapters and vectors; None where no branch can name one.
         models: other models by name.
         is_chat: whether the request is a conversation.
         param: what the errors call the object.
@@ -74,11 +74,15 @@ def branch_from_wire(
         )
     if "instead" in fields and given != ["without"]:
         raise PromptError("a branch has instead and no passage to leave out; give without too", param=param)
+    if "strength" in fields and fields.get("vector") is None:
+        raise PromptError(
+            "a branch has a strength and no vector; give the vector's name too", param=f"{param}.strength"
+        )
     if given and given[0] in CHAT_FIELDS and not is_chat:
         raise PromptError(f"a branch has {given[0]}, which is for conversations; give a prompt", param=param)
     context = _context(given[0], fields, is_chat, f"{param}.{given[0]}") if given else None
     if readers:
-        reader = _reader(readers[0], fields[readers[0]], model, models or {}, f"{param}.{readers[0]}")
+        reader = _reader(readers[0], fields, model, models or {}, param)
         context = OtherModel(reader, context)
     try:
         return Branch(context, fields.get("weight"))
@@ -112,13 +116,24 @@ def _context(name: str, fields: Mapping[str, Any], is_chat: bool, param: str) ->
     return messages_from_wire(value, param=param)
 
 
-def _reader(kind: str, value: Any, model: Model | None, models: Mapping[str, Model], param: str) -> Model:
-    if kind == "adapter":
+def _reader(
+    kind: str, fields: Mapping[str, Any], model: Model | None, models: Mapping[str, Model], param: str
+) -> Model:
+    value, param, strength_param = fields[kind], f"{param}.{kind}", f"{param}.strength"
+    if kind != "model":
         if value is not None and not isinstance(value, str):
-            raise PromptError(f"adapter of a branch is {value!r:.60}; give a name, or null for none", param=param)
+            raise PromptError(f"{kind} of a branch is {value!r:.60}; give a name, or null for none", param=param)
         if model is None:
-            raise PromptError("a branch has an adapter, and none can be switched here; leave it out", param=param)
-        return model.with_adapter(value)
+            raise PromptError(f"a branch has {kind}, and none can be switched here; leave it out", param=param)
+        if kind == "adapter":
+            return model.with_adapter(value)
+        try:
+            return model.with_vector(value, fields.get("strength", 1.0))
+        except GuideError as error:
+            raise GuideError(f"{error} (of a branch's vector)", param=strength_param) from None
+        except UsageError as error:
+            error.param = param
+            raise
     if not isinstance(value, str) or value not in models:
         known = f"known are {', '.join(models)}" if models else "no other model is loaded"
         raise PromptError(f"there is no model {value!r:.60} for a branch; {known}", param=param)
