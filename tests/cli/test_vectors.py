@@ -49,7 +49,7 @@ def test_fit_then_generate(run, folder, files):
 def test_questions_under_two_system_messages(run, folder, files):
     out = files / "made.gguf"
     systems = ["--system", "Be kind.", "--negative-system", "none"]
-    made = ["--method", "pca", "--directions", 2]
+    made = ["--method", "pca", "--directions", 2, "--layers", 1]
     assert run("vectors", "fit", files / "asked.jsonl", "--out", out, "--model", folder, *systems, *made)[0] == 0
     model = cp.load(folder)
     pairs = []
@@ -57,7 +57,7 @@ def test_questions_under_two_system_messages(run, folder, files):
         turns = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": question}]
         built = chat(model, turns, negative=cp.contexts.NO_SYSTEM)
         pairs.append((built.prompt, built.branches[0].context))
-    want = cp.Vector.fit(model, pairs, method="pca", num_directions=2)
+    want = cp.Vector.fit(model, pairs, method="pca", num_directions=2, layers=[1])
     assert cp.Vector.load(out) == want
 
 

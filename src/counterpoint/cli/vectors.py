@@ -55,7 +55,7 @@ PAIRS = OptionGroup(
         option("--negative-system", default=None, metavar="TEXT", help="The one that it leads away from."),
         option("--method", default="mean", metavar="[mean|pca]", help="Mean of the differences, or along the first principal ones."),
         option("--directions", type=Count(1), default=1, help="How many principal directions pca keeps."),
-        option("--layers", type=_Layers(), default=None, metavar="FIRST-LAST", help="As 8-20 or 3,5,9.  [default: all but the first]"),
+        option("--layers", type=_Layers(), default=None, metavar="FIRST-LAST", help="As 8-20 or 3,5,9.  [default: fit, one past the middle; scan, all but the first]"),
     ),
     _check,
 )  # fmt: skip

@@ -18,6 +18,7 @@ from counterpoint.vectors.vector import Vector
 
 METHODS = ("mean", "pca")
 LEAST_PAIRS = 2
+USUAL_DEPTH = 0.57  # where a scan of SmolLM2 has its best; llama.cpp's and the papers' examples lie near it
 Ids = tuple[int, ...]
 
 
@@ -32,7 +33,7 @@ def fit(
     """See `Vector.fit`."""
     check_method(method, num_directions)
     read = read_pairs(model, pairs)
-    chosen = checked_layers(model, layers)
+    chosen = (usual_layer(model),) if layers is None else checked_layers(model, layers)
     differences = {layer: found[0] - found[1] for layer, found in states_of_pairs(model, read, chosen).items()}
     directions = {layer: direction(found, method, num_directions) for layer, found in differences.items()}
     if not any(bool(found.any()) for found in directions.values()):
@@ -60,6 +61,11 @@ def check_method(method: str, num_directions: int) -> None:
         raise UsageError(f"num_directions is {num_directions!r}; use a whole number, 1 or more", param="num_directions")
     if method == "mean" and num_directions != 1:
         raise UsageError(f"num_directions is {num_directions} and method is 'mean'; use 'pca'", param="num_directions")
+
+
+def usual_layer(model: Model) -> int:
+    """A layer a little past the middle, where one direction usually does most."""
+    return round(USUAL_DEPTH * (len(model.layers.modules) - 1))
 
 
 def checked_layers(model: Model, layers: Sequence[int] | None) -> tuple[int, ...]:

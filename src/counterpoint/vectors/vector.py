@@ -78,15 +78,15 @@ class Vector:
 
         Of each text the states after its last token are taken, of each pair their difference. "mean" is the mean of the
         differences. "pca" is that mean as far as it lies along the differences' first principal directions, which
-        leaves out what differs in few pairs; with as many directions as pairs it is the mean. So strength 1 moves the
-        states as far as the texts are apart on average.
+        leaves out what differs in few pairs; with as many directions as pairs it is the mean. So in one layer strength 1
+        moves the states as far as the texts are apart on average; in several the additions pile up, and take less.
 
         Args:
             model: the model that the vector is for, in whichever state it is.
             pairs: (towards, away from): texts, token ids, or prompts that `contexts.chat_prompt` made. 2 pairs or more;
                 what all pairs have in common is what the vector learns, so let them differ in all else.
             num_directions: of "pca", 1 or more.
-            layers: for which layers; None is all but the first, as repeng has it.
+            layers: for which layers, from 0; None is one a little past the middle. `vectors.scan` says what each does.
 
         Raises:
             UsageError: too few pairs, a text that is empty, or two that do not differ.
