@@ -1,7 +1,7 @@
 """The cells of the table that are refused, by whom and why. Everything else that applies has to be right."""
 
 from conformance.architectures import ARCHITECTURES
-from counterpoint.models.trials import Abilities, abilities_of
+from counterpoint.models.trials import Abilities, LoopCall, abilities_of
 
 STATE = "transformers drafts on no model with a state that can't be rolled back"
 RIGHT_PADDED = "transformers' own loops can't continue a prompt after its padding; pad it on the left"
@@ -60,4 +60,4 @@ def _reason(found: Abilities, case: str, integration: str) -> str | None:
     if case in DRAFTED and not (found.joint or found.manner.crops):
         return STATE
     padded = PADDED_FOR_BOTH + (PADDED_FOR_PROCESSOR if integration == "processor" else ())
-    return READS_PADDING if case in padded and not found.own_padded_loop else None
+    return READS_PADDING if case in padded and not found.own_loop(LoopCall(padded=True)) else None

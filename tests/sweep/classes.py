@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from dataclasses import dataclass, field
 from typing import Any
@@ -61,6 +62,7 @@ VARIANTS: dict[tuple[str, str], dict[str, Any]] = {
 }  # fmt: skip
 
 
+@functools.cache
 def swept() -> dict[str, Swept]:
     """Every class of the mappings by its name, the causal ones first."""
     found: dict[str, Swept] = {}

@@ -123,13 +123,8 @@ class Model:
 
     @property
     def context_len(self) -> int | None:
-        """Most tokens that a branch can hold; None where the model has no bound.
-
-        What the config calls its positions, or where a trial of the model's forward fails, whichever is less.
-        """
-        named = get(self.hf.config.get_text_config(), "max_position_embeddings")
-        limits = [limit for limit in (named, self.abilities.context_len) if isinstance(limit, int) and limit > 0]
-        return min(limits, default=None)
+        """Most tokens that a branch can hold; None where the model has no bound."""
+        return self.abilities.context_len
 
     @property
     def abilities(self) -> Abilities:

@@ -34,7 +34,7 @@ from counterpoint.transformers.histories import Histories, rows_for
 from counterpoint.transformers.joint import JointGuidance, JointModel, NeedsStates
 from counterpoint.transformers.loops import check_mask, check_reads_plainly, own_loop_fault, reorders_beams
 from counterpoint.transformers.negatives import TokenIds
-from counterpoint.transformers.processor import GuidanceLogitsProcessor
+from counterpoint.transformers.processor import GuidanceLogitsProcessor, check_readable
 
 LOOPS = {
     GenerationMode.SAMPLE: "_sample",
@@ -109,6 +109,7 @@ def generate(
     if guides is not None:
         check_reads_plainly(model)
         check_mask(caller, model.config.is_encoder_decoder)
+        check_readable(model, request.limit, request.num_new)
     request.warn_of_no_effect(processors)
     read = None if guides is None else _reader(request, LOOPS[mode])
     if read is not None and LOOPS[mode] == "_sample":
@@ -136,7 +137,11 @@ def _reader(request: GuidedCall, loop: str) -> Histories | PaddedHistories | Non
         if loop != "_assisted_decoding" and not keeps_cache and able.padded.holds(limit):
             return PaddedHistories(model)
     fault = own_loop_fault(
-        model, num_rows=request.num_rows, prompt_mask=request.model_kwargs.get("attention_mask"), limit=limit
+        model,
+        request.config,
+        num_rows=request.num_rows,
+        prompt_mask=request.prompt_mask,
+        limit=limit,
     )
     # transformers drafts with few kinds of cache, and tries none before.
     if fault is None and not (loop == "_assisted_decoding" and request.is_text_only()):

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from counterpoint.models.caches import cache_argument, cache_of
 from counterpoint.models.close import is_close
+from counterpoint.models.trials.own_loop import LoopCall, Written
 
 TokenIds = tuple[int, ...]
 
@@ -67,66 +68,65 @@ class EncodedHistories:
         return out.logits[:, -1]
 
 
-_TRIALS: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
+_TRIALS: WeakKeyDictionary[PreTrainedModel, dict[LoopCall | None, bool]] = WeakKeyDictionary()
+# Two texts of other lengths for the encoder, and what the decoder has written after each.
+READ, WRITTEN = [(3, 5, 4, 6), (7, 4)], [(2, 5, 3, 6, 4), (2, 4, 6, 3, 5)]
+NEW = 5  # tokens
 
 
 def continues_encoded(model: PreTrainedModel) -> bool:
-    """Whether an encoder-decoder writes with its cache what it writes without; found out once, by a trial."""
-    if model not in _TRIALS:
-        _TRIALS[model] = _trial(model)
-    return _TRIALS[model]
+    """Whether an encoder-decoder predicts with its cache what it predicts without; found out once, by a trial."""
+    return _ask(model, None, lambda: _continues(model))
 
 
-@torch.no_grad()
-def _trial(model: PreTrainedModel) -> bool:
-    """Two texts of other lengths, continued by a few tokens, against the decoder's own forward of each alone."""
-    texts = [(3, 5, 4, 6), (7, 4)]
-    written = [(2, 5, 3, 6, 4), (2, 4, 6, 3, 5)]
-    try:
-        read = EncodedHistories(model, texts)
-        for length in range(1, len(written[0]) + 1):
-            got = read.logits([(text, ids[:length]) for text, ids in zip(texts, written)])
-            for row, (text, ids) in enumerate(zip(texts, written)):
-                alone = model(
-                    input_ids=torch.tensor([text], device=model.device),
-                    decoder_input_ids=torch.tensor([ids[:length]], device=model.device),
-                    use_cache=False,
-                    return_dict=True,
-                )
-                if not is_close(got[row], alone.logits[0, -1]):
-                    return False
-        return _writes_alike(model, texts)
-    except Exception:  # any failure of the trial means that this model's forward is of another kind
-        return False
+def writes_encoded(model: PreTrainedModel, call: LoopCall) -> bool:
+    """Whether transformers' own loop is right on calls of this kind; found out once for each, by a trial."""
+    return _ask(model, call, lambda: _writes(model, call))
 
 
-def _writes_alike(model: PreTrainedModel, texts: Sequence[TokenIds]) -> bool:
-    """Whether transformers' own loop over padded texts has the logits of the uncached forward of each alone."""
-    own, width = model.generation_config, max(map(len, texts))
-    settings = GenerationConfig(
-        max_new_tokens=5,
-        do_sample=False,
-        decoder_start_token_id=own.decoder_start_token_id,
-        bos_token_id=own.bos_token_id,
-        pad_token_id=0 if own.pad_token_id is None else own.pad_token_id,
-        return_dict_in_generate=True,
-        output_logits=True,
-    )
+def _ask(model: PreTrainedModel, what: LoopCall | None, trial: Callable[[], bool]) -> bool:
+    known = _TRIALS.setdefault(model, {})
+    if what not in known:
+        try:
+            with torch.no_grad():
+                known[what] = trial()
+        except Exception:  # any failure of the trial means that this model's forward is of another kind
+            known[what] = False
+    return known[what]
+
+
+def _continues(model: PreTrainedModel) -> bool:
+    read = EncodedHistories(model, READ)
+    for length in range(1, len(WRITTEN[0]) + 1):
+        got = read.logits([(text, ids[:length]) for text, ids in zip(READ, WRITTEN)])
+        if not all(is_close(got[row], _alone(model, row, ids[:length])) for row, ids in enumerate(WRITTEN)):
+            return False
+    return True
+
+
+def _writes(model: PreTrainedModel, call: LoopCall) -> bool:
+    own, texts = model.generation_config, READ[: call.num_rows]
+    width = max(map(len, texts))
+    pad = 0 if own.pad_token_id is None else own.pad_token_id
     out = model.generate(
-        input_ids=torch.tensor([text + (0,) * (width - len(text)) for text in texts], device=model.device),
+        input_ids=torch.tensor([text + (pad,) * (width - len(text)) for text in texts], device=model.device),
         attention_mask=torch.tensor([[1] * len(t) + [0] * (width - len(t)) for t in texts], device=model.device),
-        generation_config=settings,
+        generation_config=call.settings(
+            NEW, decoder_start_token_id=own.decoder_start_token_id, bos_token_id=own.bos_token_id, pad_token_id=pad
+        ),
         eos_token_id=None,
     )
     start = out.sequences.shape[1] - len(out.logits)
-    for row, text in enumerate(texts):
-        for step, logits in enumerate(out.logits):
-            alone = model(
-                input_ids=torch.tensor([text], device=model.device),
-                decoder_input_ids=out.sequences[row : row + 1, : start + step],
-                use_cache=False,
-                return_dict=True,
-            )
-            if not is_close(logits[row], alone.logits[0, -1]):
-                return False
-    return True
+    rows = [tuple(row) for row in out.sequences.tolist()]
+    written = Written(rows, [start] * len(rows), list(torch.stack(out.logits, dim=1)))
+    return written.first_difference(lambda at, got, ids, _: is_close(got, _alone(model, at, ids))) is None
+
+
+def _alone(model: PreTrainedModel, number: int, written: TokenIds) -> Tensor:
+    """Logits (V,) after what was written for a text, from one forward without a cache."""
+    return model(
+        input_ids=torch.tensor([READ[number]], device=model.device),
+        decoder_input_ids=torch.tensor([written], device=model.device),
+        use_cache=False,
+        return_dict=True,
+    ).logits[0, -1]

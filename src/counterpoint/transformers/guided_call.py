@@ -86,7 +86,7 @@ class GuidedCall:
             )
         check_negatives(self.model, rows)
         limit, longest = context_len(self.model), max(map(len, rows))
-        new = self.config.max_length - self.input_ids.shape[1]
+        new = self.num_new
         if (
             limit is not None
             and self.config.max_length <= limit < longest + new
@@ -101,7 +101,7 @@ class GuidedCall:
 
     def prompts(self) -> list[TokenIds]:
         """The tokens of each row's prompt, without padding."""
-        mask = self.model_kwargs.get("attention_mask")
+        mask = self.prompt_mask
         if mask is None:
             return [tuple(row) for row in self.input_ids.tolist()]
         return [tuple(row[keep != 0].tolist()) for row, keep in zip(self.input_ids, mask)]
@@ -130,7 +130,7 @@ class GuidedCall:
             others,
             prompts,
             is_given=is_given,
-            num_tokens=config.max_length - self.input_ids.shape[1],
+            num_tokens=self.num_new,
             vocab_size=self.model.config.get_text_config().vocab_size,
             takes_best=not (
                 config.do_sample or config.num_beams > 1 or config.return_dict_in_generate or len(processors)
@@ -151,12 +151,21 @@ class GuidedCall:
         )
 
     @property
+    def prompt_mask(self) -> Tensor | None:
+        """(R, L), nonzero for tokens of the prompts; None where nothing says so."""
+        return self.model_kwargs.get("attention_mask")
+
+    @property
     def limit(self) -> int | None:
         """Most tokens that a row of either branch can come to; None where a branch is no plain text."""
         if self.model.config.is_encoder_decoder or self.negative_inputs is not None or self.input_ids.shape[1] == 0:
             return None
-        longest = max(map(len, [*self.prompts(), *self.others]))
-        return longest + self.config.max_length - self.input_ids.shape[1]
+        return max(map(len, [*self.prompts(), *self.others])) + self.num_new
+
+    @property
+    def num_new(self) -> int:
+        """Most tokens to be generated."""
+        return self.config.max_length - self.input_ids.shape[1]
 
     def suits_histories(self) -> bool:
         """Whether nothing speaks against a loop of ours: no wish about the cache either."""
@@ -170,7 +179,7 @@ class GuidedCall:
 
     def is_text_only(self) -> bool:
         """Whether token ids are all that the model has to be given, and logits and a plain cache all that is asked for."""
-        config, given = self.config, {name for name, value in self.model_kwargs.items() if value is not None}
+        config, given = self.config, {name for name, value in self.model_kwargs.items() if not _is_nothing(value)}
         cache = cache_of(self.model_kwargs)
         return (
             self.guides is not None
@@ -256,6 +265,10 @@ def _with_scale(guide: Guide, scale: float | None) -> Guide:
     if guide.scale is not None and guide.scale != scale:
         raise GuideError(f"guidance_scale is {scale} and the guide's scale {guide.scale}; leave one of them out")
     return dataclasses.replace(guide, scale=scale)
+
+
+def _is_nothing(value: object) -> bool:
+    return value is None or (isinstance(value, (dict, list, tuple)) and not value)
 
 
 def _padded(rows: Sequence[TokenIds], device: torch.device) -> tuple[Tensor, Tensor]:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Cache, PreTrainedModel
+from transformers import Cache, GenerationConfig, PreTrainedModel
 
 from counterpoint.errors import PromptError, UnsupportedError
 from counterpoint.models.caches import cache_of
-from counterpoint.models.trials import abilities_of
+from counterpoint.models.trials import LoopCall, abilities_of
 from counterpoint.transformers.caller import Caller
+from counterpoint.transformers.encoded import writes_encoded
 from counterpoint.transformers.negatives import at_some_edges
 
 
@@ -21,37 +24,54 @@ def has_padding(prompt_mask: Tensor | None) -> bool:
 
 
 def own_loop_fault(
-    model: PreTrainedModel, *, num_rows: int, prompt_mask: Tensor | None, limit: int | None
+    model: PreTrainedModel, config: GenerationConfig, *, num_rows: int, prompt_mask: Tensor | None, limit: int | None
 ) -> str | None:
     """Why transformers' own loops would be wrong for these prompts, None where they are right.
 
     Args:
+        config: what `generate` was called with.
         prompt_mask: (B, L); None is no padding.
         limit: most tokens that a row can come to.
     """
+    kind, is_padded = type(model).__name__, has_padding(prompt_mask)
+    call = LoopCall.of(config, num_rows=num_rows, padded=is_padded)
+    shape = f"(attention_mask of shape {tuple(prompt_mask.shape)})" if prompt_mask is not None else ""
     if model.config.is_encoder_decoder:
-        return None
-    able, kind = abilities_of(model), type(model).__name__
-    if has_padding(prompt_mask):
-        shape = f"(attention_mask of shape {tuple(prompt_mask.shape)})"
-        if not bool((prompt_mask[:, -1] != 0).all()):
-            return (
-                f"input_ids are padded on the right {shape}, which transformers' own loops can't continue; pad them on the "
-                "left"
-            )
-        answer, way_out = able.own_padded_loop, "pass prompts of one length"
-        what = f"{kind} misreads padding in transformers' own loop, and input_ids are padded {shape}"
-    elif num_rows > 1:
-        answer, way_out = able.own_loop, "pass one prompt at a time"
-        what = f"{kind} misreads a batch in transformers' own loop"
-    else:
-        answer, way_out = able.own_loop_alone, "use counterpoint.generate"
-        what = f"{kind} is misread by transformers' own loop"
+        if writes_encoded(model, call):
+            return None
+        other = _plainer(call, lambda plainer: writes_encoded(model, plainer))
+        way_out = other or "use another encoder-decoder, or a decoder-only model"
+        return f"{kind} writes something else in transformers' own loop than without a cache, by a trial; {way_out}"
+    if is_padded and not bool((prompt_mask[:, -1] != 0).all()):
+        return (
+            f"input_ids are padded on the right {shape}, which transformers' own loops can't continue; pad them on the "
+            "left"
+        )
+    able = abilities_of(model)
+    answer = able.own_loop(call)
     if answer.holds(limit):
         return None
     if not able.causal:
         return f"{kind} can't be guided: {able.causal.reason}; use a causal language model (config.is_decoder=True)"
-    return f"{what}: {answer.reason}; {way_out}"
+    other = _plainer(call, lambda plainer: able.own_loop(plainer).holds(limit))
+    if is_padded:
+        what, way_out = f"misreads padding in transformers' own loop, and input_ids are padded {shape}", ""
+    elif num_rows > 1:
+        what, way_out = "misreads a batch in transformers' own loop", ""
+    else:
+        what, way_out = "is misread by transformers' own loop", "use counterpoint.generate"
+    return f"{kind} {what}: {answer.reason}; {other or way_out or 'use counterpoint.generate'}"
+
+
+def _plainer(call: LoopCall, does: Callable[[LoopCall], bool]) -> str | None:
+    """What to leave out of a call so that transformers' own loop does; None where nothing helps."""
+    ways = [
+        ("leave cache_implementation out", call.static is not None, {"static": None}),
+        ("leave prefill_chunk_size out", call.chunked, {"chunked": False}),
+        ("pass prompts of one length", call.padded, {"padded": False}),
+        ("pass one prompt at a time", call.num_rows > 1, {"padded": False, "num_rows": 1}),
+    ]
+    return next((way for way, asked, fields in ways if asked and does(replace(call, **fields))), None)
 
 
 def check_mask(caller: Caller, is_encoder_decoder: bool) -> None:

@@ -192,9 +192,15 @@ class GuidanceLogitsProcessor(LogitsProcessor):
         config, ids = caller["generation_config"], caller["input_ids"]
         model_kwargs = caller["model_kwargs"]
         longest = max([caller["input_ids_length"], *map(len, self._negatives or ())])
-        self._limit = longest + config.max_length - caller["input_ids_length"]
+        num_new = config.max_length - caller["input_ids_length"]
+        self._limit = None if self._model.config.is_encoder_decoder else longest + num_new
+        check_readable(self._model, self._limit, num_new)
         fault = own_loop_fault(
-            self._model, num_rows=len(ids), prompt_mask=model_kwargs.get("attention_mask"), limit=self._limit
+            self._model,
+            config,
+            num_rows=len(ids),
+            prompt_mask=model_kwargs.get("attention_mask"),
+            limit=self._limit,
         )
         if fault is not None:
             raise UnsupportedError(fault)
@@ -243,8 +249,27 @@ def check_negatives(model: PreTrainedModel, negatives: Sequence[TokenIds]) -> No
 
 def context_len(model: PreTrainedModel) -> int | None:
     """How many tokens the model can read, None where there is no limit."""
+    if not model.config.is_encoder_decoder:
+        return abilities_of(model).context_len
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     return limit if isinstance(limit, int) and limit > 0 else None
+
+
+def check_readable(model: PreTrainedModel, limit: int | None, num_new: int) -> None:
+    """Raise where the model's own forward would fail before the end.
+
+    Args:
+        limit: most tokens that a row can come to; None where that is not known.
+        num_new: of them, those that are to be generated.
+    """
+    most = None if limit is None else abilities_of(model).readable_len
+    if most is not None and limit > most:
+        left = most - limit + num_new
+        way_out = f"set max_new_tokens to {left} or less" if left > 0 else "shorten it"
+        raise PromptError(
+            f"a prompt or negative can come to {limit} tokens, {num_new} of them new, and the forward of "
+            f"{type(model).__name__} fails past {most}; {way_out}"
+        )
 
 
 @contextmanager

@@ -18,6 +18,8 @@ from counterpoint.models.padded import PaddedHistories
 from counterpoint.models.ragged import RaggedRows
 from counterpoint.models.rows import Feed, Rows
 from counterpoint.models.separate import Manner, SeparateRows
+from counterpoint.models.trials.own_loop import LoopCall
+from counterpoint.models.trials.shrink import get
 from counterpoint.models.trials.structure import ANEW, YES, Answer, Structure, first_line
 from counterpoint.models.trials.texts import Texts
 from counterpoint.models.trials.twin import twin_of
@@ -65,9 +67,16 @@ class Abilities:
         return texts
 
     @property
-    def context_len(self) -> int | None:
+    def readable_len(self) -> int | None:
         """Tokens past which the model's own forward fails; None where none is known."""
-        return None if self._structure is None else self._structure.context_len
+        return None if self._structure is None else self._structure.readable_len
+
+    @property
+    def context_len(self) -> int | None:
+        """Most tokens of a text: what the config calls its positions, or `readable_len`, whichever is less."""
+        named = get(self._model.config.get_text_config(), "max_position_embeddings")
+        limits = [limit for limit in (named, self.readable_len) if isinstance(limit, int) and limit > 0]
+        return min(limits, default=None)
 
     @functools.cached_property
     def causal(self) -> Answer:
@@ -107,20 +116,9 @@ class Abilities:
         found = self._structure.padded
         return found if not found else self._try_own("padded", self._padded, found)
 
-    @functools.cached_property
-    def own_loop_alone(self) -> Answer:
-        """Whether transformers' own loop is right on one row."""
-        return Answer(False, NO_TWIN) if self._structure is None else self._structure.own_loop_alone
-
-    @functools.cached_property
-    def own_loop(self) -> Answer:
-        """Whether transformers' own loop is right on rows of one length."""
-        return Answer(False, NO_TWIN) if self._structure is None else self._structure.own_loop
-
-    @functools.cached_property
-    def own_padded_loop(self) -> Answer:
-        """Whether transformers' own loop is right on rows padded on the left."""
-        return Answer(False, NO_TWIN) if self._structure is None else self._structure.own_padded_loop
+    def own_loop(self, call: LoopCall) -> Answer:
+        """Whether transformers' own loop is right on calls of this kind."""
+        return Answer(False, NO_TWIN) if self._structure is None else self._structure.own_loop(call)
 
     def new_rows(
         self,
@@ -170,8 +168,8 @@ class Abilities:
             "attention_kernel": _shown(self.kernels),
             "drafts": "yes" if is_joint or self.manner.crops else "no: what it has read can't be cut back",
             "padded_rows": _shown(self.padded),
-            "own_loop": _shown(self.own_loop),
-            "own_padded_loop": _shown(self.own_padded_loop),
+            "own_loop": _shown(self.own_loop(LoopCall())),
+            "own_padded_loop": _shown(self.own_loop(LoopCall(padded=True))),
         }
 
     def _joint(self, kernels: bool) -> Answer:

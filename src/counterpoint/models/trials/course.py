@@ -64,7 +64,7 @@ def go_on(rows: Rows, texts: Texts, start: int, longest: int) -> Difference | No
     rows.forward([Feed(row, text[:start], columns=()) for row, text in both])
     for length in range(start + 1, longest + 1):
         logits = rows.forward([Feed(row, text[length - 1 : length]) for row, text in both])
-        if not all(texts.agrees(got, text[:length], settled=True) for got, (_, text) in zip(logits, both)):
+        if not all(texts.agrees(got, text[:length], within=text) for got, (_, text) in zip(logits, both)):
             return Difference(length, "continued by a token")
     for row, _ in both:
         rows.free(row)

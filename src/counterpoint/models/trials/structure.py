@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
-from transformers import GenerationConfig
 
 from counterpoint.models.attention import FewQueries
 from counterpoint.models.padded import PaddedHistories
@@ -15,7 +14,9 @@ from counterpoint.models.ragged import RaggedRows
 from counterpoint.models.rows import Rows
 from counterpoint.models.separate import Manner, SeparateRows
 from counterpoint.models.trials.course import AFTER, FAR, Difference, cut, go_on, grow, leap, runs
+from counterpoint.models.trials.own_loop import LoopCall, write
 from counterpoint.models.trials.texts import Texts, TokenIds
+from counterpoint.models.trials.ties import settled_len
 from counterpoint.models.trials.twin import Twin
 
 LEAST_TEXT = 8  # tokens
@@ -58,6 +59,7 @@ class Structure:
         self._limits = {**twin.tables, **twin.lengths}
         self._small = {real: mark for mark, real in twin.lengths.items()}
         self._joint: dict[bool, Answer] = {}
+        self._own_loops: dict[LoopCall, Answer] = {}
         self._texts = Texts(
             twin.model,
             max([LEAST_TEXT, *(mark + AFTER for mark in twin.tables), *(mark + FAR for mark in twin.lengths)]),
@@ -67,7 +69,11 @@ class Structure:
         self._texts.find_traces(self._find_longest)
         self._is_bounded = 0 < self._longest < len(self._texts.long)
         self._texts.shorten(self._longest)
-        self._marks = [mark for mark in sorted(twin.lengths) if mark <= self._longest]
+        marks = [mark for mark in sorted(twin.lengths) if mark <= self._longest]
+        self._settled = self._find_settled(marks)
+        #: the longest text of which anything read may be kept
+        self._reach = self._longest if self._settled is None else self._settled
+        self._marks = [mark for mark in marks if mark <= self._reach]
 
     @torch.no_grad()
     def _find_longest(self) -> None:
@@ -80,6 +86,17 @@ class Structure:
                     self._longest = length
                     return
 
+    @torch.no_grad()
+    def _find_settled(self, marks: list[int]) -> int | None:
+        """Up to which mark no choice between equals can turn what the twin predicts; None where there is none."""
+        if self._longest < LEAST_TEXT:
+            return None
+        try:
+            with self._texts.unchanged():
+                return settled_len(self._texts.read_several, marks, self._longest)
+        except Exception:  # of whatever kind: a forward of several texts is another trial's to find
+            return None
+
     def _reads(self, ids: TokenIds) -> bool:
         try:
             self._texts.read(ids)
@@ -88,7 +105,7 @@ class Structure:
         return True
 
     @functools.cached_property
-    def context_len(self) -> int | None:
+    def readable_len(self) -> int | None:
         """Tokens past which the model's own forward fails; None where none is known."""
         if not self._is_bounded:
             return None
@@ -123,24 +140,25 @@ class Structure:
         def new_rows() -> Rows:
             return RaggedRows(self._model, attention=FewQueries(self._model, compiled=kernels))
 
-        grown = self._verdict(lambda: self._read(new_rows()))
+        grown = self._verdict(lambda texts: self._read(new_rows(), texts))
         if not grown:
             return grown
-        upto = self._longest if grown.upto is None else self._small[grown.upto]
-        forked = self._verdict(lambda: cut(new_rows(), self._texts, runs(self._marks, upto)))
-        return grown if forked == YES else Answer(False, forked.reason)
+        upto = self._reach if grown.upto is None else self._small[grown.upto]
+        forked = cut(new_rows(), self._texts, runs(self._marks, upto))
+        return grown if forked is None else Answer(False, _reason(forked))
 
     @functools.cached_property
     def manner(self) -> Manner:
         """How rows are read one by one. `ANEW` where no cache of the model's can be relied on."""
         with torch.no_grad():
-            return self._find_manner()
+            return replace(ANEW, traces=self.traces) if self._reach < LEAST_TEXT else self._find_manner()
 
     def _find_manner(self) -> Manner:
         styles = [(True, False), (False, False), (False, True), (True, True)]
+        anew_from = None if self._settled is None else self._lengths[self._settled]
         for positions, mask in styles:
             for several in (True, False):
-                manner = self._fitted(Manner(positions, mask, several, crops=False, traces=self.traces))
+                manner = self._fitted(Manner(positions, mask, several, False, (), anew_from, self.traces))
                 if manner is not None:
                     return replace(manner, crops=self._crops(manner))
         return replace(ANEW, traces=self.traces)
@@ -166,14 +184,14 @@ class Structure:
         return None
 
     def _grow(self, manner: Manner) -> Difference | None:
-        return self._read(SeparateRows(self._model, manner=self._for_twin(manner)))
+        return self._read(SeparateRows(self._model, manner=self._for_twin(manner)), self._texts)
 
-    def _read(self, rows: Rows) -> Difference | None:
+    def _read(self, rows: Rows, texts: Texts) -> Difference | None:
         """The first difference of all that rows read without being forked."""
-        grown = grow(rows, self._texts, self._runs()) or leap(rows, self._texts, self._runs())
+        grown = grow(rows, texts, self._runs()) or leap(rows, texts, self._runs())
         if grown is not None or not self._marks:
             return grown
-        return go_on(rows, self._texts, self._marks[-1] + AFTER, self._longest)
+        return go_on(rows, texts, self._marks[-1] + AFTER, self._reach)
 
     def _crops(self, manner: Manner) -> bool:
         rows = SeparateRows(self._model, manner=self._for_twin(replace(manner, crops=True)))
@@ -201,80 +219,83 @@ class Structure:
 
         return self._ask(trial)
 
-    def _grow_padded(self) -> Difference | None:
-        read, texts = PaddedHistories(self._model), self._texts
-        for run in self._runs():
+    def _grow_padded(self, texts: Texts) -> Difference | None:
+        read = PaddedHistories(self._model)
+        for run in self._walks():
             first = run[0]
             for length in run:
                 pair = [texts.long[:length], texts.short[: 3 + length - first]]
-                pair = pair[:: -1 if length % 2 else 1]  # in another order each time
-                for got, ids in zip(read.logits(pair), pair):
-                    if not texts.agrees(got, ids):
+                both = [texts.long, texts.short]
+                if length % 2:  # in another order each time
+                    pair, both = pair[::-1], both[::-1]
+                for got, ids, whole in zip(read.logits(pair), pair, both):
+                    if not texts.agrees(got, ids, within=whole):
                         return Difference(length, "padded on the left")
         return None
 
-    @functools.cached_property
-    def own_loop_alone(self) -> Answer:
-        """Whether transformers' own loop is right on one row."""
-        return self._ask(lambda: self._verdict(lambda: self._generate(padded=False, num_rows=1)))
+    def own_loop(self, call: LoopCall) -> Answer:
+        """Whether transformers' own loop is right on calls of this kind."""
+        if call not in self._own_loops:
+            self._own_loops[call] = self._ask(lambda: self._verdict(lambda texts: self._write(call, texts)))
+        return self._own_loops[call]
 
-    @functools.cached_property
-    def own_loop(self) -> Answer:
-        """Whether transformers' own loop is right on rows of one length."""
-        return self._ask(lambda: self._verdict(lambda: self._generate(padded=False)))
-
-    @functools.cached_property
-    def own_padded_loop(self) -> Answer:
-        """Whether transformers' own loop is right on rows padded on the left, called as `generate` calls the model."""
-        return self._ask(lambda: self._verdict(lambda: self._generate(padded=True)))
-
-    def _generate(self, *, padded: bool, num_rows: int = 2) -> Difference | None:
-        texts = self._texts
-        config = GenerationConfig(
-            max_new_tokens=NEW, do_sample=False, output_logits=True, return_dict_in_generate=True, pad_token_id=0
-        )
-        for run in self._runs():
-            width = max(run[-1] - NEW, 3)
-            rows = [texts.long[:width], texts.short[: max(width - 3, 2) if padded else width]][:num_rows]
-            ids = torch.tensor([(0,) * (width - len(row)) + row for row in rows])
-            mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+    def _write(self, call: LoopCall, texts: Texts) -> Difference | None:
+        """Let the loop write some tokens at each mark, and from a short text through all of them."""
+        walks = [(max(run[-1] - NEW, 3), NEW) for run in self._runs()]
+        # A window of what is written, and not of what is read, moves with the prompt's length.
+        start = LEAST_TEXT - 3 if texts is self._texts else LEAST_TEXT - 1
+        if self._reach > start + NEW:
+            walks.append((start, self._reach - start))
+        for width, num_new in walks:
+            rows = [texts.long[:width], texts.short[: max(width - 3, 2) if call.padded else width]]
             with texts.unchanged():
-                out = self._model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
-            for at, row in enumerate(rows):
-                new = tuple(out.sequences[at, width:].tolist())
-                for step, logits in enumerate(out.logits):
-                    read = row + new[:step]
-                    if not texts.agrees(logits[at, : len(texts.after(read))], read):
-                        return Difference(len(read), "in transformers' own loop")
+                written = write(self._model, rows[: call.num_rows], call, num_new)
+            found = written.first_difference(lambda _, got, ids, row: texts.agrees(got, ids, within=row))
+            if found is not None:
+                return found
         return None
 
     def _runs(self) -> list[list[int]]:
-        return runs(self._marks, self._longest)
+        return runs(self._marks, self._reach)
+
+    def _walks(self) -> list[list[int]]:
+        """The lengths about each mark, and all lengths from a short one on."""
+        return [*self._runs(), list(range(LEAST_TEXT - 3, self._reach + 1))] if self._marks else self._runs()
 
     def _mark_before(self, length: int) -> int | None:
         return next((mark for mark in reversed(self._marks) if mark < length <= mark + AFTER), None)
 
-    def _verdict(self, run: Callable[[], Difference | None]) -> Answer:
-        found = run()
+    def _verdict(self, run: Callable[[Texts], Difference | None]) -> Answer:
+        """Yes, no, or up to which length. A length is taken for the cause only where other texts differ at it too."""
+        found = run(self._texts)
         if found is None:
-            return YES
+            if self._settled is None:
+                return YES
+            real = self._lengths[self._settled]
+            return Answer(True, f"past {real} tokens it chooses among equals, which any other way to read turns", real)
         mark = self._mark_before(found.length)
-        reason = f"a row of {found.length} tokens, {found.when}, gave other logits than without a cache"
+        if mark is not None:
+            again = run(self._texts.swapped())
+            mark = None if again is None or self._mark_before(again.length) != mark else mark
         if mark is None:
-            return Answer(False, reason)
-        return Answer(
-            True, f"past {self._lengths[mark]} tokens what was read no longer holds", upto=self._lengths[mark]
-        )
+            return Answer(False, _reason(found))
+        return Answer(True, f"past {self._lengths[mark]} tokens what was read no longer holds", self._lengths[mark])
 
     def _ask(self, trial: Callable[[], Answer]) -> Answer:
         """The answer of a trial; no, where it fails."""
         if not self._longest:
             return Answer(False, "its own forward fails on token ids alone")
+        if self._reach < LEAST_TEXT and self._settled is not None:
+            return Answer(False, "it chooses among equals, which any other way to read turns")
         try:
             with torch.no_grad(), self._texts.unchanged():
                 return trial()
         except Exception as error:  # any failure of the trial means that this model's forward is of another kind
             return Answer(False, first_line(error))
+
+
+def _reason(found: Difference) -> str:
+    return f"a row of {found.length} tokens, {found.when}, gave other logits than without a cache"
 
 
 def first_line(error: Exception) -> str:

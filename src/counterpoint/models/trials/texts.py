@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import inspect
 import re
 from collections.abc import Callable, Iterable
@@ -22,6 +23,8 @@ TokenIds = tuple[int, ...]
 #: differs by a hundred times more.
 TWIN_TOLERANCE = 1e-4
 
+SEVERAL = 6  # texts
+
 
 class Texts:
     """Two texts of a model's token ids, and the model's own predictions, each from a forward of its own without a cache.
@@ -33,10 +36,11 @@ class Texts:
 
     def __init__(self, model: PreTrainedModel, longest: int, *, is_twin: bool) -> None:
         self.model, self._is_twin = model, is_twin
-        ids = _plain_ids(model)
+        self._ids = ids = _plain_ids(model)
         self.long = tuple(ids[(7 * at * at + 3 * at + 1) % len(ids)] for at in range(longest))
         self.short = tuple(ids[(5 * at * at + 11 * at + 2) % len(ids)] for at in range(longest))
-        self._gives_use_cache = "use_cache" in inspect.signature(model.forward).parameters
+        takes = inspect.signature(model.forward).parameters
+        self._uncached = {"use_cache": False} if "use_cache" in takes else {}
         self._num_ids = num_ids(model)
         self._known: dict[TokenIds, Tensor] = {}
         self._whole: dict[TokenIds, Tensor] = {}
@@ -57,6 +61,14 @@ class Texts:
         with contextlib.suppress(Exception):  # whether it fits is another trial's to find
             self.model(input_ids=torch.tensor([ids], device=input_device(self.model)))
 
+    def read_several(self, length: int) -> None:
+        """Read several texts of this length together, without a cache."""
+        count = len(self._ids)
+        rows = [
+            [self._ids[(a * at * at + 3 * at + a) % count] for at in range(length)] for a in range(1, 2 * SEVERAL, 2)
+        ]
+        self.model(input_ids=torch.tensor(rows, device=input_device(self.model)), **self._uncached)
+
     def set_traces(self, traces: Traces) -> None:
         """Know what a forward leaves on the modules, and put it back after each."""
         self.traces = traces
@@ -73,21 +85,27 @@ class Texts:
         logits = self._forward(ids)
         return [logits[length - 1] for length in lengths]
 
-    def agrees(self, got: Tensor, ids: TokenIds, *, settled: bool = False) -> bool:
+    def agrees(self, got: Tensor, ids: TokenIds, *, within: TokenIds | None = None) -> bool:
         """Whether these are the logits after a text, but for rounding.
 
         Args:
-            settled: the text is a beginning of one of the two; those after it in a forward of the whole do as well.
+            within: a text that begins with this one; what one forward of it predicts after this one does as well.
         """
-        if settled and ids not in self._known:
-            whole = self.long if ids == self.long[: len(ids)] else self.short
-            if whole not in self._whole:
-                self._whole[whole] = self._forward(whole)
-            if self.alike(got, self._whole[whole][len(ids) - 1]):
+        if within is not None and ids not in self._known:
+            if within not in self._whole:
+                self._whole[within] = self._forward(within)
+            if self.alike(got, self._whole[within][len(ids) - 1]):
                 return True
         return self.alike(got, self.after(ids))
 
+    def swapped(self) -> Texts:
+        """The same texts, each in the other's place."""
+        other = copy.copy(self)
+        other.long, other.short = self.short, self.long
+        return other
+
     def alike(self, got: Tensor, want: Tensor) -> bool:
+        got = got[: len(want)]
         return is_within(got, want, TWIN_TOLERANCE) if self._is_twin else is_close(got, want)
 
     def unchanged(self) -> contextlib.AbstractContextManager[None]:
@@ -95,9 +113,8 @@ class Texts:
         return unchanged(self._places)
 
     def _forward(self, ids: TokenIds) -> Tensor:
-        extra = {"use_cache": False} if self._gives_use_cache else {}
         with self.unchanged():
-            out = self.model(input_ids=torch.tensor([ids], device=input_device(self.model)), **extra)
+            out = self.model(input_ids=torch.tensor([ids], device=input_device(self.model)), **self._uncached)
         logits = out.logits
         if logits.dim() != 3 or logits.shape[:2] != (1, len(ids)):
             raise ValueError(f"logits are of shape {tuple(logits.shape)} for {len(ids)} tokens")

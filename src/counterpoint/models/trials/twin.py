@@ -105,6 +105,7 @@ def _built(kind: type[PreTrainedModel], config: PreTrainedConfig) -> PreTrainedM
         for parameter in model.parameters():
             if parameter.dim() > 1:
                 parameter.normal_(0, GAIN / math.sqrt(parameter.shape[-1]))
+    model.generation_config.eos_token_id = None  # its texts go on as far as a trial needs
     return model
 
 

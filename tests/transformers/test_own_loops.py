@@ -1,0 +1,86 @@
+"""transformers' own loops, tried as `generate` calls them: what only shows after some written tokens, or in one kind of cache."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from models import small
+from sweep.checks import CHECKS, Oracle, outcome
+from sweep.classes import swept
+from transformers import GenerationConfig
+
+from counterpoint.errors import PromptError, UnsupportedError
+from counterpoint.models.trials import LoopCall, abilities_of
+from counterpoint.models.trials.own_loop import Written
+from counterpoint.transformers import generate
+
+CASES = {
+    "UnlimitedOcrForConditionalGeneration": ("hidden states", "output object"),  # a window of what is written alone
+    "LEDForConditionalGeneration": ("static cache", "padded prompts"),
+    "DeepseekV32ForCausalLM": ("beams, padded", "output object"),
+    "HYV4ForCausalLM": ("padded prompts", "static cache"),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", CASES)
+@torch.no_grad()
+def test_right_or_refused(name: str) -> None:
+    if name not in swept():
+        pytest.skip("not in this transformers")
+    model = swept()[name].model()
+    found = {check: outcome(CHECKS[check], model, Oracle(model)) for check in CASES[name]}
+    assert {result.partition(":")[0] for result in found.values()} <= {"right", "refused"}, found
+    assert all("; " in result for result in found.values() if result != "right")  # with a way out
+
+
+@torch.no_grad()
+def test_the_way_out_is_one_that_a_trial_has_shown() -> None:
+    if "LEDForConditionalGeneration" not in swept():
+        pytest.skip("not in this transformers")
+    model = swept()["LEDForConditionalGeneration"].model()
+    ask = {"negative_prompt_ids": torch.tensor([[9, 8, 7]]), "guidance_scale": 3.0, "custom_generate": generate}
+    ids = torch.arange(5, 14)[None]
+    mask = torch.ones_like(ids)
+    with pytest.raises(UnsupportedError, match="leave cache_implementation out"):
+        model.generate(ids, attention_mask=mask, cache_implementation="static", max_new_tokens=3, **ask)
+    assert model.generate(ids, attention_mask=mask, max_new_tokens=3, **ask).shape[1] == 4
+
+
+def test_each_kind_of_call_is_tried_by_itself() -> None:
+    static = GenerationConfig(cache_implementation="static")
+    assert LoopCall.of(static, num_rows=5, padded=True) == LoopCall(2, True, "static")
+    assert LoopCall.of(GenerationConfig(cache_implementation="dynamic"), num_rows=1, padded=False) == LoopCall(1)
+    chunks = LoopCall.of(GenerationConfig(prefill_chunk_size=256), num_rows=1, padded=False)
+    assert chunks == LoopCall(1, chunked=True) and chunks.settings(3).prefill_chunk_size < 8
+    model = small.llama()
+    assert abilities_of(model).own_loop(chunks)
+
+
+def test_the_first_step_that_differs_is_told() -> None:
+    logits = [torch.zeros(3, 4), torch.zeros(3, 4)]
+    written = Written([(1, 2, 3, 4, 5), (7, 8, 9, 3)], [2, 1], logits)
+    asked: list[tuple[int, tuple[int, ...]]] = []
+
+    def agrees(row: int, _got: torch.Tensor, text: tuple[int, ...], _whole: tuple[int, ...]) -> bool:
+        asked.append((row, text))
+        return len(asked) < 5
+
+    assert written.first_difference(agrees).length == 2
+    assert asked == [(0, (1, 2)), (0, (1, 2, 3)), (0, (1, 2, 3, 4)), (1, (7,)), (1, (7, 8))]
+
+
+@pytest.mark.parametrize("more", [{}, {"num_beams": 2}, {"cache_implementation": "static"}])
+def test_past_the_end_of_a_table_is_refused_before_the_first_token(more: dict[str, object]) -> None:
+    model = small.mpt(40)
+    ids = torch.arange(5, 35)[None]
+    ask = {
+        "attention_mask": torch.ones_like(ids),
+        "guidance_scale": 3.0,
+        "custom_generate": generate,
+        "do_sample": False,
+        **more,
+    }
+    with pytest.raises(PromptError, match="50 tokens, 20 of them new.*fails past 40; set max_new_tokens to 10 or less"):
+        model.generate(ids, max_new_tokens=20, **ask)
+    assert model.generate(ids, max_new_tokens=10, **ask).shape[1] == 40
