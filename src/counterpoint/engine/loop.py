@@ -9,6 +9,7 @@ import torch
 
 from counterpoint.contexts.other_model import check_tokenizer
 from counterpoint.engine.ahead import new_drafter, write_ahead
+from counterpoint.engine.background import Background, before_others, let_go, num_rows_of
 from counterpoint.engine.choose import choose
 from counterpoint.engine.constrained import begin_masks
 from counterpoint.engine.drafting import Ahead, Lookup
@@ -46,6 +47,7 @@ class Engine:
             same either way.
         repeatable: a request's tokens are the same to the bit in every precision, whatever runs beside it and whatever was
             kept. Costs time: prompts are read one by one, and rows together only where that changes no bit.
+        background_rows: most rows that background requests use beside others, see `engine.background`.
         pauses: a step may take seconds to make later ones quicker, by compiling them, where so much work is to come that
             it pays. False where somebody waits for each token. A model with compile=True compiles either way.
     """
@@ -63,10 +65,14 @@ class Engine:
         prefix_tokens: int = 0,
         skips: bool = True,
         repeatable: bool = False,
+        background_rows: int = 8,
         pauses: bool = True,
     ) -> None:
         idle = 1 if idle_prefill_tokens is None else idle_prefill_tokens
-        for name, value in (("max_rows", max_rows), ("prefill_tokens", prefill_tokens), ("idle_prefill_tokens", idle)):
+        for name, value in (
+            ("max_rows", max_rows), ("prefill_tokens", prefill_tokens), ("idle_prefill_tokens", idle),
+            ("background_rows", background_rows),
+        ):  # fmt: skip
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise SamplingError(f"{name} is {value!r}; use a whole number, 1 or more", param=name)
         for name, value in (("draft_tokens", draft_tokens), ("prefix_tokens", prefix_tokens)):
@@ -86,6 +92,7 @@ class Engine:
         self._store = PrefixStore(prefix_tokens) if prefix_tokens else None
         self._rows: dict[Model, Rows] = {}
         self._waiting: deque[Sequence] = deque()
+        self._background = Background(background_rows, can_set_aside=not repeatable)
         self._running: list[Sequence] = []
         self._num_requests = 0
         if draft_model is not None:
@@ -103,9 +110,14 @@ class Engine:
         return len(self._running)
 
     @property
+    def num_background(self) -> int:
+        """Background samples that hold rows."""
+        return sum(sequence.is_background for sequence in self._running)
+
+    @property
     def num_waiting(self) -> int:
         """Samples that wait for rows."""
-        return len(self._waiting)
+        return len(self._waiting) + len(self._background.waiting)
 
     @property
     def num_rows(self) -> int:
@@ -119,10 +131,13 @@ class Engine:
 
     @property
     def is_idle(self) -> bool:
-        return not self._running and not self._waiting
+        return not self._running and not self.num_waiting
 
-    def add(self, request: Request) -> int:
+    def add(self, request: Request, *, background: bool = False) -> int:
         """Queue a request; returns its id.
+
+        Args:
+            background: nobody waits for it; it gives way to requests for which somebody does.
 
         Raises:
             UsageError: the request is not possible on this model, or needs more rows than `max_rows`.
@@ -145,15 +160,21 @@ class Engine:
                 f"the request has {len(samples[0].readers)} branches and max_rows is {self.max_rows}; "
                 "raise max_rows or drop branches"
             )
-        self._waiting.extend(samples)
+        for sample in samples:
+            sample.is_background = background
+        (self._background.waiting if background else self._waiting).extend(samples)
         return request_id
 
     @torch.no_grad()
     def cancel(self, request_id: int) -> list[Progress]:
         """End a request now; its rows are free at once. Empty where it is finished already."""
-        ended = [s for s in (*self._running, *self._waiting) if s.request_id == request_id]
+        later = self._background.waiting
+        ended = [s for s in (*self._running, *self._waiting, *later) if s.request_id == request_id]
         self._running = [s for s in self._running if s.request_id != request_id]
-        self._waiting = deque(s for s in self._waiting if s.request_id != request_id)
+        for waiting in (self._waiting, later):
+            left = [s for s in waiting if s.request_id != request_id]
+            waiting.clear()
+            waiting.extend(left)
         return [sequence.finish("cancelled") for sequence in ended]
 
     def run(self) -> Iterator[Progress]:
@@ -210,10 +231,11 @@ class Engine:
         """Read what is to be read, in one forward for all rows that write; then choose a token for every sample whose
         branches are all ready. What fails for one request ends that request alone, with `Progress.error`."""
         self._admit()
-        failed = [sequence.fail(error) for sequence, error in self._read().items()]
+        active = self._active()
+        failed = [sequence.fail(error) for sequence, error in self._read(active).items()]
         self._running = [sequence for sequence in self._running if sequence.is_alive]
         progress = []
-        while ready := [sequence for sequence in self._running if sequence.is_ready]:
+        while ready := [sequence for sequence in active if sequence.is_alive and sequence.is_ready]:
             progress += choose(ready)  # again where the token was guessed and what follows it is known
         self._running = [sequence for sequence in self._running if sequence.is_alive]
         return failed + progress
@@ -227,29 +249,46 @@ class Engine:
         return self._rows[model]
 
     def _admit(self) -> None:
-        in_use = sum(len(s.readers) for s in self._running)
-        while self._waiting and in_use + len(self._waiting[0].readers) <= self.max_rows:
-            sequence = self._waiting.popleft()
-            earlier = [reader for s in self._running for reader in s.readers]
-            for reader in sequence.readers:
-                reader.find_source(earlier, self._store, self._shapes.block)
-                earlier.append(reader)
-            in_use += len(sequence.readers)
-            self._running.append(sequence)
+        while self._waiting:
+            num_rows, free = len(self._waiting[0].readers), self.max_rows - num_rows_of(self._running)
+            if num_rows > free and num_rows > self._background.make_room(self._running, num_rows, free):
+                break
+            self._begin(self._waiting.popleft())
+        while self._background.waiting:
+            free = self.max_rows - num_rows_of(self._running)
+            sequence = self._background.next(self._running, free, others_wait=bool(self._waiting))
+            if sequence is None:
+                return
+            self._begin(sequence)
 
-    def _guess(self) -> dict[Sequence, Exception]:
+    def _begin(self, sequence: Sequence) -> None:
+        earlier = [reader for s in self._running for reader in s.readers]
+        for reader in sequence.readers:
+            reader.find_source(earlier, self._store, self._shapes.block)
+            earlier.append(reader)
+        self._running.append(sequence)
+
+    def _active(self) -> list[Sequence]:
+        """The running samples that go on at this step."""
+        active = self._background.active(self._running, others_wait=bool(self._waiting))
+        if len(active) < len(self._running) or self._background.waiting:
+            let_go(active)
+        return active
+
+    def _guess(self, active: list[Sequence]) -> dict[Sequence, Exception]:
         """Let samples guess their next tokens; returns those that failed at it."""
-        for sequence in self._running:
+        active = [sequence for sequence in active if not sequence.readers[0].is_reading_prompt]
+        for sequence in active:
             if sequence.given_next is not None and not sequence.readers[0].suffixes:
                 # What is given comes true for certain, so a part of a prompt's length is read at once.
                 num = sequence.num_guessable(min(self.prefill_tokens, MAX_CHUNK))
                 sequence.guess(sequence.request.given_ids[sequence.step : sequence.step + num])
-        if not self.draft_tokens or not self._running:
+        if not self.draft_tokens or not active:
             return {}
         # A guess is nearly free while few rows are read.
-        num_rows = sum(len(sequence.readers) for sequence in self._running)
+        num_rows = num_rows_of(active)
         most = self.draft_tokens if self.repeatable else min(self.draft_tokens, MOST_GUESSED // num_rows - 1)
-        counts = {s: s.num_guessable(most) for s in self._running if s.drafter is not None}
+        counts = {s: s.num_guessable(most) for s in active if s.drafter is not None}
         for sequence, count in counts.items():
             if isinstance(sequence.drafter, Lookup):
                 guess = sequence.drafter.guess(count)
@@ -258,15 +297,15 @@ class Engine:
                 sequence.guess(guess)
         return write_ahead({s: n for s, n in counts.items() if n > 0 and isinstance(s.drafter, Ahead)})
 
-    def _read(self) -> dict[Sequence, Exception]:
+    def _read(self, active: list[Sequence]) -> dict[Sequence, Exception]:
         """Feed the rows, those that can be skipped only where they are needed; returns the sequences that failed."""
         if self.pauses and self._running:
             num_steps = max(sequence.room - sequence.step for sequence in self._running)
             num_rounds = -(-(len(self._running) + len(self._waiting)) // len(self._running))
             for rows in self._rows.values():
                 rows.expect(num_steps, num_rounds)
-        failed = self._guess()
-        running = [sequence for sequence in self._running if sequence not in failed]
+        failed = self._guess(active)
+        running = [sequence for sequence in active if sequence not in failed]
         begin_masks(running)
         held = {r: s for s in running for r in skippable(s)} if self.skips else {}
         failed |= self._feed([(s, r) for s in running for r in s.readers if r not in held])
@@ -279,8 +318,12 @@ class Engine:
         for sequence, reader in pairs:
             owner[reader] = sequence
             if reader.todo:
-                (writing if sequence.output_ids else reading).append(reader)
+                is_writing = sequence.output_ids and not reader.is_reading_prompt
+                (writing if is_writing else reading).append(reader)
         reading = [reader for reader in reading if reader.begin() and reader.todo]
         budget = self.prefill_tokens if writing else self.idle_prefill_tokens
+        background = {reader for reader, sequence in owner.items() if sequence.is_background}
+        if background:
+            reading, budget = before_others(reading, writing, background, budget)
         parts = [(reader, len(reader.todo)) for reader in writing] + portions(reading, budget, self._shapes.block)
         return {owner[reader]: error for reader, error in feed(parts, self._shapes).items()}

@@ -135,6 +135,20 @@ class Reader:
                 read = read[: min(len(read), self.num_prompt) // self.block * self.block]
             self.store.keep(self.rows, self.row, read)
 
+    def set_aside(self) -> None:
+        """Give the row up; what was read is read again when it goes on."""
+        if self.row is not None:
+            self.rows.free(self.row)
+        self.todo, self.history = [*self.history, *self.todo], []
+        self.num_prompt = len(self.todo)
+        self.row, self.source, self.snapshot, self.shared = None, None, None, 0
+        self.logits, self.guess, self.ahead, self.first_logits = [], [], [], None
+
+    def dont_wait(self) -> None:
+        """Read by itself what a source has not read yet."""
+        if self.source is not None and len(self.source.history) < self.shared:
+            self.source = None
+
     def free(self) -> None:
         if self.row is not None:
             self.rows.free(self.row)

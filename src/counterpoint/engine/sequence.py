@@ -50,6 +50,7 @@ class Sequence:
     drafter: Lookup | Ahead | None = None
     output_ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
+    is_background: bool = False  # see `engine.background`
     is_decided: bool = False  # the next choice needs the conditional branch only
     num_skipped: int = 0
     num_guessed_right: int = 0
@@ -188,6 +189,12 @@ class Sequence:
     def _is_complete(self) -> bool:
         # A stop text, and what followed it in the same token, is cut from the output.
         return self.constraint.complete and not (self.stream is not None and self.stream.stopped)
+
+    def set_aside(self) -> None:
+        """Give the rows up for a while. Output and random numbers stay; begun again, it goes on with the next token."""
+        for reader in self.readers:
+            reader.set_aside()
+        self.is_decided = False
 
     def fail(self, error: Exception) -> Progress:
         """Free the rows and report why there is no more; nothing here runs what may have failed."""
