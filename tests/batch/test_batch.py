@@ -33,6 +33,8 @@ def test_a_line_has_the_guide_whole_or_by_its_fields_and_every_option_of_json():
         (b"[1]", "not an object"),
         (b"{}", "with a prompt"),
         (b"\xff", "not valid UTF-8 at byte 0"),
+        (b'{"prompt": "a", "id": NaN}', "NaN is no finite number"),
+        (b'{"prompt": "a", "id": [1e400]}', "1e400 is no finite number"),
         (b'{"prompt": "a", "temprature": 1}', "unknown field 'temprature'"),
         (b'{"prompt": "a", "guidance_scale": 3}', "write 'scale'"),
         (b'{"prompt": "a", "guide": {"scale": 3}, "scale": 2}', "guide and scale are both given"),

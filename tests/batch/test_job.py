@@ -252,3 +252,22 @@ def test_a_killed_command_goes_on_and_loses_nothing(tmp_path):
     subprocess.run([*command, str(killed)], check=True)
     by_line = {a["line"]: a for a in answers(killed)}
     assert len(answers(killed)) == 60 and by_line == {a["line"]: a for a in answers(whole)}
+
+
+def test_two_commands_do_not_write_one_output(tmp_path):
+    path = tmp_path / "out.jsonl"
+    first = journal(path)
+    with pytest.raises(UsageError, match="written by another process"):
+        journal(path)
+    first.close()
+    journal(path).close()
+
+
+def test_half_a_surrogate_is_no_end_of_a_job(tmp_path):
+    form, path = OpenAI(), tmp_path / "out.jsonl"
+    source = [json.dumps(OPENAI | {"custom_id": "\ud800"}).encode(), json.dumps(OPENAI).encode()]
+    kept = journal(path, form)
+    run_job(source, form, lambda tasks: (Result(t, answer=(200, "r", {"text": "\udfff"})) for t in tasks), kept)
+    kept.close()
+    assert [a["custom_id"] for a in answers(path)] == ["\ud800", "x"]
+    assert run(tmp_path / "ours.jsonl", [b'{"prompt": "\\ud800"}']).num_now == 1

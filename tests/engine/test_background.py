@@ -23,9 +23,7 @@ def tokens(model, prompt, **options):
 @pytest.mark.parametrize("repeatable", [False, True])
 def test_tokens_are_those_alone_whoever_comes_between(model, repeatable):
     generator = torch.Generator().manual_seed(0)
-    prompts = [
-        torch.randint(1, 60, (length,), generator=generator).tolist() for length in (3, 40, 12, 40, 5, 9, 30, 4)
-    ]
+    prompts = [torch.randint(1, 60, (length,), generator=generator).tolist() for length in (3, 40, 12, 40, 5, 9, 30, 4)]
     prompts[3] = prompts[1][:30] + prompts[3][:10]  # begins like one that may hold still
     prompts[6] = prompts[1] + prompts[6]
     options = [{"max_tokens": 5 + 4 * k, "temperature": 0.8, "seed": k} for k in range(len(prompts))]
@@ -61,7 +59,9 @@ def test_others_take_as_many_steps_as_alone(model, num_samples):
         # The second background sample holds still while its prompt is being read; nobody waits for it.
         live = engine.add(prepare(model, [6, *range(10, 50)], max_tokens=6, n=num_samples, **OPTIONS))
         for count in range(1, 100):
-            if any(p.completion is not None and p.index == num_samples - 1 for p in engine.step() if p.request_id == live):
+            if any(
+                p.completion is not None and p.index == num_samples - 1 for p in engine.step() if p.request_id == live
+            ):
                 done, _ = run_to_the_end(engine)
                 assert len(done) == num_background
                 return count

@@ -12,8 +12,8 @@ from server.conftest import make_model, serving
 
 from counterpoint.engine import TokenLogprob
 from counterpoint.server import readers
+from counterpoint.server.endpoints import COMPLETIONS
 from counterpoint.server.limits import Limits
-from counterpoint.server.routes import COMPLETIONS
 
 CHAT = "/v1/chat/completions"
 MESSAGES = [{"role": "user", "content": "Hi"}]

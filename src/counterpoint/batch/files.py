@@ -7,6 +7,7 @@ the format takes as one file.
 from __future__ import annotations
 
 import contextlib
+import errno
 import gzip
 import io
 import os
@@ -53,7 +54,7 @@ class LineFile:
         path: made where it is missing. What a kill left of a last line is cut off.
 
     Raises:
-        UsageError: it can't be opened.
+        UsageError: it can't be opened, or another process appends to it.
         Failure: it is no file of lines, or broken before its end.
     """
 
@@ -64,6 +65,10 @@ class LineFile:
         except OSError as error:
             raise UsageError(f"the file {self.path!r} can't be written: {error.strerror}; give another one") from None
         try:
+            if not lock(self._file):
+                raise UsageError(
+                    f"the file {self.path!r} is written by another process; wait for it, or give another file"
+                )
             self._end = self._whole()
             if self._end < os.path.getsize(self.path):
                 self._file.truncate(self._end)
@@ -137,6 +142,19 @@ class LineFile:
                     data = unpack.unused_data
                     whole, unpack = at - len(data), new()
         return whole
+
+
+def lock(file: IO[bytes]) -> bool:
+    """Take a file for this process as long as it is open; False where another has it. Elsewhere than on Unix, nothing."""
+    try:
+        import fcntl
+    except ModuleNotFoundError:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in (errno.EWOULDBLOCK, errno.EACCES)  # some file systems have no locks
+    return True
 
 
 def replace_lines(path: str, keep: Iterator[bytes]) -> None:

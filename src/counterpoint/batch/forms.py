@@ -61,7 +61,7 @@ class OpenAI:
             self._is_new(json.loads(text)["custom_id"])
 
     def _is_new(self, custom_id: str) -> bool:
-        seen = int.from_bytes(hashlib.sha256(custom_id.encode()).digest()[:8])
+        seen = int.from_bytes(hashlib.sha256(custom_id.encode(errors="surrogatepass")).digest()[:8])
         if seen in self._seen:
             return False
         self._seen.add(seen)

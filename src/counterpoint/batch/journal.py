@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from array import array
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -82,6 +82,10 @@ class Journal:
         self._file.append(line)
         self._note(entry)
 
+    def lines(self) -> Iterator[bytes]:
+        """What has been answered, line by line."""
+        return self._file.lines()
+
     def sync(self) -> None:
         """Wait until the answers outlive the machine too."""
         self._file.sync()
@@ -137,8 +141,9 @@ class Journal:
 
 
 def line_of(record: Mapping[str, Any]) -> bytes:
-    """A record as a line of JSON."""
-    return json.dumps(record, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+    """A record as a line of JSON. Half a surrogate, which a line of the input may hold, is escaped."""
+    text = json.dumps(record, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return text.encode(errors="backslashreplace")
 
 
 class Piped:

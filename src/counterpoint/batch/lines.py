@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -73,7 +74,7 @@ def read_object(text: bytes, wanted: str) -> dict[str, Any]:
         PromptError: it is none; the message ends in what is wanted.
     """
     try:
-        record = json.loads(text.decode())
+        record = json.loads(text.decode(), parse_constant=_no_number, parse_float=_number)
     except UnicodeDecodeError as error:
         raise PromptError(f"not valid UTF-8 at byte {error.start}") from None
     except (ValueError, RecursionError) as error:
@@ -81,6 +82,15 @@ def read_object(text: bytes, wanted: str) -> dict[str, Any]:
     if not isinstance(record, dict):
         raise PromptError(f"not {wanted}")
     return record
+
+
+def _number(text: str) -> float:
+    number = float(text)
+    return number if math.isfinite(number) else _no_number(text)
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(f"{text:.40} is no finite number")
 
 
 def read_line(text: bytes, number: int = 1) -> Line:

@@ -123,15 +123,20 @@ class Remote:
             body = {"error": {"message": reply.text[:500]}}
         request_id = reply.headers.get("x-request-id") or uuid.uuid4().hex
         answer = self._answer_of(reply.status_code, request_id, body)
-        if reply.status_code < 400:
-            return Result(task, answer=answer)
-        said = body.get("error") if isinstance(body, dict) else None
-        error = UsageError(
-            str(said.get("message") if isinstance(said, dict) else body)[:2000],
-            param=said.get("param") if isinstance(said, dict) else None,
-        )
-        error.code = (said.get("code") if isinstance(said, dict) else None) or f"http_{reply.status_code}"
-        return Result(task, answer=answer, error=error)
+        return Result(task, answer=answer, error=refusal(reply.status_code, body))
+
+
+def refusal(status: int, body: Any) -> UsageError | None:
+    """What an answer in OpenAI's shape says is wrong; None where it is one."""
+    if status < 400:
+        return None
+    said = body.get("error") if isinstance(body, dict) else None
+    error = UsageError(
+        str(said.get("message") if isinstance(said, dict) else body)[:2000],
+        param=said.get("param") if isinstance(said, dict) else None,
+    )
+    error.code = (said.get("code") if isinstance(said, dict) else None) or f"http_{status}"
+    return error
 
 
 def body_of_line(line: Line, *, model: str | None, defaults: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:

@@ -51,7 +51,7 @@ def _model_first(args: list[str]) -> list[str]:
 def _check(options: Options) -> None:
     if options["memory_gb"] is not None and options["max_rows"] is not None:
         raise UsageError("--memory-gb and --max-rows are both given; keep one")
-    for name in ("max_body_mb", "deadline", "grace", "memory_gb"):
+    for name in ("max_body_mb", "max_file_mb", "deadline", "grace", "memory_gb"):
         value = options[name]
         if value is not None and not (0 <= value < float("inf") and (value or name == "grace")):
             raise UsageError(f"--{name.replace('_', '-')} is {value}; use a finite number above 0")
@@ -125,6 +125,15 @@ def _check_port(host: str, port: int) -> None:
     "--max-tokens", type=Count(1), default=None, help="Most that may be asked for. [default: what the model holds]"
 )
 @click.option("--max-body-mb", type=NUMBER, default=1.0, show_default=True, help="Largest request.")
+@click.option("--data", metavar="FOLDER", default=None, help="Keep files and jobs here: /v1/files and /v1/batches.")
+@click.option("--max-file-mb", type=NUMBER, default=512.0, show_default=True, help="Largest uploaded file.")
+@click.option(
+    "--batch-rows",
+    type=Count(1),
+    default=8,
+    show_default=True,
+    help="Branches of jobs at once while others are served.",
+)
 @click.option("--deadline", type=NUMBER, default=600.0, show_default=True, help="Seconds for one request.")
 @click.option("--grace", type=NUMBER, default=30.0, show_default=True, help="Seconds for running requests on SIGTERM.")
 @click.option(
@@ -150,16 +159,18 @@ def command(**options: Any) -> None:
         read_presets(options["presets"])  # a mistake in it is told before a model is loaded
         os.environ[VARIABLE] = os.path.abspath(options["presets"])
     with needs("serve"):
+        from counterpoint.server.batches.folder import DataFolder
         from counterpoint.server.limits import Limits
         from counterpoint.server.process import Listening, serve, within_memory
     counts = (
         "max_waiting", "max_samples", "max_branches", "max_prompt_tokens", "max_tokens", "prefill_tokens",
-        "prefix_tokens", "repeatable",
+        "prefix_tokens", "repeatable", "batch_rows",
     )  # fmt: skip
     limits = Limits(
         **{name: options[name] for name in counts},
         max_rows=64 if options["max_rows"] is None else options["max_rows"],
         max_body_bytes=int(options["max_body_mb"] * 2**20),
+        max_file_bytes=int(options["max_file_mb"] * 2**20),
         deadline_s=options["deadline"],
     )
     listening = Listening(
@@ -170,6 +181,7 @@ def command(**options: Any) -> None:
         cors_origins=options["cors_origin"],
         grace_s=options["grace"],
     )
+    data = None if options["data"] is None else DataFolder(options["data"])
     model, models = open_model(options), load_models(options)
     for name, folder in named(options["adapter"]):
         from counterpoint.models.adapters import load_adapter
@@ -178,4 +190,4 @@ def command(**options: Any) -> None:
     load_vectors(model, options)
     if options["memory_gb"] is not None:
         limits = within_memory(model, limits, int(options["memory_gb"] * 2**30))
-    serve(model, limits, listening, models=models)
+    serve(model, limits, listening, models=models, data=data)

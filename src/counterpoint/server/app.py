@@ -15,6 +15,9 @@ from starlette.requests import ClientDisconnect
 from counterpoint import __version__
 from counterpoint.models.model import Model
 from counterpoint.server import openapi
+from counterpoint.server.batches.batches import Batches
+from counterpoint.server.batches.folder import DataFolder
+from counterpoint.server.batches.routes import add_batch_routes
 from counterpoint.server.errors import ApiError
 from counterpoint.server.gate import Gate
 from counterpoint.server.limits import Limits
@@ -32,6 +35,7 @@ def create_app(
     api_key: str | None = None,
     cors_origins: tuple[str, ...] = (),
     models: Mapping[str, Model] | None = None,
+    data: DataFolder | None = None,
 ) -> FastAPI:
     """The server as an ASGI application; `app.state.service` is what it runs on.
 
@@ -42,23 +46,31 @@ def create_app(
         api_key: asked for on every path but the page and `/health`; None asks for none.
         cors_origins: web pages of these origins may use it from a browser.
         models: further models that branches can name.
+        data: where files and jobs are kept; None keeps none.
     """
     service = Service(model, limits or Limits(), model_name=model_name or model.name, models=models or {})
+
+    batches = None if data is None else Batches(data, service)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         service.worker.start()
+        if batches is not None:
+            batches.start()
         yield
+        if batches is not None:
+            await batches.stop()
         service.worker.stop()
         service.readers.close()
 
     app = FastAPI(title="Counterpoint", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
-    app.state.service = service
+    app.state.service, app.state.batches = service, batches
     app.add_middleware(Gate, api_key=api_key, metrics=service.metrics)
     if cors_origins:
         app.add_middleware(CORSMiddleware, allow_origins=cors_origins, allow_methods=["*"], allow_headers=["*"])
     _add_errors(app)
     add_routes(app, service)
+    add_batch_routes(app, service, batches)
     app.mount("/page", StaticFiles(directory=PAGE), name="page")
     app.openapi = lambda: openapi.document(app)
     return app

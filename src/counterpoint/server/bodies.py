@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
@@ -21,6 +22,11 @@ def read_fields(kind: type[B], data: bytes) -> B:
     Raises:
         ApiError: it is no JSON object, or has fields that are unknown, missing or can't be.
     """
+    return validated(kind, lambda: asked(with_preset(read_object(data)), kind.model_fields))
+
+
+def read_object(data: bytes) -> dict[str, Any]:
+    """The JSON object in a body. Raises `ApiError`."""
     try:
         fields = from_json(data, allow_inf_nan=False)
     except ValueError as error:
@@ -28,8 +34,13 @@ def read_fields(kind: type[B], data: bytes) -> B:
         raise ApiError(400, f"the body is no JSON: {said}", code="invalid_json") from None
     if not isinstance(fields, dict):
         raise ApiError(400, f"the body is a {type(fields).__name__}; send a JSON object", code="invalid_json")
+    return fields
+
+
+def validated(kind: type[B], fields: Callable[[], dict[str, Any]]) -> B:
+    """Fields as a value of their schema. Raises `ApiError`."""
     try:
-        return kind.model_validate(asked(with_preset(fields), kind.model_fields))
+        return kind.model_validate(fields())
     except ValidationError as error:
         raise from_validation(error) from None
     except UsageError as error:

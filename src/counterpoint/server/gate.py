@@ -36,7 +36,7 @@ class Gate:
             await self.app(scope, receive, send)
             return
         path = _plain_path(scope["path"])
-        known = path if path in openapi.PATHS else "other"
+        known = openapi.route_of(path)
         is_head, begun = scope["method"] == "HEAD", False
 
         async def counted(message: Any) -> None:

@@ -21,12 +21,19 @@ class Job:
         is_stream: somebody waits for each token.
         leave: called by `close`.
         began: when the request arrived, by `time.monotonic`; None is now.
+        is_background: nobody waits for it.
     """
 
     def __init__(
-        self, work: Work, leave: Callable[[Job], None], *, is_stream: bool, began: float | None = None
+        self,
+        work: Work,
+        leave: Callable[[Job], None],
+        *,
+        is_stream: bool,
+        began: float | None = None,
+        is_background: bool = False,
     ) -> None:
-        self.work, self.is_stream = work, is_stream
+        self.work, self.is_stream, self.is_background = work, is_stream, is_background
         self.began = time.monotonic() if began is None else began
         self.num_open = work.total
         self.timer: asyncio.TimerHandle | None = None

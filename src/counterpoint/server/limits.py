@@ -30,6 +30,8 @@ class Limits:
         prefill_tokens: prompt tokens read in one step while others write: the wait between two of their tokens.
         idle_prefill_tokens: the same while nobody writes: the wait before a new request is looked at.
         prefix_tokens: most tokens of ended requests to keep, so that others which begin alike read less; 0 is none.
+        batch_rows: most rows that jobs use while others are served; alone they use all.
+        max_file_bytes: of an uploaded file.
         repeatable: as in `Engine`: the same tokens alone and beside others, in every precision.
     """
 
@@ -44,6 +46,8 @@ class Limits:
     prefill_tokens: int = 256
     idle_prefill_tokens: int = 512
     prefix_tokens: int = 4096
+    batch_rows: int = 8
+    max_file_bytes: int = 512 << 20
     repeatable: bool = False
 
     def __post_init__(self) -> None:

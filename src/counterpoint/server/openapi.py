@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from fastapi import FastAPI
@@ -13,19 +14,23 @@ from counterpoint.server.schema import ChatBody, CompletionBody, DetokenizeBody,
 
 PATHS = frozenset({
     "/", "/compare", "/health", "/metrics", "/openapi.json", "/docs", "/v1/models", "/v1/completions", "/v1/chat/completions",
-    "/v1/responses", "/tokenize", "/detokenize",
+    "/v1/responses", "/tokenize", "/detokenize", "/v1/files", "/v1/files/{id}", "/v1/files/{id}/content", "/v1/batches",
+    "/v1/batches/{id}", "/v1/batches/{id}/cancel",
 })  # fmt: skip
+_ID = re.compile(r"/(file-|batch_)[^/]*")
 BODIES = (CompletionBody, ChatBody, ResponsesBody, TokenizeBody, DetokenizeBody)
 REFUSALS = {
     400: "A field can't be; the message says which and what to do",
     401: "The API key is missing or wrong",
     404: "There is no such model",
     408: "It took longer than the server allows",
+    409: "It is in use, or over",
     413: "The body is too large",
     415: "The body is no JSON by its header",
     429: "The queue is full; see Retry-After",
     500: "The server failed",
     503: "The server is ending",
+    507: "There is no room in the server's folder",
 }
 ERROR = {
     "type": "object",
@@ -61,6 +66,20 @@ def takes(body: type, summary: str, *, required: tuple[str, ...] = ("id", "choic
             **_refusals(*REFUSALS),
         },
     }
+
+
+def uploads(summary: str, fields: tuple[str, ...]) -> dict[str, Any]:
+    """The arguments of a route that takes a form with a file."""
+    kinds = {name: {"type": "string"} | ({"format": "binary"} if name == "file" else {}) for name in fields}
+    content = {"multipart/form-data": {"schema": {"type": "object", "required": list(fields), "properties": kinds}}}
+    made = gives(summary, 400, 404, 408, 413, 415, 500, 507)
+    return made | {"openapi_extra": {"requestBody": {"required": True, "content": content}}}
+
+
+def route_of(path: str) -> str:
+    """The route that a path belongs to, as answers are counted; `other` where it is none."""
+    route = _ID.sub("/{id}", path)
+    return route if route in PATHS else "other"
 
 
 def gives(summary: str, *refusals: int, kind: str = "application/json") -> dict[str, Any]:

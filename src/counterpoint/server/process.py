@@ -15,6 +15,7 @@ import uvicorn
 
 from counterpoint.models.model import Model
 from counterpoint.server.app import create_app
+from counterpoint.server.batches.folder import DataFolder
 from counterpoint.server.errors import ApiError
 from counterpoint.server.limits import Limits, rows_in, token_bytes
 from counterpoint.server.service import Service
@@ -60,13 +61,21 @@ def within_memory(model: Model, limits: Limits, num_bytes: int) -> Limits:
     return dataclasses.replace(limits, max_rows=rows, prefix_tokens=kept)
 
 
-def serve(model: Model, limits: Limits, listening: Listening, *, models: Mapping[str, Model] | None = None) -> None:
+def serve(
+    model: Model,
+    limits: Limits,
+    listening: Listening,
+    *,
+    models: Mapping[str, Model] | None = None,
+    data: DataFolder | None = None,
+) -> None:
     """Serve until SIGTERM or SIGINT."""
     # No answer tells where on the machine the model lies.
     model.name = listening.model_name or Path(model.name).name
     app = create_app(
         model,
         models=models,
+        data=data,
         limits=limits,
         api_key=listening.api_key,
         cors_origins=listening.cors_origins,

@@ -12,20 +12,14 @@ from fastapi.responses import FileResponse, JSONResponse
 
 from counterpoint.server import openapi
 from counterpoint.server.bodies import read_fields
-from counterpoint.server.chat import ChatAnswer
-from counterpoint.server.completions import CompletionAnswer
-from counterpoint.server.reading import read_chat, read_completion
-from counterpoint.server.response_events import ResponseAnswer
-from counterpoint.server.responses import ResponsesBody, read_response
+from counterpoint.server.endpoints import CHAT, COMPLETIONS, RESPONSES
+from counterpoint.server.responses import ResponsesBody
 from counterpoint.server.schema import ChatBody, CompletionBody, DetokenizeBody, TokenizeBody
-from counterpoint.server.service import Endpoint, Service
+from counterpoint.server.service import Service
 from counterpoint.server.tokens import detokenize, tokenize
 
 PAGE = Path(__file__).parent / "page"
 PAGE_POLICY = "default-src 'self'; img-src data:; frame-ancestors 'none'"
-COMPLETIONS = Endpoint(CompletionBody, read_completion, CompletionAnswer)
-CHAT = Endpoint(ChatBody, read_chat, ChatAnswer)
-RESPONSES = Endpoint(ResponsesBody, read_response, ResponseAnswer)
 
 
 def add_routes(app: FastAPI, service: Service) -> None:

@@ -6,8 +6,8 @@ import functools
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from contextlib import AbstractAsyncContextManager
+from typing import Any, TypeVar
 
 from fastapi import Request, Response
 from fastapi.responses import JSONResponse
@@ -17,6 +17,7 @@ from counterpoint.engine import Engine
 from counterpoint.models.model import Model
 from counterpoint.server.answers import Answer
 from counterpoint.server.bodies import read_fields
+from counterpoint.server.endpoints import Endpoint
 from counterpoint.server.errors import ApiError, failed, too_late
 from counterpoint.server.jobs import Job
 from counterpoint.server.limits import Limits
@@ -34,21 +35,6 @@ B = TypeVar("B", bound=Sampled)
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint(Generic[B]):
-    """A family of requests that generate.
-
-    Args:
-        body: the schema of its requests.
-        read: a request to the engine's work.
-        answer: the shape of its answers.
-    """
-
-    body: type[B]
-    read: Callable[[Served, B], Work]
-    answer: type[Answer]
-
-
 class Service:
     """One model behind all routes."""
 
@@ -62,6 +48,7 @@ class Service:
         self.readers = Readers()
         for name, what in (("running", "Samples that hold rows"), ("waiting", "Samples that wait for rows")):
             self.metrics.watch(name, what, lambda name=name: getattr(self.worker, f"num_{name}"))
+        self.metrics.watch("batch_running", "Samples of jobs that hold rows", lambda: self.worker.num_background)
         self.metrics.watch("rows", "Rows in use", lambda: self.worker.num_rows)
 
     def _new_engine(self) -> Engine:
@@ -72,6 +59,7 @@ class Service:
             idle_prefill_tokens=self.limits.idle_prefill_tokens,
             prefix_tokens=self.limits.prefix_tokens,
             repeatable=self.limits.repeatable,
+            background_rows=self.limits.batch_rows,
             pauses=False,
         )
 
@@ -80,10 +68,8 @@ class Service:
         arrived = time.monotonic()
         body, work = await self.read(request, arrived, functools.partial(self._read, endpoint))
         job = self.worker.submit(work, is_stream=bool(body.stream), began=arrived)
-        made = endpoint.answer(work, body=body, model_name=self.model_name, label=self.label)
+        made = self._begin(endpoint, body, work)
         headers = {"x-request-id": made.id}
-        self.metrics.prompt_tokens.inc(sum(len(r.prompt_ids) for r in work.requests))
-        self.metrics.guided.inc(sum(bool(r.useful_branches) for r in work.requests) * work.num_samples)
 
         def close(is_whole: bool) -> None:
             job.close()
@@ -101,6 +87,44 @@ class Service:
             raise
         finally:
             close(is_whole)
+
+    async def run(
+        self, endpoint: Endpoint[B], data: bytes, turn: AbstractAsyncContextManager[Any]
+    ) -> tuple[str, dict[str, Any]]:
+        """Answer a request of a job, for which nobody waits: its id and its body.
+
+        Args:
+            data: its body as JSON.
+            turn: held while the request is read.
+
+        Raises:
+            ApiError: what is wrong with it, or the server is ending (503).
+        """
+        if len(data) > self.limits.max_body_bytes:
+            raise ApiError(
+                413, f"the body has {len(data)} bytes; this server reads up to {self.limits.max_body_bytes}",
+                code="body_too_large",
+            )  # fmt: skip
+        async with turn:
+            try:
+                body, work = await self.readers.run(
+                    self.limits.deadline_s, functools.partial(self._read, endpoint), data
+                )
+            except TimeoutError:
+                raise too_late(self.limits.deadline_s) from None
+        job = self.worker.submit(work, is_stream=False, is_background=True)
+        made = self._begin(endpoint, body, work)
+        try:
+            return made.id, await _whole(job, made)
+        finally:
+            job.close()
+            self.metrics.branch_tokens.inc(made.usage()["branch_tokens"])
+
+    def _begin(self, endpoint: Endpoint[B], body: B, work: Work) -> Answer:
+        """The answer of a request that has been queued; counted."""
+        self.metrics.prompt_tokens.inc(sum(len(r.prompt_ids) for r in work.requests))
+        self.metrics.guided.inc(sum(bool(r.useful_branches) for r in work.requests) * work.num_samples)
+        return endpoint.answer(work, body=body, model_name=self.model_name, label=self.label)
 
     async def read(self, request: Request, arrived: float, read: Callable[[bytes], T]) -> T:
         """A request's body, read in a thread of its own within the deadline."""

@@ -47,7 +47,7 @@ class Worker:
         self._commands: SimpleQueue[tuple[str, Job | None]] = SimpleQueue()
         self._jobs: set[Job] = set()
         self._num_open = 0  # samples of jobs that have not ended
-        self._num_running = self._num_rows = 0  # as the thread last saw them
+        self._num_running = self._num_rows = self._num_background = 0  # as the thread last saw them
         self._mean_s = 1.0  # of a request, moving
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -66,8 +66,13 @@ class Worker:
 
     @property
     def num_running(self) -> int:
-        """Samples that hold rows."""
+        """Samples that hold rows, those of jobs apart."""
         return self._num_running
+
+    @property
+    def num_background(self) -> int:
+        """Samples of jobs that hold rows."""
+        return self._num_background
 
     @property
     def num_waiting(self) -> int:
@@ -79,10 +84,12 @@ class Worker:
         """Rows in use."""
         return self._num_rows
 
-    def submit(self, work: Work, *, is_stream: bool, began: float | None = None) -> Job:
+    def submit(self, work: Work, *, is_stream: bool, began: float | None = None, is_background: bool = False) -> Job:
         """Queue a request.
 
         Args:
+            is_background: nobody waits for it: it has no deadline, takes no place in the queue, and gives way to others.
+
             is_stream: somebody waits for each token; otherwise events may be held back for the end of a sample.
             began: when the request arrived, by `time.monotonic`; its deadline counts from there.
 
@@ -91,7 +98,7 @@ class Worker:
         """
         if self.is_draining or not self.is_alive:
             raise ApiError(503, "the server is ending; try another or later", kind="server_error", retry_after_s=5)
-        if self.num_waiting + work.total > self._limits.max_waiting:
+        if not is_background and self.num_waiting + work.total > self._limits.max_waiting:
             raise ApiError(
                 429,
                 f"{self.num_waiting} requests wait already and this server queues {self._limits.max_waiting}; try later",
@@ -99,11 +106,12 @@ class Worker:
                 code="queue_full",
                 retry_after_s=self._patience_s(),
             )
-        job = Job(work, self._left, is_stream=is_stream, began=began)
+        job = Job(work, self._left, is_stream=is_stream, began=began, is_background=is_background)
         self._jobs.add(job)
-        self._num_open += work.total
-        left_s = self._limits.deadline_s - (time.monotonic() - job.began)
-        job.timer = self._loop.call_later(max(0.0, left_s), self._expire, job)
+        if not is_background:
+            self._num_open += work.total
+            left_s = self._limits.deadline_s - (time.monotonic() - job.began)
+            job.timer = self._loop.call_later(max(0.0, left_s), self._expire, job)
         self._commands.put(("add", job))
         return job
 
@@ -135,11 +143,12 @@ class Worker:
         if job not in self._jobs:
             return
         self._jobs.remove(job)
-        job.timer.cancel()
-        self._num_open -= job.num_open
+        if job.timer is not None:
+            job.timer.cancel()
+            self._num_open -= job.num_open
         if job.num_open:
             self._commands.put(("cancel", job))
-        else:
+        elif not job.is_background:
             took = time.monotonic() - job.began
             self._mean_s += 0.1 * (took - self._mean_s)
             self._metrics.request_s.observe(took)
@@ -154,7 +163,7 @@ class Worker:
                 self._left(job)
                 continue
             ended = sum(progress.completion is not None for _, progress in news)
-            self._num_open -= ended
+            self._num_open -= 0 if job.is_background else ended
             job.num_open -= ended
             if not job.num_open:
                 self._left(job)
@@ -179,7 +188,7 @@ class Worker:
                 for job in {owner.job for owner in owners.values()}:
                     outbox.fail(job, ApiError(500, FAILED, kind="server_error"))
                 engine, owners = self._new_engine(), {}
-            self._num_running, self._num_rows = engine.num_running, engine.num_rows
+            self._note(engine)
             if due := outbox.take():
                 self._loop.call_soon_threadsafe(self._deliver, due)
 
@@ -195,14 +204,19 @@ class Worker:
             if command == "cancel":
                 self._drop(job, engine, owners)
                 outbox.forget(job)
-                self._num_running, self._num_rows = engine.num_running, engine.num_rows
+                self._note(engine)
                 continue
             try:
                 for number, (_, _, request) in enumerate(job.work.tasks):
-                    owners[engine.add(request)] = Owner(job, number, request.num_samples)
+                    request_id = engine.add(request, background=job.is_background)
+                    owners[request_id] = Owner(job, number, request.num_samples)
             except UsageError as error:
                 self._drop(job, engine, owners)
                 outbox.fail(job, from_usage(error))
+
+    def _note(self, engine: Engine) -> None:
+        self._num_running, self._num_rows = engine.num_running - engine.num_background, engine.num_rows
+        self._num_background = engine.num_background
 
     def _drop(self, job: Job, engine: Engine, owners: dict[int, Owner]) -> None:
         for request_id in [i for i, owner in owners.items() if owner.job is job]:
@@ -221,7 +235,8 @@ class Worker:
             return
         if not job.has_token:
             job.has_token = True
-            self._metrics.first_token_s.observe(time.monotonic() - job.began)
+            if not job.is_background:
+                self._metrics.first_token_s.observe(time.monotonic() - job.began)
         outbox.put(job, (owner.number, progress))
         owner.left -= progress.completion is not None
         if not owner.left:
