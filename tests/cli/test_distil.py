@@ -68,7 +68,7 @@ def test_the_same_as_the_library_gives(run, tmp_path, prompts):
         (["PROMPTS", "--target", "words"], "--target is 'words'; use one of distribution, samples"),
         (["PROMPTS", "--rank", "0"], "--rank is 0"),
         (["PROMPTS", "--held-out", "2"], "--held-out is 2"),
-        (["PROMPTS", "--candidates", "3", "--temperature", "0"], "--candidates is 3 and --temperature is 0"),
+        (["PROMPTS", "--candidates", "3", "--temperature", "0"], "--candidates is 3 and temperature is 0"),
         (["PROMPTS", "--student-without", "x"], "--student-without is for plain prompts"),
         (["PROMPTS", "--instead", "x"], "--instead needs --without"),
         (["PROMPTS", "--scale", "1"], "there is nothing to learn from this guide: the guidance scale is 1"),

@@ -76,6 +76,9 @@ def test_everybody_loads_it(made):
     own = cp.load(folder / "model", compile=False)
     load_adapter(own.hf, str(done.adapter), name="distilled")
     assert torch.equal(own.hf(ids).logits, want)
+    alone = AutoModelForCausalLM.from_pretrained(folder / "model")
+    alone.load_adapter(str(done.adapter))
+    assert torch.equal(alone(ids).logits, want)
     merged = AutoModelForCausalLM.from_pretrained(done.merged)
     assert torch.allclose(merged(ids).logits, want, atol=1e-4)
     assert AutoTokenizer.from_pretrained(done.merged).chat_template == model.tokenizer.chat_template
@@ -182,6 +185,12 @@ def test_without_a_folder_the_base_is_written(tmp_path):
     assert done.base == str(tmp_path / "run" / "base") and done.merged is None
     loaded = peft.AutoPeftModelForCausalLM.from_pretrained(str(done.adapter))
     assert torch.isfinite(loaded(torch.tensor([PROBE])).logits).all()
+    # Killed before its first checkpoint, and run again with another model: the base is that of the new run.
+    (tmp_path / "run" / "checkpoint.pt").unlink()
+    other = small_chat(seed=1)
+    done, _ = go(other, tmp_path / "run", training=Training(epochs=1))
+    base = AutoModelForCausalLM.from_pretrained(done.base)
+    assert torch.equal(base.lm_head.weight, other.hf.lm_head.weight)
 
 
 def test_an_instruction_can_be_learnt_by_a_student_that_does_not_read_it(tmp_path):
@@ -218,6 +227,7 @@ def test_other_targets(tmp_path, target):
         (QUESTIONS, {"adapter": Adapter(modules=("q",))}, UsageError, "has no linear layer of that name"),
         (QUESTIONS, {"written": -1}, UsageError, "written is -1"),
         (QUESTIONS, {"keep": [""]}, PromptError, "a text to keep is ''"),
+        (QUESTIONS, {"student": "x" * 470}, UsageError, "what the student reads and an answer have"),
         (QUESTIONS, {"save_base": False}, UsageError, "an adapter must name its base"),
     ],
 )  # fmt: skip

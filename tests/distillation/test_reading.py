@@ -6,7 +6,7 @@ from distillation.small_chat import OPPOSITE, SYSTEM, small_chat
 
 import counterpoint as cp
 from counterpoint import Branch
-from counterpoint.contexts import DEFAULT_SYSTEM, NO_SYSTEM, Swapped
+from counterpoint.contexts import DEFAULT_SYSTEM, NO_SYSTEM, BranchedPrompt, Swapped
 from counterpoint.distillation.dialogues import Dialogue
 from counterpoint.distillation.reading import Contexts
 from counterpoint.errors import PromptError, UsageError
@@ -109,6 +109,13 @@ def test_what_can_not_be_read(model):
         Contexts(cp.Guide(2), OPPOSITE).read(model, TALK)
     with pytest.raises(PromptError, match="in a chat give texts or messages"):
         Contexts(cp.Guide(2), OPPOSITE, is_chat=True).read(model, [3, 4])
+    own = Dialogue(("One?",), negative="Speak.")
+    for is_chat in (True, False):
+        with pytest.raises(PromptError, match="negative of its own, and branches are given for all; keep one"):
+            Contexts(None, None, [Branch(OPPOSITE, -1.0)], is_chat).read(model, own)
+    built = BranchedPrompt("One?", (Branch("Two?"),))
+    with pytest.raises(UsageError, match="was built with its branches"):
+        Contexts(None, OPPOSITE).read(model, built)
     conversation = [{"role": "user", "content": "x"}]
     with pytest.raises(PromptError, match="a whole conversation"):
         Contexts(cp.Guide(2), conversation, None, True, SYSTEM).read(model, TALK, ["A."])

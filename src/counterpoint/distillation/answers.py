@@ -14,7 +14,7 @@ from counterpoint.distillation.reading import Contexts, Reading
 from counterpoint.distillation.rules import Rule, keeps_all
 from counterpoint.engine import Engine, Request
 from counterpoint.engine.options import read_options
-from counterpoint.errors import UsageError
+from counterpoint.errors import TooLongError, UsageError
 from counterpoint.models.fingerprint import fingerprint
 from counterpoint.models.model import Model
 from counterpoint.sampling import SEED_VERSION
@@ -158,6 +158,7 @@ def write_examples(
                 tally.dropped += 1
                 del said[number]
                 continue
+            _check_fits(model, reading, best)
             tally.logprobs.append(best.logprob)
             examples.append(Example(reading, best.ids))
             chosen.append(best)
@@ -186,6 +187,16 @@ def facts_of(examples: Sequence[Example]) -> list[Any]:
         branches, guide = [told(branch) for branch in reading.branches], reading.guide.to_dict()
         facts.append([reading.student_ids, reading.prompt_ids, branches, guide, one.answer_ids, one.weight])
     return facts
+
+
+def _check_fits(model: Model, reading: Reading, answer: Answer) -> None:
+    """The engine keeps answers within the teacher's contexts; the student's may be longer."""
+    length = len(reading.student_ids) + len(answer.ids) - 1  # the last token is predicted and not read
+    if model.context_len is not None and length > model.context_len:
+        raise TooLongError(
+            f"what the student reads and an answer have {length} tokens and the context of {model.name} holds "
+            f"{model.context_len}; shorten it"
+        )
 
 
 def _num_turns(prompt: Any) -> int:

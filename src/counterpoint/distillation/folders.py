@@ -16,6 +16,8 @@ from counterpoint.models.gguf.find import find
 from counterpoint.models.loading import quietly
 from counterpoint.models.model import Model
 
+MARK = "fingerprint.txt"  # which weights a base folder holds
+
 
 @contextlib.contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
@@ -31,10 +33,13 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def base_of(model: Model, folder: Path, *, save: bool | None, say: Callable[[str], None]) -> dict[str, Any]:
+def base_of(
+    model: Model, folder: Path, *, weights: str, save: bool | None, say: Callable[[str], None]
+) -> dict[str, Any]:
     """The model below an adapter: {"path": where peft finds it, "is_gguf": whether it came from such a file}.
 
     Args:
+        weights: the model's fingerprint; a folder of another model is written anew.
         folder: of the run; its `base` is written where the model is in no folder of transformers, or where that is wanted.
         save: None decides by that.
 
@@ -50,20 +55,26 @@ def base_of(model: Model, folder: Path, *, save: bool | None, say: Callable[[str
         )
     if save is False or (save is None and source):
         return {"path": str(Path(source).absolute()) if Path(source).is_dir() else source, "is_gguf": is_gguf}
-    if not (folder / "base").is_dir():
-        say(f"writing the model itself to {folder / 'base'}")
-        save_model(model, folder / "base")
-    return {"path": str((folder / "base").absolute()), "is_gguf": is_gguf}
+    base, mark = folder / "base", folder / "base" / MARK
+    if not mark.is_file() or mark.read_text() != weights:
+        say(f"writing the model itself to {base}")
+        save_model(model, base, mark=weights)
+    return {"path": str(base.absolute()), "is_gguf": is_gguf}
 
 
-def save_model(model: Model, folder: Path, *, instead: Mapping[str, Tensor] | None = None) -> None:
+def save_model(
+    model: Model, folder: Path, *, instead: Mapping[str, Tensor] | None = None, mark: str | None = None
+) -> None:
     """Write a model and its tokenizer as a folder that transformers opens.
 
     Args:
         instead: weights that take the place of its own, by name.
+        mark: a text that is written beside them.
     """
     state = {**model.hf.state_dict(), **(instead or {})}
     with whole_folder(folder) as aside, quietly():
         model.hf.save_pretrained(str(aside), state_dict=state)
         if model.tokenizer is not None:
             model.tokenizer.save_pretrained(str(aside))
+        if mark is not None:
+            (aside / MARK).write_text(mark)

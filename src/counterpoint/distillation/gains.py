@@ -61,7 +61,8 @@ def text_to_keep(model: Model, text: str, *, weight: float) -> Example:
         PromptError: it is too short to predict anything of.
     """
     begin = () if model.bos_id is None else (model.bos_id,)
-    ids = tuple(model.encode(text, special_tokens=False))[:KEPT_TOKENS] if text else ()
+    most = min(KEPT_TOKENS, model.context_len or KEPT_TOKENS)
+    ids = tuple(model.encode(text, special_tokens=False))[:most] if text else ()
     context, rest = (begin, ids) if begin else (ids[:1], ids[1:])
     if not context or not rest:
         raise PromptError(f"a text to keep is {text!r:.40}, which is too short; leave it out", param="keep")

@@ -90,18 +90,15 @@ class Contexts:
         if isinstance(prompt, Dialogue):
             if len(prompt.turns) > 1 or prompt.system is not None:
                 raise PromptError("a prompt is a conversation; say chat=True, or give a text", param="prompts")
-            own, prompt = prompt.negative, prompt.turns[0]
+            own, prompt = self._own_negative(prompt), prompt.turns[0]
         else:
             own = None
-        built = isinstance(prompt, BranchedPrompt)
-        negative = own if own is not None and self.branches is None else self.negative
         ids, branches, guide = read_request(
-            model, prompt, negative=None if built else negative, branches=None if built else self.branches,
-            guide=self.guide,
-        )  # fmt: skip
+            model, prompt, negative=self.negative if own is None else own, branches=self.branches, guide=self.guide
+        )
         student_ids = ids
         if self.student is not None:
-            if built:
+            if isinstance(prompt, BranchedPrompt):
                 raise PromptError("student is given, and a prompt was built with its branches; give texts instead")
             _, (read,), _ = read_request(model, prompt, branches=[Branch(self.student, 1.0)])
             if read.is_suffix or read.model is not None:
@@ -134,11 +131,20 @@ class Contexts:
         ids, read, guide = read_request(model, built, guide=self.guide)
         return Reading(read_prompt(model, student), ids, read, guide or Guide())
 
+    def _own_negative(self, prompt: Dialogue) -> Any:
+        if prompt.negative is not None and self.branches is not None:
+            raise PromptError(
+                f"the prompt {prompt.turns[0][:40]!r} has a negative of its own, and branches are given for all; keep one",
+                param="prompts",
+            )
+        return prompt.negative
+
     def _branches(self, prompt: Dialogue, system: str | None) -> Sequence[Branch] | None:
         """The further branches; None where there is nothing to read the conversation against."""
+        own = self._own_negative(prompt)
         if self.branches is not None:
             return self.branches
-        negative = self.negative if prompt.negative is None else prompt.negative
+        negative = self.negative if own is None else own
         is_off = self.guide is not None and self.guide.scale == 1
         if negative is None and (system is None or is_off):
             return None

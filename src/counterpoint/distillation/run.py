@@ -189,7 +189,7 @@ class _Run:
             self.model, writer, prompts, held, config=once, what="answers to measure on", **write
         )
         kept, ordinary = self._ordinary(texts)
-        base = base_of(self.model, self.folder, save=save_base, say=self.say)
+        base = base_of(self.model, self.folder, weights=weights, save=save_base, say=self.say)
         facts = self._facts(weights, base) | {
             "prompts": {
                 "learnt": len(learnt), "held_out": len(held), "written": num_written, "texts": len(kept),
@@ -250,7 +250,8 @@ class _Run:
         """Refuse contexts under which the teacher predicts, on every prompt, what the student predicts already."""
         verdict = None
         for prompt in prompts:
-            if isinstance(prompt, Dialogue) and len(prompt.turns) > 1 and self.contexts.ghost:
+            has_system = self.contexts.system is not None or getattr(prompt, "system", None) is not None
+            if self.contexts.ghost and has_system and isinstance(prompt, Dialogue) and len(prompt.turns) > 1:
                 return  # later turns are read otherwise by teacher and student
             reading = self.contexts.read(self.model, prompt, getattr(prompt, "answers", ()))
             if reading.student_ids != reading.prompt_ids:

@@ -132,6 +132,8 @@ def train(
             at, tokens, seconds = kept["step"], kept["tokens"], kept["seconds"]
             curve, recent = [tuple(row) for row in kept["curve"]], list(kept["recent"])
             say(f"resumed at step {at} of {len(steps)}")
+            if kept["threads"] != torch.get_num_threads():
+                say(f"it had {kept['threads']} threads and has {torch.get_num_threads()} now: last bits will differ")
         resumed, saved_s, clock = (None if kept is None else at), time.monotonic(), time.monotonic()
         while at < len(steps):
             for group in optimiser.param_groups:
@@ -153,7 +155,7 @@ def train(
             if is_last or now - saved_s >= config.checkpoint_s:
                 state: dict[str, Any] = {
                     "fingerprint": fingerprint, "step": at, "tokens": tokens, "seconds": seconds, "curve": curve,
-                    "recent": recent, "adapter": student.state(), "optimiser": optimiser.state_dict(),
+                    "recent": recent, "threads": torch.get_num_threads(), "adapter": student.state(), "optimiser": optimiser.state_dict(),
                     "rng": torch.get_rng_state(),
                     "cuda_rng": torch.cuda.get_rng_state(student.hf.device) if on_cuda else None,
                 }  # fmt: skip
