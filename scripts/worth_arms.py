@@ -1,0 +1,114 @@
+"""What `scripts/worth.py` compares: ways to make a model keep an instruction, each with what it needs to be prepared.
+
+An arm whose room the package does not have is left out.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import counterpoint as cp
+from counterpoint.contexts import chat
+from counterpoint.distillation import Adapter, Dialogue, Training, Writing, distil
+from counterpoint.distillation.answers import Writer
+from counterpoint.distillation.own_prompts import write_prompts
+from counterpoint.evaluate.answering import UNGUIDED
+from counterpoint.evaluate.instructions import Instruction
+from counterpoint.models.adapters import load_adapter
+from counterpoint.models.fingerprint import fingerprint
+from counterpoint.store import Store
+
+TURNS = 3  # of the user's in a conversation to learn from
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """A way to answer.
+
+    Args:
+        name: what the page calls it.
+        model: what writes.
+        key: tells its answers from others' in the store.
+        guide: at scale 1 no further branch is read.
+        rows: contexts that are read at each token.
+        needs: what had to be made first, in words.
+    """
+
+    name: str
+    model: cp.Model
+    key: str
+    guide: cp.Guide = UNGUIDED
+    rows: int = 1
+    needs: str = ""
+
+
+def own_prompts(
+    model: cp.Model, folder: Path, singles: int, talks: int, seed: int, say: Callable[[str], None]
+) -> list[Dialogue]:
+    """Questions that the model wrote itself: single ones, and conversations of `TURNS`."""
+    store = Store(folder / "prompts.sqlite")
+    writer = Writer(model, store, weights=fingerprint(model.hf), say=say)
+    texts = write_prompts(model, writer, singles + talks * TURNS, is_chat=True, seed=seed, say=say)
+    grouped = [texts[at : at + TURNS] for at in range(singles, len(texts), TURNS)]
+    return [Dialogue((text,)) for text in texts[:singles]] + [Dialogue(tuple(turns)) for turns in grouped]
+
+
+def distilled(
+    model: cp.Model, prompts: Sequence[Dialogue], instruction: Instruction, guide: cp.Guide, *,
+    folder: Path, max_tokens: int, epochs: int, keep: Sequence[str], seed: int, say: Callable[[str], None],
+) -> Any:  # fmt: skip
+    """The adapter of one instruction; goes on where a killed run was."""
+    return distil(
+        model,
+        prompts,
+        out=folder,
+        chat=True,
+        system=instruction.system,
+        negative=instruction.opposite,
+        guide=guide,
+        rules=[f"instruction={instruction.name}"],
+        keep=keep,
+        adapter=Adapter(8),
+        training=Training(epochs=epochs, rate=5e-4, measure_every=10, checkpoint_s=20),
+        writing=Writing(3, sampling={"max_tokens": max_tokens}, held_out=0.1),
+        seed=seed,
+        say=say,
+    )
+
+
+def vector_of(model: cp.Model, prompts: Sequence[Dialogue], instruction: Instruction) -> Any | None:
+    """The vector from the opposite instruction to the instruction; None where the package has no vectors."""
+    if importlib.util.find_spec("counterpoint.vectors") is None:
+        return None
+    pairs = []
+    for prompt in prompts:
+        messages = [{"role": "system", "content": instruction.system}, {"role": "user", "content": prompt.turns[0]}]
+        built = chat(model, messages, negative=instruction.opposite)
+        pairs.append((built.prompt, built.branches[0].context))
+    return cp.Vector.fit(model, pairs)  # type: ignore[attr-defined]
+
+
+def arms_of(
+    model: cp.Model, guide: cp.Guide, adapter: Path, vector: Any | None, strengths: Sequence[float]
+) -> list[Arm]:
+    """All arms, the unguided one first. Loads the adapter into the model, where it is switched on for its arm alone."""
+    weights = fingerprint(model.hf)
+    load_adapter(model.hf, str(adapter), name="distilled")
+    learnt = fingerprint(model.hf)
+    plain = model.with_adapter(None)
+    arms = [
+        Arm("unguided", plain, weights),
+        Arm("guided", plain, weights, guide, 2, "nothing"),
+        Arm("distilled", model.with_adapter("distilled"), f"{learnt}/on", needs="an adapter"),
+    ]
+    if vector is not None:
+        arms += [
+            Arm(f"vector, strength {strength:g}", plain.with_vector(vector, strength), f"{weights}/{vector.digest}/{strength}",
+                needs="a vector")
+            for strength in strengths
+        ]  # fmt: skip
+    return arms
