@@ -60,12 +60,15 @@ def test_the_server_refuses_bodies_as_the_wire_says(served, fields, is_chat, par
 
 
 def neutral():
-    for path in (COMPLETIONS, CHAT):
-        for name, values in (OWN | {name: field.neutral for name, field in FOREIGN.items()}).items():
+    for path, kind in ((COMPLETIONS, CompletionBody), (CHAT, ChatBody)):
+        for name, values in OWN.items():
             for value in (*values, None):
                 yield path, {name: value}
+        for name in sorted(set(FOREIGN) - set(kind.model_fields)):
+            yield from ((path, {name: value}) for value in (*FOREIGN[name].neutral, None))
         for name in sorted(UNTOUCHING):
             yield path, {name: {"a": "b"}}
+        yield path, {"a_field_that_nobody_knows": None}
     for fields in (
         {"logprobs": False, "top_logprobs": 0},
         {"max_tokens": 2, "max_completion_tokens": 2},

@@ -168,11 +168,13 @@ class Model:
             raise PromptError(f"the model {self.name} has no tokenizer, so a text can't be read; give token ids")
         return self.tokenizer(text, add_special_tokens=special_tokens)["input_ids"]
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of token ids, without special tokens."""
+    def decode(self, ids: Sequence[int], *, special_tokens: bool = False) -> str:
+        """The text of token ids, without special tokens unless they are asked for."""
         if self.tokenizer is None:
             raise PromptError(f"the model {self.name} has no tokenizer, so token ids can't be written as text")
-        return self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return self.tokenizer.decode(
+            list(ids), skip_special_tokens=not special_tokens, clean_up_tokenization_spaces=False
+        )
 
     def with_adapter(self, name: str | None) -> Model:
         """This model as it is with one of its peft adapters on, or with None: the same weights, rows of its own.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import json
 import time
 import uuid
@@ -12,6 +11,7 @@ from typing import Any
 
 from counterpoint.engine import Completion, Progress, TokenLogprob
 from counterpoint.server.errors import ApiError
+from counterpoint.server.offsets import Offsets
 from counterpoint.server.work import Work
 from counterpoint.trace.jsonl import step_fields
 from counterpoint.trace.labels import Labeller
@@ -19,21 +19,6 @@ from counterpoint.trace.record import LIMITS, Step
 from counterpoint.trace.recorder import Recorder
 
 DONE = b"data: [DONE]\n\n"
-
-
-class Offsets:
-    """Where tokens begin in a text, in characters. A token that is part of a character begins where that does."""
-
-    def __init__(self, label: Labeller) -> None:
-        self._label = label
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._count = 0
-
-    def take(self, token_id: int) -> int:
-        """The place of the next token."""
-        at = self._count
-        self._count += len(self._decoder.decode(self._label.text_bytes(token_id)))
-        return at
 
 
 @dataclass(slots=True)
@@ -85,7 +70,7 @@ class Answer:
         self.work, self.body, self.label, self.model_name = work, body, label, model_name
         self.id = f"{self.prefix}-{uuid.uuid4().hex}"
         self.created = int(time.time())
-        self.samples = [Sample(offsets=Offsets(label)) for _ in range(len(work.requests) * work.num_samples)]
+        self.samples = [Sample(offsets=Offsets(label, echo)) for echo in work.echoes for _ in range(work.num_samples)]
         self.scored = [Scored(is_over=score is None) for score in work.scores]
         self._tasks = work.tasks
 
@@ -168,6 +153,10 @@ class Answer:
             "branch_tokens": branch,
             "shared_tokens": sum(u.shared_tokens for u in ended if u),
         }
+
+    def name_of(self, token_id: int) -> str:
+        """What a token is called in this answer: by its label, or by its id where the request asks for that."""
+        return f"token_id:{token_id}" if self.body.return_tokens_as_token_ids else self.label(token_id)
 
     def calls_of(self, sample: Sample) -> list[tuple[str, str]] | None:
         """The calls of tools that a whole output is, names with arguments; None where it is a text, or was cut short."""

@@ -71,4 +71,4 @@ class ChatAnswer(Answer):
         return {"content": content, "refusal": None}
 
     def _token(self, token_id: int, value: float) -> dict[str, Any]:
-        return {"token": self.label(token_id), "logprob": logprob(value), "bytes": list(self.label.bytes(token_id))}
+        return {"token": self.name_of(token_id), "logprob": logprob(value), "bytes": list(self.label.bytes(token_id))}

@@ -18,6 +18,10 @@ from counterpoint.server.metrics import Metrics
 log = logging.getLogger("counterpoint.server")
 
 
+#: what follows `/v1/` in the paths that have it
+_VERSIONED = frozenset(path.split("/")[2] for path in openapi.PATHS if path.startswith("/v1/"))
+
+
 class Gate:
     """Asks for the API key, counts answers, and turns what was not foreseen into an answer.
 
@@ -80,6 +84,7 @@ class Gate:
 
 
 def _plain_path(path: str) -> str:
-    """The path without slashes that clients put too many."""
+    """The path without slashes that clients put too many, and with the `/v1` that they leave out of the server's address."""
     path = re.sub(r"/{2,}", "/", path)
-    return path if path.startswith("/page/") else path.rstrip("/") or "/"
+    path = path if path.startswith("/page/") else path.rstrip("/") or "/"
+    return f"/v1{path}" if path.split("/")[1] in _VERSIONED else path

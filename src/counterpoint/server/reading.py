@@ -219,7 +219,7 @@ def _check_lens(request: Request, limits: Limits) -> None:
 def _text(model: Model, prompt: Any) -> str:
     if isinstance(prompt, Rendered):
         return prompt.text
-    return prompt if isinstance(prompt, str) else model.decode(prompt)
+    return prompt if isinstance(prompt, str) else model.decode(prompt, special_tokens=True)
 
 
 def _work(

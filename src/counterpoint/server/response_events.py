@@ -151,7 +151,7 @@ class ResponseAnswer(Answer):
         ]
 
     def _token(self, token_id: int, value: float) -> dict[str, Any]:
-        return {"token": self.label(token_id), "logprob": logprob(value), "bytes": list(self.label.bytes(token_id))}
+        return {"token": self.name_of(token_id), "logprob": logprob(value), "bytes": list(self.label.bytes(token_id))}
 
     def _deltas(self, index, prompt, first, text, logprobs, sample):
         if text or (logprobs and self.work.shows_logprobs):

@@ -60,6 +60,7 @@ class Sampled(Wire):
     )
     min_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = Field(None, description="before them nothing ends it")
     stream: bool | None = None
+    return_tokens_as_token_ids: bool | None = Field(None, description="logprobs name tokens by id, as token_id:50")
     negative_prompt: str | None = Field(
         None, description="what to move away from; in chat it takes the system message's place"
     )
@@ -125,14 +126,16 @@ class BaseBody(Sampled):
 
     @property
     def wants_usage(self) -> bool:
-        """Whether a stream ends with its usage."""
+        """Whether a stream ends with its usage. Usage all along has it at the end too, unless that is refused."""
         options = self.stream_options
-        return bool(options and (options.include_usage or options.continuous_usage_stats))
+        if options is None or options.include_usage is False:
+            return False
+        return bool(options.include_usage or options.continuous_usage_stats)
 
     @property
     def wants_usage_always(self) -> bool:
         """Whether every event of a stream has the usage so far."""
-        return bool(self.stream_options and self.stream_options.continuous_usage_stats)
+        return bool(self.wants_usage and self.stream_options and self.stream_options.continuous_usage_stats)
 
 
 class CompletionBody(BaseBody):

@@ -48,6 +48,7 @@ def detokenize(served: Served, body: DetokenizeBody) -> dict[str, Any]:
             f"tokens has {', '.join(map(str, outside[:20]))}; ids of {model.name} end at {model.vocab_size - 1}",
             param="tokens",
         )
-    if model.tokenizer is None:
-        raise ApiError(400, f"the model {model.name} has no tokenizer", param="tokens")
-    return {"prompt": model.tokenizer.decode(body.tokens, clean_up_tokenization_spaces=False)}
+    try:
+        return {"prompt": model.decode(body.tokens, special_tokens=True)}
+    except UsageError as error:
+        raise from_usage(error, "tokens") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
@@ -21,7 +22,7 @@ class Labeller:
 
     def __init__(self, model: Model) -> None:
         self._model, self._tokenizer = model, model.tokenizer
-        self._special = frozenset(() if model.tokenizer is None else model.tokenizer.all_special_ids)
+        self._special = frozenset() if model.tokenizer is None else _special_ids(model.tokenizer)
         self._labels: dict[int, str] = {}
         self._bytes: dict[int, bytes] = {}
         if model.tokenizer is not None:
@@ -40,9 +41,9 @@ class Labeller:
         self(token_id)
         return self._bytes[token_id]
 
-    def text_bytes(self, token_id: int) -> bytes:
-        """What the token adds to a text: its bytes, and nothing for a special token."""
-        return b"" if token_id in self._special else self.bytes(token_id)
+    def is_special(self, token_id: int) -> bool:
+        """Whether the token adds nothing to a text that is read without special tokens."""
+        return token_id in self._special
 
     def _read(self, token_id: int) -> tuple[str, bytes]:
         nameless = f"#{token_id}"
@@ -63,6 +64,12 @@ class Labeller:
 def labeller(model: Model) -> Labeller:
     """The labels of a model's tokens."""
     return Labeller(model)
+
+
+def _special_ids(tokenizer: Any) -> frozenset[int]:
+    """Tokens that a text read without special tokens leaves out: those with a role, and others added as special."""
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    return frozenset(tokenizer.all_special_ids) | {token_id for token_id, token in added.items() if token.special}
 
 
 def _raw(piece: str) -> bytes | None:

@@ -2,7 +2,7 @@
 
 Clients send every field that their library knows, most at the value that means "as without it". So
 
-- null is the same as left out, for every field;
+- null is the same as left out, for every field, known or not;
 - our own fields are left out at the values in `OWN`;
 - fields that never touch the text (`UNTOUCHING`) pass at any value;
 - fields of other servers (`FOREIGN`) pass at their neutral values and are refused by name at any other;
@@ -54,11 +54,16 @@ UNTOUCHING = frozenset({
     "user", "metadata", "store", "service_tier", "prompt_cache_key", "prompt_cache_retention", "prompt_cache_options",
     "safety_identifier", "max_tool_calls",
     # vLLM's
-    "request_id", "priority", "cache_salt", "return_tokens_as_token_ids",
+    "request_id", "priority", "cache_salt", "stream_interval", "mm_payload",
+    # SGLang's
+    "rid", "extra_key", "data_parallel_rank", "routed_dp_rank", "disagg_prefill_dp_rank", "custom_labels",
+    "return_flat_raw_top_logprobs_b64",
     # llama.cpp's
-    "cache_prompt", "id_slot", "timings_per_token", "return_progress", "n_indent", "verbose",
+    "cache_prompt", "id_slot", "timings_per_token", "return_progress", "verbose", "sse_ping_interval", "n_cache_reuse",
+    "backend_sampling", "speculative.n_max", "speculative.n_min", "speculative.p_min", "speculative.type",
+    "speculative.ngram_size_n", "speculative.ngram_size_m", "speculative.ngram_min_hits",
     # of front ends
-    "session_id", "conversation_id", "keep_alive", "guided_decoding_backend",
+    "session_id", "conversation_id", "chat_id", "keep_alive", "ttl", "guided_decoding_backend", "use_default_badwordsids",
 })  # fmt: skip
 
 
@@ -76,11 +81,27 @@ class Foreign:
 
 
 _ELSEWHERE = Foreign((), "it belongs to another endpoint; leave it out")
+_COMPLETIONS = Foreign((False, 0), "only /v1/completions has it; leave it out")
+_GENERATION = Foreign((1, False), "only /v1/completions and /v1/chat/completions have it; leave it out")
 _OFF = Foreign((False,))
 _NONE = Foreign((0, False, [], {}, ""))
 _ZERO = Foreign((0, -1, False))
 _ONE = Foreign((1, 0))
 FOREIGN: dict[str, Foreign] = {
+    # what some endpoints have and others don't
+    "echo": _COMPLETIONS,
+    "n": _GENERATION,
+    "best_of": _GENERATION,
+    "show_branches": _GENERATION,
+    "return_token_ids": _GENERATION,
+    "top_logprobs": Foreign((0,), "only chats and responses have it; use logprobs"),
+    "parallel_tool_calls": Foreign((True, False), "only chats and responses have it; leave it out"),
+    "tool_choice": Foreign(("none", "auto"), "only chats and responses have it; leave it out"),
+    "continue_final_message": Foreign((False,), "only chats have it; leave it out"),
+    "add_generation_prompt": Foreign((True, False), "only chats have it; leave it out"),
+    "add_special_tokens": Foreign((True, False), "only /v1/completions and /v1/chat/completions have it; leave it out"),
+    "reasoning_effort": Foreign(("none", "medium"), "only chats have it; in responses it is reasoning.effort"),
+    "max_tokens": Foreign((-1,), "here it is max_output_tokens"),
     # OpenAI's
     "suffix": Foreign(("",), "text can't be inserted before another; put it into the prompt"),
     "modalities": Foreign((["text"], []), "answers are text; leave it out"),
@@ -118,9 +139,102 @@ FOREIGN: dict[str, Foreign] = {
     "repetition_detection": _NONE,
     "thinking_token_budget": Foreign((-1,)),
     "lora_request": _NONE,
+    "truncation_side": Foreign(("left", "right"), "prompts are not cut; leave it out"),
+    "logprob_token_ids": Foreign(([],), "use logprobs, which tells the likeliest"),
+    "watermarking": _OFF,
+    "return_weight_versions": _OFF,
+    "routed_experts_prompt_start": _ZERO,
+    "return_token_offsets": Foreign((False,), "logprobs in /v1/completions have text_offset"),
+    "return_prompt_text": Foreign((False,), "use show_branches"),
+    "return_mm_kwargs": _OFF,
+    "ec_transfer_params": _NONE,
+    "enable_response_messages": _OFF,
+    "previous_input_messages": Foreign(([],), "no answer is kept; send the whole conversation as input"),
+    # SGLang's
+    "bootstrap_host": _NONE,
+    "bootstrap_port": _NONE,
+    "bootstrap_room": _NONE,
+    "return_hidden_states": _OFF,
+    "return_routed_experts": _OFF,
+    "routed_experts_start_len": _ZERO,
+    "return_cached_tokens_details": Foreign((False,), "usage.prompt_tokens_details tells of them"),
+    "return_spec_tokens_details": _OFF,
+    "return_prompt_token_ids": Foreign((False,), "use return_token_ids"),
+    "return_input_ids_in_sglext": Foreign((False,), "use return_token_ids"),
+    "return_output_ids_in_sglext": Foreign((False,), "use return_token_ids"),
+    "return_meta_info": _OFF,
+    "return_sampling_mask": _OFF,
+    "return_flat_raw_output_top_logprobs": _OFF,
+    "sampling_logprobs_mode": Foreign(("",)),
+    "regex": Foreign(("",), "use structured_outputs.regex"),
+    "ebnf": Foreign(("",), "use structured_outputs.grammar"),
+    "stop_regex": Foreign(("", []), "use stop"),
+    "no_stop_trim": Foreign((False,), "a stop text is cut from the output; leave it out"),
+    "lora_path": _NONE,
+    "session_params": _NONE,
+    "custom_params": _NONE,
+    "custom_logit_processor": Foreign(("",), "no code of a client's is run; leave it out"),
+    "watermark": _NONE,
+    "images_config": _NONE,
+    "video_config": _NONE,
+    "task": Foreign(("",)),
+    "separate_reasoning": Foreign((True, False)),
+    "stream_reasoning": Foreign((True, False)),
+    "max_dynamic_patch": _NONE,
+    "min_dynamic_patch": _NONE,
+    "use_audio_in_video": _OFF,
+    "input_ids": Foreign(([],), "give ids as the prompt of /v1/completions"),
     # llama.cpp's and front ends'
     "n_predict": Foreign((-1,), "use max_tokens"),
     "n_probs": Foreign((0,), "use logprobs"),
+    "n_cmpl": Foreign((1,), "use n"),
+    "n_indent": _ZERO,
+    "return_tokens": Foreign((False,), "use return_token_ids"),
+    "response_fields": Foreign(([],), "answers have all their fields; leave it out"),
+    "adaptive_target": Foreign((-1, -0.01)),
+    "adaptive_decay": Foreign((0.9,)),
+    "grammar_lazy": _OFF,
+    "grammar_type": Foreign(("",)),
+    "grammar_triggers": Foreign(([],)),
+    "preserved_tokens": Foreign(([],)),
+    "generation_prompt": Foreign(("",), "end the conversation with a turn of the assistant and continue_final_message"),
+    "parse_tool_calls": Foreign((True, False)),
+    "chat_format": _ZERO,
+    "chat_parser": Foreign(("",)),
+    "message_delimiters": Foreign(([],)),
+    "reasoning_control": _OFF,
+    "reasoning_budget_tokens": Foreign((-1,)),
+    "reasoning_budget_message": Foreign(("",)),
+    "thinking_budget_tokens": Foreign((-1,)),
+    "max_new_tokens": Foreign((-1,), "use max_tokens"),
+    "max_length": Foreign((-1,), "use max_tokens"),
+    "min_length": Foreign((0, -1), "use min_tokens"),
+    "do_sample": Foreign((True,), "use a temperature of 0"),
+    "rep_pen_range": _ZERO,
+    "rep_pen_slope": Foreign((0, 1)),
+    "repetition_penalty_range": _ZERO,
+    "skew": _ZERO,
+    "nsigma": _ZERO,
+    "dynatemp_low": _ONE,
+    "dynatemp_high": _ONE,
+    "dynatemp_min": Foreign((0, 1)),
+    "dynatemp_max": Foreign((0, 1)),
+    "temperature_last": Foreign((True, False)),
+    "sampler_order": Foreign(([],)),
+    "sampler_priority": Foreign(([],)),
+    "banned_tokens": Foreign(([], ""), "use logit_bias"),
+    "banned_strings": Foreign(([], ""), "use logit_bias"),
+    "custom_token_bans": Foreign(([], ""), "use logit_bias"),
+    "grammar_string": Foreign(("",), "use structured_outputs.grammar"),
+    "prompt_lookup_num_tokens": _ZERO,
+    "truncation_length": Foreign((0,), "prompts are not cut; shorten it"),
+    "auto_max_new_tokens": Foreign((False,), "use a max_tokens of -1"),
+    "models": Foreign(([],), "one model is served"),
+    "route": Foreign(("",), "one model is served"),
+    "usage": _NONE,
+    "think": _OFF,
+    "format": Foreign(("",), "use response_format"),
+    "draft_model": Foreign(("",)),
     "n_keep": _ZERO,
     "n_discard": _ZERO,
     "min_keep": _ZERO,
@@ -193,6 +307,7 @@ def asked(fields: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
         UnknownFieldError: names that nobody knows, all of them.
         FieldError: a field of another server that asks for something.
     """
+    fields = {name: value for name, value in fields.items() if value is not None}
     unknown = [
         name
         for name in fields
@@ -205,7 +320,11 @@ def asked(fields: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
             f"{'it' if len(unknown) == 1 else 'them'} out",
             param=unknown[0],
         )
-    left = {name: value for name, value in fields.items() if not is_neutral(name, value)}
+    left = {
+        name: value
+        for name, value in fields.items()
+        if (name in known and name not in OWN) or not is_neutral(name, value)
+    }
     refused = [name for name in left if name not in known]
     if refused:
         reasons = [f"{name} is {reprlib.repr(left[name])}: {FOREIGN.get(name, _ELSEWHERE).way_out}" for name in refused]
