@@ -52,7 +52,7 @@ def test_a_banned_token_does_not_come(server):
 
 def test_two_tokens_with_one_label_keep_the_likelier(server):
     answer = COMPLETIONS.answer.__new__(COMPLETIONS.answer)
-    answer.label = lambda token_id: "same" if token_id < 3 else "other"
+    answer.name_of = lambda token_id: "same" if token_id < 3 else "other"
     told = answer._top(TokenLogprob(3, -5.0, ((1, -0.5), (2, -1.5), (3, -5.0))))
     assert told == {"same": -0.5, "other": -5.0}
 
