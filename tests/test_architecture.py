@@ -9,7 +9,7 @@ import counterpoint
 
 SOURCE = Path(counterpoint.__file__).parent
 ORDER = [
-    "errors", "guide", "presets", "formulas", "guiding", "constraints", "contexts", "wire", "sampling", "models", "vectors", "engine",
+    "errors", "guide", "presets", "formulas", "guiding", "constraints", "contexts", "wire", "sampling", "models", "vectors", "engine", "watch",
     "batch", "store", "mlflow", "mlflow_code", "transformers", "vllm", "trace", "report", "evaluate", "bench", "train", "distillation", "server", "cli",
 ]  # fmt: skip
 MOST_LINES = 350

@@ -19,6 +19,7 @@ __version__ = "0.1.0"
 _LATER = {
     "load": "counterpoint.models.loading",
     "Vector": "counterpoint.vectors",
+    "Watch": "counterpoint.watch",
     "Model": "counterpoint.models.model",
     "generate": "counterpoint.engine",
     "stream": "counterpoint.engine",

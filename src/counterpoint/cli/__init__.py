@@ -24,6 +24,7 @@ COMMANDS = {
     "eval": "measure a model under guides",
     "bench": "time guided generation against transformers",
     "vectors": "control vectors: made from pairs of texts, tried layer by layer",
+    "watch": "alarms while a text is written: fitted on good ones",
     "train": "train a small conditional model from records of text",
     "distil": "a guide made into an adapter that needs no second branch",
     "info": "versions, and what a model is",

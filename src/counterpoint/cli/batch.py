@@ -28,6 +28,7 @@ from counterpoint.cli.options import (
     read_text,
     sampling_from,
 )
+from counterpoint.cli.watching import WATCH, watching
 from counterpoint.errors import PromptError, UsageError
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ def _check(options: Options) -> None:
         raise UsageError(f"OUT is IN, {options['output']!r}; give the answers a file of their own")
     if engine != "own" and any(options[option.name] not in (None, (), False) for option in FORM.options):
         raise UsageError("the form of the output is our own engine's here; for a server write it into each line's body")
+    if engine != "own" and options["watch"] is not None:
+        raise UsageError("--watch is for our own engine here; a server's own watch is a field of each line's body")
     if engine != "own" and options["vector"] is not None:
         raise UsageError("--vector is for our own engine; llama.cpp takes a .gguf vector with --control-vector")
     if options["output"] == "-" and options["retry_errors"]:
@@ -62,7 +65,7 @@ class _Output(type(OUTPUT)):
         return value if value == "-" else super().convert(value, param, ctx)
 
 
-@click.command("batch", cls=Command, groups=(GUIDE, SAMPLING, FORM, MODEL, VECTOR), check=_check)
+@click.command("batch", cls=Command, groups=(GUIDE, SAMPLING, FORM, WATCH, MODEL, VECTOR), check=_check)
 @click.argument("source", metavar="IN", type=Input(dash=True))
 @click.argument("output", metavar="OUT", type=_Output())
 @click.option(
@@ -134,11 +137,12 @@ def _shared(options: Options, form: str) -> dict[str, Any]:
     guide = guide_from(options, negative=options["negative"])
     sampling = {name: list(v) if isinstance(v, tuple) else v for name, v in sampling_from(options).items()}
     sampling |= {option.name: options[option.name] for option in FORM.options}
+    sampling |= {name: value.to_dict() if name == "watch" else value for name, value in watching(options).items()}
     return {**sampling, "negative": options["negative"], "guide": None if guide is None else str(guide)}
 
 
 def _form(options: Options) -> dict[str, Any]:
-    return {"constraint": constraint_from(options), "loop": options["loop"]}
+    return {"constraint": constraint_from(options), "loop": options["loop"], **watching(options)}
 
 
 @contextlib.contextmanager
@@ -172,6 +176,8 @@ def _runner(form: str, options: Options) -> Iterator[tuple[Runner, dict[str, Any
         )
         yield OwnEngine(Engine(model), defaults, window=options["window"] or WINDOW), identity
         return
+    if options["watch"] is not None:
+        raise UsageError("--watch is for lines of our own form; lines in OpenAI's go to a server with serve --watch")
     with needs("serve"):
         from counterpoint.server.local import local_server
     with local_server(model, window=options["window"] or 64) as address:

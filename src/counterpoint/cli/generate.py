@@ -24,6 +24,7 @@ from counterpoint.cli.options import (
     plain_warnings,
     sampling_from,
 )
+from counterpoint.cli.watching import WATCH, tell_alarms, watching
 from counterpoint.errors import UsageError
 
 
@@ -47,7 +48,7 @@ def _check(options: Options) -> None:
 @click.command(
     "generate",
     cls=Command,
-    groups=(GUIDE, CONTEXTS, SAMPLING, FORM, MODEL, VECTOR, DRAFTING, PRESETS),
+    groups=(GUIDE, CONTEXTS, SAMPLING, FORM, WATCH, MODEL, VECTOR, DRAFTING, PRESETS),
     check=_check,
 )
 @click.argument("prompt", required=False)
@@ -93,6 +94,7 @@ def _run_one(options: Options) -> int:
             print(shown, file=sys.stderr)
     arguments = {**sampling_from(options), **read.given, "guide": guide, "logprobs": options["logprobs"]}
     arguments |= {"constraint": constraint_from(options), "loop": options["loop"], **drafting(options)}
+    arguments |= watching(options)
     if as_stream:
         done = None
         for piece in stream(read.model, read.prompt, **arguments):
@@ -101,6 +103,7 @@ def _run_one(options: Options) -> int:
             done = piece.completion
         print()
         _tell_end(read.model.name, [done])
+        tell_alarms([done])
         warn_of_incomplete([done])
         return 0
     made = generate(read.model, read.prompt, n=options["num_samples"], **arguments)
@@ -110,6 +113,7 @@ def _run_one(options: Options) -> int:
         print(json.dumps(record, ensure_ascii=False) if as_json else completion.text)
     _tell_end(read.model.name, completions)
     if not as_json:
+        tell_alarms(completions)
         warn_of_incomplete(completions)
     return 0
 

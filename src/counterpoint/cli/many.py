@@ -13,6 +13,7 @@ from counterpoint.cli.command import Options
 from counterpoint.cli.constraints import constraint_from
 from counterpoint.cli.contexts import load_vectors
 from counterpoint.cli.options import drafting, guide_from, open_model, read_text, sampling_from, token_bar
+from counterpoint.cli.watching import watching
 from counterpoint.errors import CounterpointError, PromptError, UsageError
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def run_many(path: str, options: Options) -> int:
             "logprobs": options["logprobs"],
             "loop": options["loop"],
             "constraint": constraint_from(options),
+            **watching(options),
         },
         guide=guide_from(options, negative=negative),
         negative=negative,

@@ -86,6 +86,7 @@ VECTOR = OptionGroup(
     _check_vector,
 )
 
+
 GUIDE = OptionGroup(
     "Guidance",
     (

@@ -108,6 +108,7 @@ def _check_port(host: str, port: int) -> None:
     multiple=True,
     help="NAME=FILE: a control vector that branches can name.",
 )
+@click.option("--watch", type=Pair("NAME", "FILE"), multiple=True, help="NAME=FILE: a watch that requests can name.")
 @click.option("--cors-origin", multiple=True, help="Web pages of this origin may use it; may be given several times.")
 @click.option(
     "--memory-gb", type=NUMBER, default=None, help="For the rows' keys and values; the number of rows follows."
@@ -188,6 +189,9 @@ def command(**options: Any) -> None:
 
         load_adapter(model.hf, folder, name=name)
     load_vectors(model, options)
+    from counterpoint.watch import Watch
+
+    watches = {name: Watch.load(path) for name, path in named(options["watch"])}
     if options["memory_gb"] is not None:
         limits = within_memory(model, limits, int(options["memory_gb"] * 2**30))
-    serve(model, limits, listening, models=models, data=data)
+    serve(model, limits, listening, models=models, watches=watches, data=data)

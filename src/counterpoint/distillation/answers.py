@@ -15,7 +15,6 @@ from counterpoint.distillation.rules import Rule, keeps_all
 from counterpoint.engine import Engine, Request
 from counterpoint.engine.options import read_options
 from counterpoint.errors import TooLongError, UsageError
-from counterpoint.models.fingerprint import fingerprint
 from counterpoint.models.model import Model
 from counterpoint.sampling import SEED_VERSION
 from counterpoint.store import Store, key_of
@@ -114,7 +113,7 @@ class Writer:
         if model is None:
             return None
         if model not in self._others:
-            self._others[model] = fingerprint(model.hf)
+            self._others[model] = model.fingerprint
         return self._others[model]
 
 
@@ -178,7 +177,7 @@ def facts_of(examples: Sequence[Example]) -> list[Any]:
     """What examples are, as JSON has it: equal where the same is learnt."""
 
     def told(branch: ReadBranch) -> list[Any]:
-        other = None if branch.model is None else fingerprint(branch.model.hf)
+        other = None if branch.model is None else branch.model.fingerprint
         return [branch.ids, branch.weight, branch.is_suffix, other]
 
     facts = []

@@ -24,7 +24,6 @@ from counterpoint.distillation.student import Student, check_trainable
 from counterpoint.distillation.training import Lessons, train
 from counterpoint.errors import GuideError, PromptError, UsageError
 from counterpoint.guide import Branch, Guide
-from counterpoint.models.fingerprint import fingerprint
 from counterpoint.models.loading import as_model
 from counterpoint.models.model import Model
 from counterpoint.store import Store, key_of
@@ -160,7 +159,7 @@ class _Run:
         self, given: list[Any], num_written: int, texts: list[str], *, merge: bool, save_base: bool | None
     ) -> Distilled:
         """All of it."""
-        weights = fingerprint(self.model.hf)
+        weights = self.model.fingerprint
         if given:
             self._check(given)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -218,9 +217,7 @@ class _Run:
                 student, lessons, held_out, self.training, path=self.folder / "checkpoint.pt", fingerprint=print_of,
                 seed=self.seed, say=self.say, on_step=self.on_step,
             )  # fmt: skip
-            after = Writer(
-                bare, writer.store, weights=fingerprint(bare.hf), max_rows=self.writing.max_rows, say=self.say
-            )
+            after = Writer(bare, writer.store, weights=bare.fingerprint, max_rows=self.writing.max_rows, say=self.say)
             gains = Gains(
                 len(apart),
                 sum(len(one.answer_ids) for one in apart),

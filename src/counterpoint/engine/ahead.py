@@ -130,7 +130,7 @@ def _next(sequence: Sequence) -> int:
     logprobs = formulas.log_probs(logits)
     if state is not None:
         logprobs = formulas.conditioned(logits[None], unpacked([state], logits.shape[-1], logits))[0]
-    guided = guiding.combined(logprobs[:1], logprobs[None, 1:], [drafter.weights], [request.guide], [len(output_ids)])[
+    guided = guiding.combined(logprobs[:1], logprobs[None, 1:], [drafter.weights], [sequence.guide], [len(output_ids)])[
         0
     ]
     scores = processed(

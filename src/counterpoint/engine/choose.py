@@ -14,6 +14,7 @@ from counterpoint import formulas, guiding
 from counterpoint.engine.constrained import allowed, append_forced
 from counterpoint.engine.request import Observation, Progress, TokenLogprob
 from counterpoint.engine.sequence import Sequence
+from counterpoint.engine.watching import Numbers, measure
 from counterpoint.errors import Failure, NothingLeftError
 from counterpoint.sampling import NEG_INF, draw, draw_rows, processed, tempered, truncated
 
@@ -37,7 +38,7 @@ def choose(sequences: list[Sequence]) -> list[Progress]:
     for sequence in sequences:
         sequence.vocab_size = sequence.readers[0].logits[0].shape[-1]
         forced = append_forced(sequence)
-        progress += forced
+        progress += _told(sequence, forced)
         if not forced:
             alike[_way(sequence)].append(sequence)
     chosen: dict[Sequence, Progress] = {}
@@ -45,9 +46,16 @@ def choose(sequences: list[Sequence]) -> list[Progress]:
         chosen.update(_choose_alike(group, way))
     for sequence in sequences:
         if sequence in chosen:
-            progress.append(chosen[sequence])
-            progress += append_forced(sequence)
+            progress += _told(sequence, [chosen[sequence], *append_forced(sequence)])
     return progress
+
+
+def _told(sequence: Sequence, progress: list[Progress]) -> list[Progress]:
+    """What can be told of a sequence now: a text that may still go back is held back so far."""
+    if sequence.watched is None or not sequence.watched.delay:
+        return progress
+    first = sequence.step - len(progress)
+    return [told for step, one in enumerate(progress, first) for told in sequence.watched.released(step, one)]
 
 
 def _choose_alike(group: list[Sequence], way: _Way) -> dict[Sequence, Progress]:
@@ -58,6 +66,7 @@ def _choose_alike(group: list[Sequence], way: _Way) -> dict[Sequence, Progress]:
         if scores is None:
             cond, others, scores = _guided(group, way, left)
         token_ids = None if way.choice == "each" else _tokens(group, scores, way.choice)
+        numbers = None if token_ids is None else _measured(group, scores, token_ids)
     except Exception as error:  # of whatever kind: it ends one request and must not end the others
         if len(group) == 1:
             return {group[0]: group[0].fail(error)}
@@ -67,17 +76,21 @@ def _choose_alike(group: list[Sequence], way: _Way) -> dict[Sequence, Progress]:
         try:
             if masses is not None and masses[i] is not None:
                 sequence.note_mass(masses[i])
-            if token_ids is not None:
-                progress[sequence] = sequence.accept(token_ids[i], None)
+            if token_ids is None:
+                made = _one(sequence, cond[i], others[i], scores[i], way.applied)
+            elif numbers is not None and sequence in numbers and sequence.hear(token_ids[i], numbers[sequence]):
+                made = None
             else:
-                progress[sequence] = _one(sequence, cond[i], others[i], scores[i], way.applied)
+                made = sequence.accept(token_ids[i], None)
+            if made is not None:
+                progress[sequence] = made
         except Exception as error:  # a processor, an observer or the tokenizer
             progress[sequence] = sequence.fail(error)
     return progress
 
 
 def _way(sequence: Sequence) -> _Way:
-    request, guide, sampling = sequence.request, sequence.request.guide, sequence.request.sampling
+    request, guide, sampling = sequence.request, sequence.guide, sequence.request.sampling
     is_watched = request.logprobs is not None or request.observe is not None or len(sequence.processors)
     each = is_watched or sampling.changes_order or sequence.given_next is not None
     is_refined = guide.plausibility or guide.gate or guide.adaptive
@@ -94,6 +107,16 @@ def _masses(group: list[Sequence], left: Tensor) -> list[float | None]:
     """What the prompt's branches give to the tokens that are left; None where that is one."""
     masses = formulas.mass(torch.stack([sequence.readers[0].logits[0] for sequence in group]), left).tolist()
     return [mass if count > 1 else None for mass, count in zip(masses, left.sum(-1).tolist())]
+
+
+def _measured(group: list[Sequence], scores: Tensor, token_ids: list[int]) -> dict[Sequence, Numbers] | None:
+    """The numbers of the step of those that are watched."""
+    watched = [i for i, sequence in enumerate(group) if sequence.watched is not None]
+    if not watched:
+        return None
+    logits = torch.stack([torch.stack(group[i].predicted()) for i in watched])
+    chosen = scores if len(watched) == len(group) else scores[watched]
+    return dict(zip([group[i] for i in watched], measure(logits, chosen, [token_ids[i] for i in watched])))
 
 
 def _from_logits(group: list[Sequence], applied: bool, left: Tensor | None = None) -> Tensor | None:
@@ -144,7 +167,7 @@ def _guided(group: list[Sequence], way: _Way, left: Tensor | None) -> tuple[Tens
         cond,
         others,
         [sequence.needed_weights for sequence in group],
-        [sequence.request.guide for sequence in group],
+        [sequence.guide for sequence in group],
         [sequence.step for sequence in group],
     )
     return cond, others, guided
@@ -163,7 +186,8 @@ def check_finite(logits: Tensor, num_branches: int) -> None:
             )
 
 
-def _one(sequence: Sequence, cond: Tensor, others: Tensor, guided: Tensor, applied: bool) -> Progress:
+def _one(sequence: Sequence, cond: Tensor, others: Tensor, guided: Tensor, applied: bool) -> Progress | None:
+    """Choose one token by itself; None where an alarm has the text go back instead."""
     request, sampling = sequence.request, sequence.request.sampling
     seen = {"prompt_ids": request.prompt_ids, "output_ids": sequence.output_ids}
     decided = guided
@@ -178,6 +202,8 @@ def _one(sequence: Sequence, cond: Tensor, others: Tensor, guided: Tensor, appli
         decided = cond
     given = sequence.given_next
     token_id = draw(scores, sampling, sequence.source) if given is None else given
+    if (numbers := _measured([sequence], guided[None], [token_id])) and sequence.hear(token_id, numbers[sequence]):
+        return None
     if request.observe is not None:
         request.observe(sequence.index, Observation(sequence.step, token_id, cond, others, guided, applied))
     logprob = None if request.logprobs is None else _logprob(decided, token_id, request.logprobs)

@@ -12,6 +12,7 @@ from typing import Any, ParamSpec, TypedDict, TypeVar, get_type_hints
 from counterpoint.constraints import Constraint
 from counterpoint.constraints.compiled import Compiled
 from counterpoint.engine.request import Observation, Request
+from counterpoint.engine.watching import OnAlarm, Watches
 from counterpoint.errors import SamplingError, UsageError
 from counterpoint.guide import Branch, Guide
 from counterpoint.sampling import Processor, Sampling
@@ -41,6 +42,10 @@ class Options(TypedDict, total=False):
         constraint: a form that every output keeps: one of `counterpoint.constraints`, compiled or not.
         loop: (longest period, repeats); an output ends once its last tokens are a passage of at most so many tokens,
             written so many times in a row. None never does.
+        watch: a `counterpoint.Watch` that raises alarms while the text is written; None is none.
+        on_alarm: "mark" reports alarms with the completion; "stop" ends the text at the first; "ease" goes back and
+            writes on under a gentler guide.
+        max_eases: how many times at most, 0 or more.
     """
 
     max_tokens: int
@@ -61,6 +66,9 @@ class Options(TypedDict, total=False):
     observe: Callable[[int, Observation], None] | None
     constraint: Constraint | Compiled | None
     loop: tuple[int, int] | None
+    watch: Watches | None
+    on_alarm: OnAlarm
+    max_eases: int
 
 
 class RequestOptions(Options, total=False):

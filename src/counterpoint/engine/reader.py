@@ -127,6 +127,15 @@ class Reader:
         self.todo, self.logits, self.guess, self.ahead = [*self.todo, token_id], [], [], []
         return False
 
+    def go_back(self, num_output: int) -> None:
+        """Forget all but the prompt and so many tokens of output. The last of them is read again, for its prediction."""
+        length = self.num_prompt + num_output
+        text = [*self.history, *self.todo][:length]
+        kept = min(len(self.history), length - 1)
+        self.rows.crop(self.row, kept)
+        self.history, self.todo = text[:kept], text[kept:]
+        self.logits, self.guess, self.ahead = [], [], []
+
     def keep(self) -> None:
         """Keep what was read for requests to come."""
         if self.store is not None and self.row is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from counterpoint.constraints.compiled import Compiled
 from counterpoint.contexts import ReadBranch
 from counterpoint.engine.loops import checked_loop
 from counterpoint.engine.stops import fallbacks
+from counterpoint.engine.watching import MAX_EASES, Alarm, OnAlarm, Watches, check_watch
 from counterpoint.errors import NoEffectWarning, SamplingError, TooLongError, warn
 from counterpoint.guide import Guide, NoEffect, acting, no_effect
 from counterpoint.sampling import Processor, Sampling
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from counterpoint.models.model import Model
 
 NUM_SEEDS = 2**64
-FinishReason = Literal["stop", "length", "context", "loop", "cancelled"]
+FinishReason = Literal["stop", "length", "context", "loop", "alarm", "cancelled"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,11 @@ class Request:
         constraint: a form that the output keeps, compiled for the model; every branch is conditioned on it.
         loop: (longest period, repeats); end the output once its last tokens are a passage of at most so many tokens
             written so many times in a row. None never does.
+        watch: raises alarms while the text is written, such as a `counterpoint.Watch`; None does not.
+        on_alarm: "mark" reports them with the completion; "stop" ends the output at the first; "ease" goes back to where
+            the tokens begin that the alarm is about, and on from there with the guidance scale halved (1 at least) and
+            plausibility 0.1 at least, anew at each alarm.
+        max_eases: how many times at most, 0 or more; past it alarms are marked.
     """
 
     prompt_ids: tuple[int, ...]
@@ -89,9 +96,19 @@ class Request:
     observe: Callable[[int, Observation], None] | None = None
     constraint: Compiled | None = None
     loop: tuple[int, int] | None = None
+    watch: Watches | None = None
+    on_alarm: OnAlarm = "mark"
+    max_eases: int = MAX_EASES
 
     def __post_init__(self) -> None:
-        for name, least in (("max_tokens", 1), ("min_tokens", 0), ("num_samples", 1), ("logprobs", 0), ("seed", 0)):
+        for name, least in (
+            ("max_tokens", 1),
+            ("min_tokens", 0),
+            ("max_eases", 0),
+            ("num_samples", 1),
+            ("logprobs", 0),
+            ("seed", 0),
+        ):
             value = getattr(self, name)
             if value is None and name in ("logprobs", "seed"):
                 continue
@@ -118,6 +135,8 @@ class Request:
                 f"{other} is given beside a constraint, and a form has its own tokens and end; leave one of them out",
                 param=other,
             )
+        kept = {"observe": self.observe, "processors": self.processors, "given_ids": self.given_ids}
+        check_watch(self.watch, self.on_alarm, self.max_eases, kept)
         if self.loop is not None:
             object.__setattr__(self, "loop", checked_loop(self.loop))
 
@@ -172,6 +191,13 @@ class Request:
             )
         if self.stop and model.tokenizer is None:
             raise SamplingError(f"stop texts need a tokenizer and {model.name} has none; use stop_ids", param="stop")
+        if self.watch is not None:
+            self.watch.check(model)
+        if self.on_alarm == "ease" and not self.useful_branches:
+            raise SamplingError(
+                "on_alarm is 'ease' and nothing guides the text, so there is nothing to ease; use 'mark' or 'stop'",
+                param="on_alarm",
+            )
         for text in self.stop:
             fallbacks(text)  # made here, so that no step waits for it
         verdict = self.no_effect(model)
@@ -215,6 +241,8 @@ class Usage:
         shared_prompt_tokens: those of them that are the prompt's.
         guessed_tokens: generated tokens that a draft had guessed, so that they took no step of their own.
         skipped_steps: steps that the conditional branch decided alone, so that others were not read for them.
+        eases: how many times the text went back after an alarm.
+        discarded_tokens: tokens that were written and given up then; not among `completion_tokens`.
     """
 
     prompt_tokens: int
@@ -224,6 +252,8 @@ class Usage:
     shared_prompt_tokens: int = 0
     guessed_tokens: int = 0
     skipped_steps: int = 0
+    eases: int = 0
+    discarded_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,13 +264,14 @@ class Completion:
         text: None where the model has no tokenizer; without the stop text.
         token_ids: all generated tokens, an end token included.
         finish_reason: "stop" (an end token or a stop text), "length" (`max_tokens`), "context" (the model holds no
-            more), "loop" (see `Request.loop`), or "cancelled".
+            more), "loop" (see `Request.loop`), "alarm" (see `Request.on_alarm`), or "cancelled".
         index: number of the sample, from 0.
         logprobs: of each token, where they were asked for.
         complete: whether the output keeps its constraint as a whole; False where it was cut short. None without one.
         constraint_mass: how hard the constraint pulled: the probability that the prompt's branch by itself gave to the
             tokens that the constraint allowed, as the geometric mean over the steps that left a choice. 1 is not at all.
             None without a constraint, or where there was no choice.
+        alarms: those of the request's watch, in the order they were raised; None without a watch.
 
     `str()` is the text.
     """
@@ -253,6 +284,7 @@ class Completion:
     logprobs: tuple[TokenLogprob, ...] | None = None
     complete: bool | None = None
     constraint_mass: float | None = None
+    alarms: tuple[Alarm, ...] | None = None
 
     def __str__(self) -> str:
         return " ".join(map(str, self.token_ids)) if self.text is None else self.text
@@ -296,6 +328,8 @@ def describe(completion: Completion) -> dict[str, Any]:
     for name in ("complete", "constraint_mass"):
         if getattr(completion, name) is not None:
             record[name] = getattr(completion, name)
+    if completion.alarms is not None:
+        record["alarms"] = [dataclasses.asdict(alarm) for alarm in completion.alarms]
     if completion.logprobs is not None:
         record["logprobs"] = [
             {"token_id": t.token_id, "logprob": logprob(t.logprob), "top": [list(pair) for pair in t.top]}

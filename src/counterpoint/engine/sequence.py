@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from statistics import fmean as mean
 
 import torch
 from torch import Tensor
@@ -16,9 +17,11 @@ from counterpoint.engine.processors import NoEarlyEnd, Processors
 from counterpoint.engine.reader import Reader
 from counterpoint.engine.request import NUM_SEEDS, Completion, FinishReason, Progress, Request, TokenLogprob, Usage
 from counterpoint.engine.text import TextStream
+from counterpoint.engine.watching import Numbers, Watched, Watches, gentler
+from counterpoint.guide import Guide
 from counterpoint.models.model import Model
 from counterpoint.models.rows import Rows
-from counterpoint.sampling import LEAST, generator
+from counterpoint.sampling import LEAST, generator, pass_over
 
 
 @dataclass(slots=True, eq=False)
@@ -29,6 +32,7 @@ class Sequence:
         readers: the distinct rows; the first is the conditional branch.
         predictions: for each further branch, which reader predicts it and which of that reader's logits it is.
         weights: for each further branch.
+        guide: the request's, or a gentler one after an alarm.
         room: most tokens to generate.
         constraint: how far the output is in keeping its form.
         drafter: guesses tokens; None where none are wanted.
@@ -41,12 +45,14 @@ class Sequence:
     readers: list[Reader]
     predictions: list[tuple[int, int]]
     weights: list[float]
+    guide: Guide
     room: int
     source: torch.Generator
     stream: TextStream | None
     processors: Processors
     constraint: State | None = None
     loops: Loops | None = None
+    watched: Watched | None = None
     drafter: Lookup | Ahead | None = None
     output_ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
@@ -55,8 +61,7 @@ class Sequence:
     num_skipped: int = 0
     num_guessed_right: int = 0
     vocab_size: int = 0  # of the predictions, once there are some
-    _log_mass: float = 0.0
-    _num_choices: int = 0
+    _masses: list[tuple[int, float]] = field(default_factory=list)  # by step
     _num_guessed: int = 0
     _num_right: int = 0
 
@@ -105,7 +110,7 @@ class Sequence:
         if self.drafter is not None:
             self.drafter.extend(token_id)
             self._judge(was_guessed[0])
-        if self.predictions and self.request.guide.stop is not None and self.step >= self.request.guide.stop:
+        if self.predictions and self.guide.stop is not None and self.step >= self.guide.stop:
             self._drop_branches()
         if self.constraint is not None:
             self.constraint.accept(token_id)
@@ -120,16 +125,59 @@ class Sequence:
             reason = "stop"
         elif is_loop:
             reason = "loop"
+        elif self.watched is not None and self.watched.stops:
+            reason = "alarm"
         elif self.step >= self.room:
             reason = "length" if self.step >= self.request.max_tokens else "context"
         if reason is None:
             return Progress(self.request_id, self.index, token_id, text, logprob)
         return self.finish(reason, token_id, text, logprob)
 
+    def hear(self, token_id: int, numbers: Numbers) -> bool:
+        """Tell the watch of the token that is about to be appended. True where the text has gone back instead, to be
+        written on from there under a gentler guide."""
+        assert self.watched is not None
+        if not self.watched.hear(self.step, numbers, can_ease=bool(self.predictions)):
+            return False
+        length = self.watched.alarms[-1].begin
+        self.watched.go_back(length, self.step + 1 - length)
+        self.guide, factor = gentler(self.guide, self.weights)
+        self.weights = [weight * factor for weight in self.weights]
+        if isinstance(self.drafter, Ahead):
+            self.drafter.weights = [weight * factor for weight in self.drafter.weights]
+        self._go_back(length)
+        return True
+
+    def _go_back(self, length: int) -> None:
+        """Cut the output to its first `length` tokens. What was made of the text is made anew from what is left, and the
+        random numbers go on as they would after it."""
+        request = self.request
+        del self.output_ids[length:], self.logprobs[length:]
+        self._masses = [(step, mass) for step, mass in self._masses if step < length]
+        for reader in self.readers:
+            reader.go_back(length)
+        if self.stream is not None:
+            self.stream = TextStream(self.model.decode, request.stop)
+        self.loops = None if request.loop is None else Loops(*request.loop)
+        self.constraint = None if request.constraint is None else request.constraint.start()
+        self.source.manual_seed(self.source.initial_seed())
+        if isinstance(self.drafter, Lookup):
+            self.drafter = Lookup(request.prompt_ids)
+        for step, token_id in enumerate(self.output_ids, 1):
+            if self.stream is not None:
+                self.stream.add(token_id, can_stop=step > request.min_tokens)
+            if self.loops is not None:
+                self.loops.extend(token_id)
+            if self.constraint is not None:
+                self.constraint.accept(token_id)
+            if isinstance(self.drafter, Lookup):
+                self.drafter.extend(token_id)
+            pass_over(self.vocab_size, request.sampling, self.source)
+        self._num_guessed = self._num_right = 0
+
     def note_mass(self, mass: float) -> None:
         """The prompt's branch gave this probability to the tokens that the constraint allowed, and these were several."""
-        self._log_mass += math.log(max(mass, LEAST))
-        self._num_choices += 1
+        self._masses.append((self.step, math.log(max(mass, LEAST))))
 
     def num_guessable(self, most: int) -> int:
         """How many tokens can be guessed now, at most so many: none before the first, and only what there is room for."""
@@ -178,11 +226,14 @@ class Sequence:
                 shared_prompt_tokens=self.readers[0].shared if self.readers[0].source is None else 0,
                 guessed_tokens=self.num_guessed_right,
                 skipped_steps=self.num_skipped,
+                eases=0 if self.watched is None else self.watched.num_eases,
+                discarded_tokens=0 if self.watched is None else self.watched.num_discarded,
             ),
             index=self.index,
             logprobs=None if self.request.logprobs is None else tuple(self.logprobs),
             complete=None if self.constraint is None else self._is_complete(),
-            constraint_mass=math.exp(self._log_mass / self._num_choices) if self._num_choices else None,
+            constraint_mass=math.exp(mean(mass for _, mass in self._masses)) if self._masses else None,
+            alarms=None if self.watched is None else tuple(self.watched.alarms),
         )
         return Progress(self.request_id, self.index, token_id, text, logprob, completion)
 
@@ -265,9 +316,16 @@ def new_sequence(
         predictions=predictions,
         weights=[b.weight for b in branches],
         room=request.room(model),
+        guide=request.guide,
         source=generator(seed, model.device),
         stream=stream,
         processors=Processors(processors),
         constraint=None if request.constraint is None else request.constraint.start(),
         loops=None if request.loop is None else Loops(*request.loop),
+        watched=None if request.watch is None else _watched(request, request.watch),
     )
+
+
+def _watched(request: Request, watch: Watches) -> Watched:
+    delay = watch.window if request.on_alarm == "ease" else 0
+    return Watched(watch.start(), request.on_alarm, request.max_eases, delay)

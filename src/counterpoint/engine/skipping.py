@@ -20,7 +20,8 @@ def skippable(sequence: Sequence) -> list[Reader]:
     """The readers of a sequence that cost a forward of their own and can catch up."""
     request, cond = sequence.request, sequence.readers[0]
     reads_guesses = sequence.drafter is not None or sequence.given_next is not None
-    if not sequence.output_ids or not cond.todo or reads_guesses or request.observe is not None:
+    is_seen = request.observe is not None or sequence.watched is not None
+    if not sequence.output_ids or not cond.todo or reads_guesses or is_seen:
         return []
     return [
         reader
@@ -38,7 +39,7 @@ def decide(sequence: Sequence) -> bool:
     request, cond = sequence.request, sequence.readers[0]
     if cond.todo or not cond.logits:
         return False
-    guide = request.guide
+    guide = sequence.guide
     if not guide.active(sequence.step):
         sequence.is_decided = True
         return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 import uuid
@@ -129,6 +130,7 @@ class Answer:
             for sample in own:
                 choice = self._choice(len(choices), number, sample)
                 choice |= {"trace": sample.traced} if sample.traced else {}
+                choice |= _alarms(sample)
                 choices.append(choice | (self.work.shown[number] or {}) | self._ids(number, sample.token_ids, True))
         return self._head(self.whole_object) | {"choices": choices, "usage": self.usage()} | self._more()
 
@@ -136,7 +138,7 @@ class Answer:
         """In tokens. A prompt counts once, whatever its number of samples; `cached_tokens` of the prompts were kept from
         before. `branch_tokens` is all that the further branches read beside it: their contexts, and every generated
         token once for each branch. `shared_tokens` of prompts and branches had been computed for other rows already,
-        counted for each sample once it has ended."""
+        counted for each sample once it has ended. `discarded_tokens`, under a watch, were written and given up."""
         work, n = self.work, self.work.num_samples
         prompt = sum(len(request.prompt_ids) for request in work.requests)
         completion = sum(len(sample.token_ids) for sample in self.samples)
@@ -145,7 +147,8 @@ class Answer:
             written = sum(len(sample.token_ids) for sample in self.samples[number * n : (number + 1) * n])
             branch += sum(len(b.ids) + written for b in request.useful_branches)
         ended = [sample.completion.usage if sample.completion else None for sample in self.samples]
-        return {
+        watched = {} if work.watch is None else {"discarded_tokens": sum(u.discarded_tokens for u in ended if u)}
+        return watched | {
             "prompt_tokens": prompt,
             "completion_tokens": completion,
             "total_tokens": prompt + completion,
@@ -180,7 +183,7 @@ class Answer:
         told = {"trace": traced} if traced else {}
         if first and self.work.shown[prompt] is not None:
             told |= self.work.shown[prompt]
-        told |= self._ids(prompt, ids, first)
+        told |= self._ids(prompt, ids, first) | _alarms(sample)
         if told and choices:
             choices[0] |= told
         elif told:
@@ -215,6 +218,12 @@ class Answer:
         self, index: int, prompt: int, first: bool, text: str, logprobs: list[TokenLogprob], sample: Sample
     ) -> Iterator[dict[str, Any]]:
         raise NotImplementedError
+
+
+def _alarms(sample: Sample) -> dict[str, Any]:
+    """The alarms of a sample that has ended, where it was watched."""
+    alarms = None if sample.completion is None else sample.completion.alarms
+    return {} if alarms is None else {"alarms": [dataclasses.asdict(alarm) for alarm in alarms]}
 
 
 def new_call_id() -> str:

@@ -23,6 +23,7 @@ from counterpoint.server.gate import Gate
 from counterpoint.server.limits import Limits
 from counterpoint.server.routes import PAGE, add_routes
 from counterpoint.server.service import Service
+from counterpoint.watch import Watch
 
 CLIENT_GONE = 499
 
@@ -35,6 +36,7 @@ def create_app(
     api_key: str | None = None,
     cors_origins: tuple[str, ...] = (),
     models: Mapping[str, Model] | None = None,
+    watches: Mapping[str, Watch] | None = None,
     data: DataFolder | None = None,
 ) -> FastAPI:
     """The server as an ASGI application; `app.state.service` is what it runs on.
@@ -46,9 +48,14 @@ def create_app(
         api_key: asked for on every path but the page and `/health`; None asks for none.
         cors_origins: web pages of these origins may use it from a browser.
         models: further models that branches can name.
+        watches: watches that requests can name, each of this model.
         data: where files and jobs are kept; None keeps none.
     """
-    service = Service(model, limits or Limits(), model_name=model_name or model.name, models=models or {})
+    for watch in (watches or {}).values():
+        watch.check(model)
+    service = Service(
+        model, limits or Limits(), model_name=model_name or model.name, models=models or {}, watches=watches or {}
+    )
 
     batches = None if data is None else Batches(data, service)
 

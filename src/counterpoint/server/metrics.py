@@ -22,6 +22,8 @@ class Metrics:
         self.completion_tokens = Counter("counterpoint_completion_tokens", "Tokens generated", **one)
         self.guided = Counter("counterpoint_guided_samples", "Samples with at least one further branch", **one)
         self.failures = Counter("counterpoint_failures", "Samples that ended by a failure of the server", **one)
+        self.alarms = Counter("counterpoint_alarms", "Alarms of watches", ["watch"], **one)
+        self.discarded_tokens = Counter("counterpoint_discarded_tokens", "Tokens given up after an alarm", **one)
         self.first_token_s = Histogram(
             "counterpoint_first_token_seconds", "From a request's arrival to its first token", buckets=SECONDS, **one
         )

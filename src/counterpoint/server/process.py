@@ -19,6 +19,7 @@ from counterpoint.server.batches.folder import DataFolder
 from counterpoint.server.errors import ApiError
 from counterpoint.server.limits import Limits, rows_in, token_bytes
 from counterpoint.server.service import Service
+from counterpoint.watch import Watch
 
 TOLD_S = 5.0  # after they were told, for answers to be written
 
@@ -67,6 +68,7 @@ def serve(
     listening: Listening,
     *,
     models: Mapping[str, Model] | None = None,
+    watches: Mapping[str, Watch] | None = None,
     data: DataFolder | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT."""
@@ -75,6 +77,7 @@ def serve(
     app = create_app(
         model,
         models=models,
+        watches=watches,
         data=data,
         limits=limits,
         api_key=listening.api_key,

@@ -124,6 +124,7 @@ def _options(
         options
         | ({} if form is None else {"constraint": form})
         | ({} if body.loop is None else {"loop": tuple(body.loop)})
+        | _watch(served, body)
         | {
             "top_k": max(body.top_k or 0, 0),
             "logit_bias": {
@@ -137,6 +138,19 @@ def _options(
             "seed": None if body.seed is None else body.seed % NUM_SEEDS,
         }
     )
+
+
+def _watch(served: Served, body: Sampled) -> dict[str, Any]:
+    """The watch that is asked for, and what is done at its alarms."""
+    if body.watch is not None and body.watch not in served.watches:
+        known = f"known are {', '.join(served.watches)}" if served.watches else "this server has none"
+        raise ApiError(400, f"there is no watch {body.watch!r:.60}; {known}", param="watch")
+    given = {name: getattr(body, name) for name in ("on_alarm", "max_eases") if getattr(body, name) is not None}
+    if body.on_alarm == "ease" and getattr(body, "trace", None):
+        raise ApiError(
+            400, "on_alarm is 'ease' and a trace is asked for, which can't go back; keep one", param="on_alarm"
+        )
+    return given if body.watch is None else given | {"watch": served.watches[body.watch]}
 
 
 def _form(model: Model, body: Sampled, calls: Calls | None) -> Any:
@@ -252,4 +266,5 @@ def _work(
         calls=calls,
         recorders=tuple(recorders),
         shown=tuple(shown),
+        watch=body.watch,
     )

@@ -58,6 +58,13 @@ class Sampled(Wire):
         None,
         description="[longest period, repeats]: a passage that stands there so many times in a row ends the output",
     )
+    watch: str | None = Field(None, description="a watch that the server was started with: alarms while it is written")
+    on_alarm: Literal["mark", "stop", "ease"] | None = Field(
+        None, description="default mark: told with the answer; stop ends it; ease goes back under a gentler guide"
+    )
+    max_eases: Annotated[int, Field(ge=0, le=64)] | None = Field(
+        None, description="how often ease goes back; default 3"
+    )
     min_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = Field(None, description="before them nothing ends it")
     stream: bool | None = None
     return_tokens_as_token_ids: bool | None = Field(None, description="logprobs name tokens by id, as token_id:50")

@@ -28,6 +28,7 @@ from counterpoint.server.transport import EventStream, read_body, unless_gone
 from counterpoint.server.work import Served, Work
 from counterpoint.server.worker import Worker
 from counterpoint.trace.labels import labeller
+from counterpoint.watch import Watch
 
 log = logging.getLogger("counterpoint.server")
 
@@ -38,9 +39,17 @@ T = TypeVar("T")
 class Service:
     """One model behind all routes."""
 
-    def __init__(self, model: Model, limits: Limits, *, model_name: str, models: Mapping[str, Model]) -> None:
+    def __init__(
+        self,
+        model: Model,
+        limits: Limits,
+        *,
+        model_name: str,
+        models: Mapping[str, Model],
+        watches: Mapping[str, Watch],
+    ) -> None:
         self.model, self.limits, self.model_name = model, limits, model_name
-        self.served = Served(model, limits, models)
+        self.served = Served(model, limits, models, watches)
         self.created = int(time.time())
         self.metrics = Metrics()
         self.label = labeller(model)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from counterpoint.engine import Request
 from counterpoint.models.model import Model
 from counterpoint.server.limits import Limits
 from counterpoint.trace.recorder import Recorder
+from counterpoint.watch import Watch
 from counterpoint.wire import Calls
 
 
@@ -20,11 +21,13 @@ class Served:
     Args:
         model: the one that answers.
         models: others that branches can name.
+        watches: those that requests can name.
     """
 
     model: Model
     limits: Limits
     models: Mapping[str, Model]
+    watches: Mapping[str, Watch] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +46,7 @@ class Work:
         calls: what reads the output as calls of tools, where they are demanded.
         recorders: for each prompt, what watches its steps, where a trace is asked for.
         shown: for each prompt, what its branches read, where that is asked for.
+        watch: the name of the watch, where one is asked for.
     """
 
     requests: tuple[Request, ...]
@@ -56,6 +60,7 @@ class Work:
     calls: Calls | None = None
     recorders: tuple[Recorder | None, ...]
     shown: tuple[dict[str, Any] | None, ...]
+    watch: str | None = None
 
     @property
     def tasks(self) -> list[tuple[bool, int, Request]]:

@@ -237,6 +237,9 @@ class Worker:
             job.has_token = True
             if not job.is_background:
                 self._metrics.first_token_s.observe(time.monotonic() - job.began)
+        if progress.completion is not None and progress.completion.alarms:
+            self._metrics.alarms.labels(job.work.watch).inc(len(progress.completion.alarms))
+            self._metrics.discarded_tokens.inc(progress.completion.usage.discarded_tokens)
         outbox.put(job, (owner.number, progress))
         owner.left -= progress.completion is not None
         if not owner.left:

@@ -46,6 +46,7 @@ OWN: dict[str, tuple[Any, ...]] = {
     "chat_template_kwargs": ({},),
     "min_tokens": (0,),
     "trace": (0,),
+    "watch": ("",),
 }
 
 #: fields that never touch the text

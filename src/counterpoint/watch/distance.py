@@ -1,0 +1,93 @@
+"""How far windows of a text are from windows of good ones. Numbers in, numbers out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import NormalDist
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+NEAREST = 3  # good windows that a distance is the mean of
+SCALE_FLOOR = 0.05  # of a number's spread among good windows: nats below it are no difference
+SEED = 0  # of an isolation forest
+
+
+class Judge(Protocol):
+    """What windows are judged by."""
+
+    def distances(self, windows: Array) -> Array:
+        """(N, F) -> (N,), larger the less they are like good ones."""
+
+
+class Nearest:
+    """The mean distance to the nearest good windows, each number in units of its spread among them.
+
+    Args:
+        good: (M, F).
+    """
+
+    def __init__(self, good: Array) -> None:
+        self._centre = good.mean(0)
+        self._scale = np.maximum(good.std(0), SCALE_FLOOR)
+        self._good = (good - self._centre) / self._scale
+        self._squares = (self._good**2).sum(1)
+        self._count = min(NEAREST, len(good))
+
+    def distances(self, windows: Array) -> Array:
+        scaled = (windows - self._centre) / self._scale
+        squares = (scaled**2).sum(1)[:, None] + self._squares - 2 * scaled @ self._good.T
+        nearest = np.partition(np.maximum(squares, 0.0), self._count - 1, axis=1)[:, : self._count]
+        return np.sqrt(nearest).mean(1)
+
+
+class Forest:
+    """An isolation forest of scikit-learn: how few splits set a window apart (Liu, Ting and Zhou 2008).
+
+    Args:
+        good: (M, F).
+    """
+
+    def __init__(self, good: Array) -> None:
+        from sklearn.ensemble import IsolationForest
+
+        self._forest = IsolationForest(n_estimators=100, random_state=SEED).fit(good)
+
+    def distances(self, windows: Array) -> Array:
+        return -self._forest.score_samples(windows)
+
+
+JUDGES = {"nearest": Nearest, "forest": Forest}
+
+
+def bound(largest: Sequence[float], false_alarms: float) -> float:
+    """A distance that the next good text stays below with probability 1 - `false_alarms`.
+
+    The one-sided prediction bound of a normal distribution fitted to the logarithms of the largest distances of some
+    good texts, each measured from the others: mean + t * s * sqrt(1 + 1/n), t of Student's distribution.
+    """
+    logs = [math.log(max(value, 1e-9)) for value in largest]
+    count, mean = len(logs), sum(logs) / len(logs)
+    spread = math.sqrt(sum((value - mean) ** 2 for value in logs) / (count - 1))
+    return math.exp(mean + student(1 - false_alarms, count - 1) * spread * math.sqrt(1 + 1 / count))
+
+
+def student(probability: float, freedom: int) -> float:
+    """A quantile of Student's distribution, by the expansion of Cornish and Fisher; to 1 % from 5 degrees on."""
+    z = NormalDist().inv_cdf(probability)
+    first = (z**3 + z) / 4
+    second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
+    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
+    return z + first / freedom + second / freedom**2 + third / freedom**3
+
+
+def windows(numbers: Array, length: int) -> Array:
+    """Each run of `length` steps as one row: the mean of each number, and its standard deviation. (T, C) -> (N, 2 C);
+    no rows where there are fewer steps."""
+    if len(numbers) < length:
+        return np.empty((0, 2 * numbers.shape[1]))
+    runs = np.lib.stride_tricks.sliding_window_view(numbers, length, axis=0)  # (N, C, length)
+    return np.concatenate([runs.mean(-1), runs.std(-1)], axis=1)

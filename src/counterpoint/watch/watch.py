@@ -1,0 +1,243 @@
+"""A watch as a value: windows of good texts, and the distance from them at which it raises an alarm."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from counterpoint.errors import UnsupportedError, UsageError
+from counterpoint.watch.distance import JUDGES, Array, Judge, bound, windows
+
+if TYPE_CHECKING:
+    from counterpoint.engine.watching import Numbers
+    from counterpoint.models.model import Model
+
+FORMAT, VERSION = "counterpoint-watch", 1
+WINDOW = 16
+FALSE_ALARMS = 0.05
+LEAST_GOOD = 5
+NUM_NUMBERS = 4  # of a step
+DIGITS = 5  # after the point
+
+
+@dataclass(frozen=True, eq=False)
+class Watch:
+    """Raises an alarm where the last tokens of a text look like none of some good texts.
+
+    A step has four numbers: the entropy of the prompt's branch, the log-probability of the chosen token there and in the
+    guided distribution, and the branches' divergence. A window is their means and standard deviations over its tokens.
+
+    Args:
+        texts: for each good text, its steps' numbers: (T, 4) each.
+        model: the fingerprint of the model that they are of; `model_name` is what messages call it.
+        window: tokens of a window, 4 or more.
+        method: "nearest", the mean distance to the 3 nearest good windows, or "forest", an isolation forest.
+        false_alarms: the share of good texts that may raise one, above 0 and below 0.5; sets the bound.
+
+    Raises:
+        UsageError: too few good texts, or one that is shorter than a window.
+    """
+
+    texts: Sequence[Array]
+    model: str
+    model_name: str = ""
+    window: int = WINDOW
+    method: Literal["nearest", "forest"] = "nearest"
+    false_alarms: float = FALSE_ALARMS
+    _known: weakref.WeakKeyDictionary[Any, str] = field(
+        default_factory=weakref.WeakKeyDictionary, init=False, repr=False
+    )
+
+    def __post_init__(self) -> None:
+        if isinstance(self.window, bool) or not isinstance(self.window, int) or self.window < 4:
+            raise UsageError(f"window is {self.window!r}; use a whole number, 4 or more", param="window")
+        if self.method not in JUDGES:
+            raise UsageError(f"method is {self.method!r}; use {' or '.join(JUDGES)}", param="method")
+        share = self.false_alarms
+        if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share < 0.5:
+            raise UsageError(f"false_alarms is {share!r}; use a number above 0 and below 0.5", param="false_alarms")
+        if len(self.texts) < LEAST_GOOD:
+            raise UsageError(
+                f"{len(self.texts)} good texts are given; a watch needs {LEAST_GOOD}, better 8 or more", param="good"
+            )
+        # As a file has them, so that a watch and its file judge alike to the last bit.
+        texts = tuple(np.round(np.asarray(text, dtype=np.float64), DIGITS) for text in self.texts)
+        for number, text in enumerate(texts):
+            if text.ndim != 2 or text.shape[1] != NUM_NUMBERS or not np.isfinite(text).all():
+                raise UsageError(f"good text {number} has no {NUM_NUMBERS} finite numbers for each step", param="good")
+            if len(text) < self.window:
+                raise UsageError(
+                    f"good text {number} has {len(text)} tokens and a window {self.window}; leave it out, or use a shorter "
+                    "window",
+                    param="good",
+                )
+        object.__setattr__(self, "texts", texts)
+        if self.method == "forest":
+            _check_forest()
+
+    @classmethod
+    def fit(
+        cls,
+        model: Model,
+        good: Sequence[Any],
+        *,
+        window: int = WINDOW,
+        method: Literal["nearest", "forest"] = "nearest",
+        false_alarms: float = FALSE_ALARMS,
+        **options: Any,
+    ) -> Watch:
+        """A watch from texts that are good.
+
+        Args:
+            model: the model that wrote them.
+            good: (prompt, completion) each, 8 are enough: the prompt as `generate` takes it, with its branches where
+                `contexts` made it, and the completion as a text, token ids or a `Completion`. Written under the guide that
+                is to be watched, since the numbers depend on it.
+            window, method, false_alarms: as in `Watch`.
+            options: `negative`, `branches` and `guide` of all prompts, as in `generate`.
+
+        Raises:
+            UsageError: too few texts, one that is empty or shorter than a window, or an option of another kind.
+        """
+        from counterpoint.watch.fit import numbers_of
+
+        texts = numbers_of(model, good, **options)
+        return cls(texts, model.fingerprint, model.name, window=window, method=method, false_alarms=false_alarms)
+
+    @functools.cached_property
+    def judge(self) -> Judge:
+        """What windows are judged by."""
+        return _judge(self.texts, self.window, self.method)
+
+    @functools.cached_property
+    def bound(self) -> float:
+        """The distance at which an alarm is raised: each good text is judged by the others."""
+        largest = []
+        for number, text in enumerate(self.texts):
+            others = _judge([*self.texts[:number], *self.texts[number + 1 :]], self.window, self.method)
+            largest.append(float(others.distances(windows(text, self.window)).max()))
+        return bound(largest, self.false_alarms)
+
+    def scores(self, numbers: Array) -> Array:
+        """How far each window of a text is from good ones; 1 and above raise an alarm. (T, 4) -> (T - window + 1,)."""
+        return self.judge.distances(windows(np.asarray(numbers, dtype=np.float64), self.window)) / self.bound
+
+    def start(self) -> Watching:
+        """A new text begins."""
+        return Watching(self)
+
+    def check(self, model: Model) -> None:
+        """Refuse another model than the one it was fitted on.
+
+        Raises:
+            UnsupportedError: with both names.
+        """
+        if model not in self._known:
+            self._known[model] = model.fingerprint
+        if self._known[model] != self.model:
+            raise UnsupportedError(
+                f"the watch is of another model, {self.model_name or self.model}, or of its weights in another form, and "
+                f"this one is {model.name}; fit one on it",
+                param="watch",
+            )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write it to a JSON file, whole or not at all.
+
+        Raises:
+            UsageError: the file can't be written.
+        """
+        path = Path(path)
+        part = path.with_name(path.name + ".part")
+        try:
+            part.write_text(json.dumps(self.to_dict()), encoding="utf-8")
+            os.replace(part, path)
+        except OSError as error:
+            raise UsageError(f"the watch can't be written to {str(path)!r}: {error.strerror}") from None
+        finally:
+            part.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Watch:
+        """Read what `save` wrote.
+
+        Raises:
+            UsageError: there is no such file, or it holds no watch.
+        """
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+            raise UsageError(f"the watch {str(path)!r} can't be read: {reason}") from None
+        try:
+            record = json.loads(text)
+            if not isinstance(record, Mapping) or record.get("format") != FORMAT:
+                raise ValueError(f"it has no format {FORMAT!r}")
+            if record["version"] != VERSION:
+                raise ValueError(f"its version is {record['version']!r}, and this package reads {VERSION}")
+            fields = {
+                name: record[name] for name in ("texts", "model", "model_name", "window", "method", "false_alarms")
+            }
+            return cls(**{**fields, "texts": [np.array(one, dtype=np.float64) for one in fields["texts"]]})
+        except UnsupportedError:
+            raise
+        except (ValueError, KeyError, TypeError) as error:
+            reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+            raise UsageError(f"the file {str(path)!r} is no watch: {reason}") from None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The watch as plain JSON values."""
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "model": self.model,
+            "model_name": self.model_name,
+            "window": self.window,
+            "method": self.method,
+            "false_alarms": self.false_alarms,
+            "bound": self.bound,
+            "numbers": ["entropy", "cond_logprob", "guided_logprob", "divergence"],
+            "texts": [text.tolist() for text in self.texts],
+        }
+
+
+class Watching:
+    """A watch as one text has it (see `engine.watching.Watcher`)."""
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+        self._steps: list[tuple[int, tuple[float, ...]]] = []
+
+    def hear(self, step: int, numbers: Numbers) -> float | None:
+        row = (numbers.entropy, numbers.cond_logprob, numbers.guided_logprob, numbers.divergence)
+        self._steps.append((step, row))
+        length = self._watch.window
+        if len(self._steps) < length:
+            return None
+        return float(self._watch.scores(np.array([row for _, row in self._steps[-length:]]))[-1])
+
+    @property
+    def begin(self) -> int:
+        return self._steps[-min(self._watch.window, len(self._steps))][0]
+
+    def cut(self, length: int) -> None:
+        self._steps = [(step, row) for step, row in self._steps if step < length]
+
+
+def _judge(texts: Sequence[Array], window: int, method: str) -> Judge:
+    return JUDGES[method](np.concatenate([windows(text, window) for text in texts]))
+
+
+def _check_forest() -> None:
+    import importlib.util
+
+    if importlib.util.find_spec("sklearn") is None:
+        raise UnsupportedError("an isolation forest needs scikit-learn; pip install '.[watch]', or method='nearest'")
