@@ -242,9 +242,17 @@ def test_an_adapter_of_another_model_is_one_line(made, tmp_path):
     from models.small import llama
 
     _, _, done, _ = made
-    # other layers, and the same ones in other shapes
-    for hf in (AutoModelForCausalLM.from_config(ARCHITECTURES["gpt2"].model().config), llama(intermediate_size=96)):
-        with pytest.raises(UsageError, match="can't be loaded") as raised:
+    gpt2 = AutoModelForCausalLM.from_config(ARCHITECTURES["gpt2"].model().config)
+    others = {
+        "not found in the base model": gpt2,
+        r"down_proj.lora_A.weight has the shape \(4, 64\) and LlamaForCausalLM takes \(4, 96\)": llama(
+            intermediate_size=96
+        ),
+        "it has 14 weights that LlamaForCausalLM has no place for": llama(num_hidden_layers=1),
+        "it lacks 14 weights that LlamaForCausalLM takes": llama(num_hidden_layers=3),
+    }
+    for said, hf in others.items():
+        with pytest.raises(UsageError, match=f"can't be loaded: .*{said}") as raised:
             load_adapter(hf, str(done.adapter))
         assert "\n" not in str(raised.value)
     with pytest.raises((UnsupportedError, ModelError)):

@@ -125,7 +125,7 @@ class Student:
 
         config = self.hf.peft_config[NAME]
         config.base_model_name_or_path, config.inference_mode = base, True
-        weights = get_peft_model_state_dict(self.hf, adapter_name=NAME)
+        weights = get_peft_model_state_dict(self.hf, adapter_name=NAME, save_embedding_layers=False)
         made = {PREFIX + name: weight.detach().cpu().contiguous() for name, weight in weights.items()}
         with whole_folder(folder) as aside:
             config.save_pretrained(str(aside))

@@ -73,7 +73,7 @@ def load_adapter(hf: PreTrainedModel, folder: str, *, name: str = "adapter") -> 
 
 
 def _inject(hf: PreTrainedModel, folder: str, name: str) -> None:
-    from peft import PeftConfig, inject_adapter_in_model, set_peft_model_state_dict
+    from peft import PeftConfig, get_peft_model_state_dict, inject_adapter_in_model, set_peft_model_state_dict
     from peft.utils import load_peft_weights
 
     config = PeftConfig.from_pretrained(folder)
@@ -82,10 +82,24 @@ def _inject(hf: PreTrainedModel, folder: str, name: str) -> None:
     # Saved from a model that peft had wrapped.
     weights = {key.removeprefix("base_model.model."): weight for key, weight in weights.items()}
     inject_adapter_in_model(config, hf, adapter_name=name)
+    taken = {
+        key: tuple(weight.shape)
+        for key, weight in get_peft_model_state_dict(hf, adapter_name=name, save_embedding_layers=False).items()
+    }
+    for key, weight in weights.items():
+        if tuple(weight.shape) != taken.get(key, tuple(weight.shape)):
+            raise ValueError(
+                f"{key} has the shape {tuple(weight.shape)} and {type(hf).__name__} takes {taken[key]}; it is of another model"
+            )
     strangers = set_peft_model_state_dict(hf, weights, adapter_name=name).unexpected_keys
     if strangers:
         raise ValueError(
             f"it has {len(strangers)} weights that {type(hf).__name__} has no place for, {strangers[0]} first"
+        )
+    missing = sorted(key for key in taken.keys() - weights.keys() if ".lora_" in key)
+    if missing:
+        raise ValueError(
+            f"it lacks {len(missing)} weights that {type(hf).__name__} takes, {missing[0]} first; it is of another model"
         )
     for layer in adapter_layers(hf):
         _switch(layer, False, [name])
