@@ -15,7 +15,6 @@ from transformers import (
 )
 
 import counterpoint as cp
-from counterpoint.constraints.compiled import Compiled
 from counterpoint.constraints.vocabulary import vocabulary_of
 from counterpoint.sampling import Sampling, draw, generator, processed
 
@@ -46,7 +45,7 @@ def tiny(name, seed=0):
 
 def fresh(constraint, model, output_ids):
     """The tokens that may follow, from a matcher that has seen nothing but these."""
-    state = Compiled(constraint, vocabulary_of(model)).start()
+    state = constraint.settled().made_for(vocabulary_of(model)).start()
     for token_id in output_ids:
         state.accept(token_id)
     bits = torch.zeros(model.vocab_size, dtype=torch.bool)

@@ -20,7 +20,7 @@ INTEGRATIONS = {"transformers", "vllm"}
 LIGHT = {"errors", "guide", "presets", "contexts", "wire"}
 HEAVY = {
     "torch", "transformers", "vllm", "fastapi", "uvicorn", "lm_eval", "sklearn", "scipy", "peft", "matplotlib", "jax",
-    "numpyro",
+    "numpyro", "ortools",
 }  # fmt: skip
 
 

@@ -6,5 +6,7 @@ state.allowed(), state.accept(token_id), state.forced(), state.complete, state.f
 """
 
 from counterpoint.constraints.kinds import Choices, Constraint, Grammar, Json, Regex
+from counterpoint.constraints.plan import Plan
+from counterpoint.constraints.rules import ABSENT
 
-__all__ = ["Choices", "Constraint", "Grammar", "Json", "Regex"]
+__all__ = ["ABSENT", "Choices", "Constraint", "Grammar", "Json", "Plan", "Regex"]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
 
 from counterpoint.constraints.kinds import Constraint, Json
-from counterpoint.constraints.state import State
+from counterpoint.constraints.state import FormState, State
 from counterpoint.constraints.vocabulary import MOST_COMPILED, Spaces, Vocabulary, vocabulary_of
 from counterpoint.errors import ConstraintError
 
@@ -21,12 +22,33 @@ AFTER_TEXT = "start: free WS @body\nfree[suffix={text}]: /(.|\\n)*/\nWS: /[ \\t\
 AFTER_TOKEN = "start: FREE <[{token_id}]> WS @body\nFREE: /(.|\\n)*/\nWS: /[ \\t\\r\\n]{{0,8}}/"
 
 
-class Compiled:
+class Compiled(ABC):
     """A constraint on the output of one model. Immutable; `start` gives the state of one sample.
 
     Args:
         constraint: what is kept.
         vocabulary: the tokens it is kept with.
+    """
+
+    def __init__(self, constraint: Constraint, vocabulary: Vocabulary) -> None:
+        self.constraint, self.vocabulary = constraint, vocabulary
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of token ids of the model."""
+        return self.vocabulary.size
+
+    def fits(self, model: Any) -> bool:
+        """Whether the tokens of a model are those that the constraint was compiled for."""
+        return model.tokenizer is not None and vocabulary_of(model) is self.vocabulary
+
+    @abstractmethod
+    def start(self) -> State:
+        """The state of one sample that has written nothing yet."""
+
+
+class CompiledForm(Compiled):
+    """A constraint that is one grammar.
 
     Raises:
         ConstraintError: it can't be read, asks for something that can't be kept, or no text keeps it.
@@ -35,7 +57,7 @@ class Compiled:
     def __init__(self, constraint: Constraint, vocabulary: Vocabulary) -> None:
         from llguidance import LLMatcher, LLParserLimits
 
-        self.constraint, self.vocabulary = constraint, vocabulary
+        super().__init__(constraint, vocabulary)
         try:
             grammar = constraint.grammar()
             limits = LLParserLimits(max_grammar_size=MOST_SYMBOLS, initial_lexer_fuel=MOST_FUEL)
@@ -52,21 +74,11 @@ class Compiled:
         except ConstraintError as error:
             raise ConstraintError(f"no text keeps {self._name}: {error}") from None
 
-    @property
-    def vocab_size(self) -> int:
-        """Number of token ids of the model."""
-        return self.vocabulary.size
-
-    def fits(self, model: Any) -> bool:
-        """Whether the tokens of a model are those that the constraint was compiled for."""
-        return model.tokenizer is not None and vocabulary_of(model) is self.vocabulary
-
-    def start(self) -> State:
-        """The state of one sample that has written nothing yet."""
+    def start(self) -> FormState:
         constraint = self.constraint
         spaces = Spaces(constraint.whitespace) if isinstance(constraint, Json) and constraint.whitespace else None
         after = None if constraint.after is None else constraint.after.encode()
-        return State(self._begin.deep_copy(), self.vocabulary, spaces, after)
+        return FormState(self._begin.deep_copy(), self.vocabulary, spaces, after)
 
     @property
     def _name(self) -> str:
@@ -100,7 +112,7 @@ def compiled(constraint: Constraint, model: Any) -> Compiled:
     vocabulary = vocabulary_of(model)
     kept = vocabulary.compiled
     if constraint not in kept:
-        kept[constraint] = Compiled(constraint, vocabulary)
+        kept[constraint] = constraint.made_for(vocabulary)
         while len(kept) > MOST_COMPILED:
             kept.popitem(last=False)
     kept.move_to_end(constraint)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -14,13 +14,16 @@ from counterpoint.errors import ConstraintError
 
 if TYPE_CHECKING:
     from counterpoint.constraints.compiled import Compiled
+    from counterpoint.constraints.fields import Fields
+    from counterpoint.constraints.vocabulary import Vocabulary
 
 MOST_BYTES = 512 * 1024  # of a schema or grammar: what may be larger takes seconds to refuse
 
 
-@dataclass(frozen=True, slots=True)
 class Constraint:
-    """A form of the output. Not used itself: see `Json`, `Regex`, `Grammar`, `Choices`."""
+    """A form of the output. Not used itself: see `Json`, `Regex`, `Grammar`, `Choices`, `Plan`."""
+
+    __slots__ = ()
 
     def compile(self, model: Any, tokenizer: Any = None) -> Compiled:
         """The constraint made ready for a model's vocabulary. The same constraint and model give the same object.
@@ -43,7 +46,17 @@ class Constraint:
                 eos_ids=frozenset([] if ends is None else ends if isinstance(ends, (list, tuple)) else [ends]),
                 name=type(model).__name__,
             )
-        return compiled(self, model)
+        return compiled(self.settled(), model)
+
+    def settled(self) -> Constraint:
+        """The constraint as a value that does not change."""
+        return self
+
+    def made_for(self, vocabulary: Vocabulary) -> Compiled:
+        """The constraint made ready for a vocabulary, see `compile`."""
+        from counterpoint.constraints.compiled import CompiledForm
+
+        return CompiledForm(self, vocabulary)
 
     def grammar(self) -> dict[str, Any]:
         """One grammar in llguidance's form."""
@@ -56,7 +69,10 @@ class Json(Constraint):
 
     Args:
         schema: a JSON Schema as a dict, as its JSON text or as a pydantic class; None is any object. Keywords that can't
-            be kept are refused by name when it is compiled.
+            be kept are refused by name when it is compiled. `uniqueItems` is kept of items that are one of finitely many
+            values, and needs OR-tools.
+        rules: a function that adds rules over the schema's enums, booleans and bounded integers; it is called once with
+            `Fields` when the constraint is compiled.
         after: the form begins after this text, which has to come in the output first; for models that think first.
             Before it anything may be written; up to 8 characters of white space may follow it.
         whitespace: most characters of white space in a row between the parts, 0 for none. Without a bound a model may
@@ -67,14 +83,24 @@ class Json(Constraint):
     """
 
     schema: Any = None
+    rules: Callable[[Fields], Any] | None = dataclasses.field(default=None, kw_only=True)
     after: str | None = dataclasses.field(default=None, kw_only=True)
     whitespace: int = dataclasses.field(default=8, kw_only=True)
 
     def __post_init__(self) -> None:
-        _check_after(self.after)
+        check_after(self.after)
         if isinstance(self.whitespace, bool) or not isinstance(self.whitespace, int) or self.whitespace < 0:
             raise ConstraintError(f"whitespace is {self.whitespace!r}; use a count of characters, 0 for none")
+        if self.rules is not None and not callable(self.rules):
+            raise ConstraintError(f"rules is {self.rules!r:.60}; use a function that takes the fields and adds rules")
         object.__setattr__(self, "schema", _schema_text(self.schema))
+
+    def made_for(self, vocabulary: Vocabulary) -> Compiled:
+        if self.rules is None and '"uniqueItems"' not in self.schema:
+            return super(Json, self).made_for(vocabulary)
+        from counterpoint.constraints.fields import compiled_with_rules
+
+        return compiled_with_rules(self, vocabulary)
 
     def grammar(self) -> dict[str, Any]:
         schema = narrowed(json.loads(self.schema))
@@ -100,8 +126,8 @@ class Regex(Constraint):
     after: str | None = dataclasses.field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        _check_after(self.after)
-        _check_text("pattern", self.pattern)
+        check_after(self.after)
+        check_text("pattern", self.pattern)
 
     def grammar(self) -> dict[str, Any]:
         from llguidance import regex_to_lark
@@ -125,8 +151,8 @@ class Grammar(Constraint):
     after: str | None = dataclasses.field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        _check_after(self.after)
-        _check_text("grammar", self.lark)
+        check_after(self.after)
+        check_text("grammar", self.lark)
 
     def grammar(self) -> dict[str, Any]:
         return {"lark_grammar": self.lark}
@@ -148,14 +174,14 @@ class Choices(Constraint):
     after: str | None = dataclasses.field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        _check_after(self.after)
+        check_after(self.after)
         if isinstance(self.texts, str) or not isinstance(self.texts, Iterable):
             raise ConstraintError(f"choices is {self.texts!r:.60}; use a list of texts")
         texts = tuple(self.texts)
         if not texts:
             raise ConstraintError("choices is an empty list; give at least one text")
         for text in texts:
-            _check_text("choice", text)
+            check_text("choice", text)
         if len(set(texts)) < len(texts):
             raise ConstraintError(f"choices has {max(texts, key=texts.count)!r} twice; give each text once")
         object.__setattr__(self, "texts", texts)
@@ -178,16 +204,18 @@ def _schema_text(schema: Any) -> str:
         raise ConstraintError(f"the schema is no JSON: {_one_line(error)}; give a JSON Schema object") from None
     if not isinstance(schema, (dict, bool)):
         raise ConstraintError(f"the schema is {text:.60}; a JSON Schema is an object")
-    _check_text("schema", text)
+    check_text("schema", text)
     return text
 
 
-def _check_after(after: Any) -> None:
+def check_after(after: Any) -> None:
+    """Raise where this is no text that a form can come after."""
     if after is not None:
-        _check_text("after", after)
+        check_text("after", after)
 
 
-def _check_text(name: str, value: Any) -> None:
+def check_text(name: str, value: Any) -> None:
+    """Raise where this is no text, empty, too large or no Unicode."""
     if not isinstance(value, str) or not value:
         raise ConstraintError(f"{name} is {value!r:.60}; use a text that is not empty")
     try:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from counterpoint.constraints.state import State
+from counterpoint.constraints.state import FormState, State
 from counterpoint.errors import ConstraintError
 
 if TYPE_CHECKING:
@@ -21,7 +21,8 @@ def begin(states: Sequence[State]) -> None:
     """Start computing the masks of states that will be asked for them; returns at once.
 
     llguidance computes them outside of Python's lock, so that a forward can run meanwhile."""
-    missing = [state for state in states if state._bits is None and state._pending is None and not state.is_over]
+    forms = [form for form in map(_form, states) if form is not None and not form.is_over]
+    missing = [form for form in forms if form._bits is None and form._pending is None]
     for vocabulary in {id(state.vocabulary): state.vocabulary for state in missing}.values():
         own = [state for state in missing if state.vocabulary is vocabulary]
         future = _background().submit(_fill, own, vocabulary.num_bytes)
@@ -53,7 +54,14 @@ def unpacked(states: Sequence[State], size: int, like: Tensor) -> Tensor:
     return torch.nn.functional.pad(bits[:, :known], (0, size - known))
 
 
-def _fill(states: list[State], num_bytes: int) -> None:
+def _form(state: State) -> FormState | None:
+    try:
+        return state.form
+    except ConstraintError:  # told to whoever asks for that state's mask
+        return None
+
+
+def _fill(states: list[FormState], num_bytes: int) -> None:
     packed: np.ndarray = np.empty((len(states), num_bytes), dtype=np.uint8)
     if len(states) == 1:  # no other thread need be woken
         states[0]._matcher.unsafe_compute_mask_ptr(packed.ctypes.data, num_bytes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
@@ -15,11 +16,68 @@ if TYPE_CHECKING:
     from llguidance import LLMatcher
 
 
-class State:
+class State(ABC):
     """How far one sample is. Made by `Compiled.start`.
 
     Where the form leaves only one way to go on, the tokens are those of the tokenizer's own split of that text; other
     splits of the same text are not allowed.
+    """
+
+    vocabulary: Vocabulary
+
+    @property
+    @abstractmethod
+    def complete(self) -> bool:
+        """Whether what was written keeps the constraint as a whole."""
+
+    @property
+    @abstractmethod
+    def is_over(self) -> bool:
+        """Whether the text has been ended by an end token, so that nothing can follow."""
+
+    @property
+    @abstractmethod
+    def form(self) -> FormState:
+        """The state of the grammar that masks are computed of.
+
+        Raises:
+            ConstraintError: see `allowed`.
+        """
+
+    @abstractmethod
+    def allowed(self) -> np.ndarray:
+        """Which tokens may come next: bit `i % 8` of byte `i // 8` is token i. Packed, (num_bytes,) of uint8; not to be
+        changed.
+
+        Raises:
+            ConstraintError: the constraint has become too large to be followed, or leaves nothing.
+        """
+
+    @abstractmethod
+    def accept(self, token_id: int) -> None:
+        """Go on by one token.
+
+        Raises:
+            ConstraintError: the token is not allowed here, or the constraint has become too large to be followed.
+        """
+
+    @abstractmethod
+    def forced(self) -> list[int]:
+        """The tokens that come next whatever the model predicts, as far as they can be told at once; empty where there is
+        a choice."""
+
+    @abstractmethod
+    def num_allowed(self, token_ids: Sequence[int]) -> int:
+        """How many of these tokens, from the first on, may come next in this order; or more than that, where telling
+        would take as long as choosing them."""
+
+    @abstractmethod
+    def fork(self) -> State:
+        """The same state once more, to go on in another way."""
+
+
+class FormState(State):
+    """The state of a sample that keeps a grammar.
 
     Args:
         matcher: of llguidance, this state's alone.
@@ -37,21 +95,17 @@ class State:
 
     @property
     def complete(self) -> bool:
-        """Whether what was written keeps the constraint as a whole."""
         return not self._matcher.is_error() and self._matcher.is_accepting()
 
     @property
     def is_over(self) -> bool:
-        """Whether the text has been ended by an end token, so that nothing can follow."""
         return self._ended
 
-    def allowed(self) -> np.ndarray:
-        """Which tokens may come next: bit `i % 8` of byte `i // 8` is token i. Packed, (num_bytes,) of uint8; not to be
-        changed.
+    @property
+    def form(self) -> FormState:
+        return self
 
-        Raises:
-            ConstraintError: the constraint has become too large to be followed, or leaves nothing.
-        """
+    def allowed(self) -> np.ndarray:
         self._settle()
         if self._ended:
             raise ConstraintError("the text has ended, so no token can follow")
@@ -72,11 +126,6 @@ class State:
         self._bits = bits
 
     def accept(self, token_id: int) -> None:
-        """Go on by one token.
-
-        Raises:
-            ConstraintError: the token is not allowed here, or the constraint has become too large to be followed.
-        """
         self._settle()
         if self._ended or not self._is_allowed(token_id):
             raise ConstraintError(f"the constraint does not allow the token id {token_id} here")
@@ -89,8 +138,6 @@ class State:
             self._follow(self.vocabulary.texts[token_id])
 
     def forced(self) -> list[int]:
-        """The tokens that come next whatever the model predicts, as far as they can be told at once; empty where there is
-        a choice."""
         self._settle()
         if self._ended:
             return []
@@ -101,15 +148,13 @@ class State:
         return ids
 
     def num_allowed(self, token_ids: Sequence[int]) -> int:
-        """How many of these tokens, from the first on, may come next in this order."""
         self._settle()
         return 0 if self._ended else self._matcher.validate_tokens(list(token_ids))
 
-    def fork(self) -> State:
-        """The same state once more, to go on in another way."""
+    def fork(self) -> FormState:
         self._settle()
         spaces = None if self._spaces is None else self._spaces.copy()
-        other = State(self._matcher.deep_copy(), self.vocabulary, spaces, self._after)
+        other = FormState(self._matcher.deep_copy(), self.vocabulary, spaces, self._after)
         other._before, other._bits, other._ended = self._before, self._bits, self._ended
         return other
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import weakref
 from collections import OrderedDict
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from counterpoint.constraints.kinds import Constraint
 
 SPACE = b" \t\r\n"  # JSON's white space
+MARKS = frozenset(b'":,]}')  # of JSON
 MOST_COMPILED = 256  # constraints that are kept ready for one vocabulary
 
 
@@ -51,6 +53,7 @@ class Vocabulary:
         self.num_bytes = 4 * -(-self.tokens.vocab_size // 32)  # of a mask
         self.compiled: OrderedDict[Constraint, Compiled] = OrderedDict()
         self._texts: list[bytes] | None = None
+        self._going_on: dict[bytes, frozenset[int]] = {}
         self._leading: np.ndarray | None = None  # characters of white space that each token begins with
         self._too_many: dict[tuple[int, int, bool, bool], np.ndarray] = {}
 
@@ -61,6 +64,18 @@ class Vocabulary:
             count = min(self.size, self.tokens.vocab_size)
             self._texts = [self.tokens.decode_bytes([i]) for i in range(count)]
         return self._texts
+
+    @functools.cached_property
+    def with_marks(self) -> list[int]:
+        """The tokens with a mark that ends a part of a JSON text."""
+        return [token_id for token_id, text in enumerate(self.texts) if MARKS.intersection(text)]
+
+    def going_on_after(self, end: bytes) -> frozenset[int]:
+        """The tokens that can write the end of a text and something after it."""
+        if end not in self._going_on:
+            last = end[-1:]
+            self._going_on[end] = frozenset(i for i, text in enumerate(self.texts) if last in text[:-1])
+        return self._going_on[end]
 
     def too_many_spaces(self, spaces: Spaces) -> np.ndarray:
         """Packed bits of the tokens that would write more white space in a row than `spaces` allows."""

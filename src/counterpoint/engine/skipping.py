@@ -12,6 +12,7 @@ from counterpoint import formulas
 from counterpoint.engine.constrained import allowed
 from counterpoint.engine.reader import Reader
 from counterpoint.engine.sequence import Sequence
+from counterpoint.errors import ConstraintError
 
 MOST_BEHIND = 256  # tokens that a branch may have to catch up with
 
@@ -47,7 +48,10 @@ def decide(sequence: Sequence) -> bool:
     if sequence.constraint is None:
         logprobs = formulas.log_probs(logits)
     else:
-        left = allowed([sequence], logits)
+        try:
+            left = allowed([sequence], logits)
+        except ConstraintError:  # told where the token is chosen
+            return False
         if int(left.sum()) == 1:
             sequence.is_decided = True
             return True
