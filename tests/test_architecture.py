@@ -10,7 +10,7 @@ import counterpoint
 SOURCE = Path(counterpoint.__file__).parent
 ORDER = [
     "errors", "guide", "presets", "formulas", "guiding", "constraints", "contexts", "wire", "sampling", "models", "vectors", "engine", "watch",
-    "batch", "store", "mlflow", "mlflow_code", "transformers", "vllm", "trace", "report", "evaluate", "bench", "train", "distillation", "server", "cli",
+    "batch", "store", "mlflow", "mlflow_code", "transformers", "vllm", "trace", "report", "evaluate", "assignment", "bench", "train", "distillation", "server", "cli",
 ]  # fmt: skip
 MOST_LINES = 350
 #: rooms that a room is kept from, though they stand above it

@@ -26,9 +26,10 @@ _LATER = {
     "Engine": "counterpoint.engine",
     "Completion": "counterpoint.engine",
     "distil": "counterpoint.distillation",
+    "assign": "counterpoint.assignment",
 }
 _ROOMS = (
-    "constraints", "contexts", "distillation", "errors", "formulas", "report", "sampling", "trace", "transformers",
+    "assignment", "constraints", "contexts", "distillation", "errors", "formulas", "report", "sampling", "trace", "transformers",
 )  # fmt: skip
 
 __all__ = ["Branch", "Guide", "__version__", *_LATER, *_ROOMS]

@@ -20,6 +20,7 @@ COMMANDS = {
     "compare": "a grid of scales and spaces from one prompt, side by side",
     "trace": "why each token was chosen",
     "serve": "OpenAI's API with a negative prompt and a guidance scale",
+    "assign": "give each prompt one option, within capacities",
     "batch": "many prompts as a job that survives a kill",
     "eval": "measure a model under guides",
     "bench": "time guided generation against transformers",

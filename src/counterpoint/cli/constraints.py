@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from counterpoint.constraints import Constraint
     from counterpoint.engine import Completion
 
-FORMS = ("json_schema", "json_object", "regex", "choices", "grammar")
+FORMS = ("json_schema", "json_object", "regex", "choices", "grammar", "plan")
 
 
 class _Loop(click.ParamType):
@@ -55,6 +55,10 @@ def constraint_from(options: Options) -> Constraint | None:
             )
         return None
     name, value = given[0], options[given[0]]
+    if name == "plan":
+        if after is not None:
+            raise UsageError("--form-after goes with other forms; a plan says it itself: Plan(..., after=TEXT)")
+        return _plan(value)
     if name == "regex":
         return Regex(value, after=after)
     if name == "choices":
@@ -63,6 +67,37 @@ def constraint_from(options: Options) -> Constraint | None:
         return Json(after=after)
     text = read_text(None, value, name=_flag(name))
     return Grammar(text or "", after=after) if name == "grammar" else Json(text or "", after=after)
+
+
+def _plan(value: str) -> Constraint:
+    """The plan of a Python file, which is run once."""
+    import runpy
+
+    ctx = click.get_current_context(silent=True)
+    known = {} if ctx is None else ctx.meta.setdefault("counterpoint.plans", {})
+    if value in known:
+        return known[value]
+
+    from counterpoint.constraints import Plan
+
+    path, colon, name = value.rpartition(":")
+    path, name = (path, name) if colon and name.isidentifier() else (value, "plan")
+    try:
+        found = runpy.run_path(path)
+    except OSError as error:
+        raise UsageError(f"the plan file {path!r} can't be read: {error.strerror}") from None
+    except UsageError:
+        raise
+    except Exception as error:
+        what = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise UsageError(f"the plan file {path!r} ends in an error: {what}") from error
+    if not isinstance(found.get(name), Plan):
+        raise UsageError(
+            f"the plan file {path!r} has no counterpoint.constraints.Plan called {name!r}; write {name} = Plan(...)"
+        )
+    found[name].settled()  # what can't be kept is told before a model is loaded
+    known[value] = found[name]
+    return found[name]
 
 
 def _check(options: Options) -> None:
@@ -82,6 +117,12 @@ FORM = OptionGroup(
         option("--regex", default=None, metavar="PATTERN", help="Matches this regular expression as a whole."),
         option("--choices", default=None, metavar="A,B,...", help="One of these texts; quoted where they hold commas."),
         option("--grammar", type=FILE, default=None, help="Follows the Lark grammar in this file."),
+        option(
+            "--plan",
+            default=None,
+            metavar="FILE.py[:NAME]",
+            help="The Plan of this Python file, which is run.  [NAME: plan]",
+        ),
         option("--form-after", default=None, metavar="TEXT", help="The form begins after this, for models that think."),
         option("--loop", type=_Loop(), default=None, help="Ends a text that says the same so many times in a row."),
     ),
