@@ -49,16 +49,18 @@ def draw(record: dict[str, Any], path: Path) -> None:
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.6), sharey=True)
     for family, colour in COLOURS.items():
         arms = [rows[0], *(row for row in rows if row["family"] == family and row["negative"] == "the opposite")]
-        for axis, mark in zip(axes, ("artefacts", "repetition")):
-            across, up = [100 * arm[mark]["value"] for arm in arms], [arm["judged"]["value"] for arm in arms]
+        up = [arm["judged"]["value"] for arm in arms]
+        for axis, value in zip(axes, (lambda arm: arm["artefacts"]["value"], lambda arm: arm["distinct_2"])):
+            across = [100 * value(arm) for arm in arms]
             axis.plot(across, up, "-o", color=colour, markersize=4, linewidth=1.4, label=family)
             for arm, x, y in zip(arms[1:], across[1:], up[1:]):
                 label = f"{arm['guide']['scale']:g}"
                 axis.annotate(label, (x, y), textcoords="offset points", xytext=(4, 4), fontsize=7, color=colour)
-    for axis, told in zip(axes, ("improbable tokens", "repeated 3-grams")):
+    told = ("improbable tokens, percent (left: cleaner)", "different pairs of words, percent (right: more varied)")
+    for axis, name, x in zip(axes, told, (0.0, 100 * rows[0]["distinct_2"])):
         base = rows[0]["judged"]["value"]
-        axis.annotate("unguided", (axis.get_xlim()[0], base), textcoords="offset points", xytext=(6, -12), fontsize=8)
-        axis.set_xlabel(f"{told}, percent (left: cleaner)")
+        axis.annotate("unguided", (x, base), textcoords="offset points", xytext=(6, -4), fontsize=8)
+        axis.set_xlabel(name)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("share of instructions fulfilled")
     axes[0].legend(fontsize=8, frameon=False, loc="lower right")
@@ -159,7 +161,7 @@ def _adherence(part: dict[str, Any]) -> list[str]:
     ]
     return [
         "## Instructions that a program checks",
-        "![share of instructions fulfilled, over improbable tokens and over repetition](frontier-smollm2.svg)",
+        "![share of instructions fulfilled, over improbable tokens and over variety](frontier-smollm2.svg)",
         (
             f"{len(part['groups'])} instructions in the system message ({', '.join(part['groups'])}), each on "
             f"{part['documents'] // len(part['groups'])} questions, answers of at most {part['max_tokens']} tokens. The other "
