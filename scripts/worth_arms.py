@@ -1,18 +1,13 @@
-"""What `scripts/worth.py` compares: ways to make a model keep an instruction, each with what it needs to be prepared.
-
-An arm whose room the package does not have is left out.
-"""
+"""What `scripts/worth.py` compares: ways to make a model keep an instruction, each with what it needs to be prepared."""
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import counterpoint as cp
-from counterpoint.contexts import chat
 from counterpoint.distillation import Adapter, Dialogue, Training, Writing, distil
 from counterpoint.distillation.answers import Writer
 from counterpoint.distillation.own_prompts import write_prompts
@@ -21,6 +16,7 @@ from counterpoint.evaluate.instructions import Instruction
 from counterpoint.models.adapters import load_adapter
 from counterpoint.models.fingerprint import fingerprint
 from counterpoint.store import Store
+from counterpoint.vectors.pairs import chat_pairs
 
 TURNS = 3  # of the user's in a conversation to learn from
 
@@ -80,35 +76,27 @@ def distilled(
     )
 
 
-def vector_of(model: cp.Model, prompts: Sequence[Dialogue], instruction: Instruction) -> Any | None:
-    """The vector from the opposite instruction to the instruction; None where the package has no vectors."""
-    if importlib.util.find_spec("counterpoint.vectors") is None:
-        return None
-    pairs = []
-    for prompt in prompts:
-        messages = [{"role": "system", "content": instruction.system}, {"role": "user", "content": prompt.turns[0]}]
-        built = chat(model, messages, negative=instruction.opposite)
-        pairs.append((built.prompt, built.branches[0].context))
-    return cp.Vector.fit(model, pairs)  # type: ignore[attr-defined]
+def vector_of(model: cp.Model, prompts: Sequence[Dialogue], instruction: Instruction) -> cp.Vector:
+    """The vector from the opposite instruction to the instruction, fitted on the prompts that the adapter learns from."""
+    questions = [prompt.turns[0] for prompt in prompts]
+    return cp.Vector.fit(model, chat_pairs(model, questions, system=instruction.system, negative=instruction.opposite))
 
 
 def arms_of(
-    model: cp.Model, guide: cp.Guide, adapter: Path, vector: Any | None, strengths: Sequence[float]
+    model: cp.Model, guide: cp.Guide, adapter: Path, vector: cp.Vector, strengths: Sequence[float]
 ) -> list[Arm]:
     """All arms, the unguided one first. Loads the adapter into the model, where it is switched on for its arm alone."""
     weights = fingerprint(model.hf)
     load_adapter(model.hf, str(adapter), name="distilled")
     learnt = fingerprint(model.hf)
     plain = model.with_adapter(None)
-    arms = [
+    return [
         Arm("unguided", plain, weights),
-        Arm("guided", plain, weights, guide, 2, "nothing"),
-        Arm("distilled", model.with_adapter("distilled"), f"{learnt}/on", needs="an adapter"),
-    ]
-    if vector is not None:
-        arms += [
-            Arm(f"vector, strength {strength:g}", plain.with_vector(vector, strength), f"{weights}/{vector.digest}/{strength}",
-                needs="a vector")
+        Arm("guided", plain, weights, guide, 2),
+        Arm("distilled", model.with_adapter("distilled"), f"{learnt}/on", needs="an adapter, from guided answers"),
+        *(
+            Arm(f"vector, strength {strength:g}", plain.with_vector(vector, strength),
+                f"{weights}/{vector.digest}/{strength}", needs="a vector, from pairs of prompts")
             for strength in strengths
-        ]  # fmt: skip
-    return arms
+        ),
+    ]  # fmt: skip

@@ -61,7 +61,7 @@ def test_it_learns_what_guidance_predicts_on_prompts_it_has_not_seen(made):
 def test_a_second_call_computes_nothing_and_gives_the_same(made):
     model, folder, done, _ = made
     again, said = go(model, folder / "run", merge=True, rules=["regex=."])
-    assert again == done and said == [f"resumed at step {done.steps} of {done.steps}"]
+    assert again == done and said == []
 
 
 def test_everybody_loads_it(made):
@@ -202,6 +202,17 @@ def test_an_instruction_can_be_learnt_by_a_student_that_does_not_read_it(tmp_pat
     assert done.gains.loss_before > 0.02 and done.gains.loss_after < 0.6 * done.gains.loss_before
 
 
+def test_a_vector_can_be_made_into_an_adapter(tmp_path):
+    """The teacher has a vector on and no guide; the student is the model without it."""
+    model = small_chat()
+    vector = cp.Vector({1: torch.linspace(-0.5, 0.5, 32)})
+    more = {"guide": cp.Guide(scale=1), "negative": None, "training": Training(epochs=12, rate=1e-2, batch=4)}
+    done, _ = go(model.with_vector(vector, 1.0), tmp_path / "run", **more)
+    assert done.gains.loss_before > 0.02 and done.gains.loss_after < 0.6 * done.gains.loss_before
+    base = AutoModelForCausalLM.from_pretrained(done.base)
+    assert torch.equal(base.lm_head.weight, model.hf.lm_head.weight)
+
+
 @pytest.mark.parametrize("target", [{"target": "samples"}, {"top": 0}])
 def test_other_targets(tmp_path, target):
     training = Training(**target, epochs=8, rate=1e-2, batch=4, measure_every=4)
@@ -227,7 +238,7 @@ def test_other_targets(tmp_path, target):
         (QUESTIONS, {"adapter": Adapter(modules=("q",))}, UsageError, "has no linear layer of that name"),
         (QUESTIONS, {"written": -1}, UsageError, "written is -1"),
         (QUESTIONS, {"keep": [""]}, PromptError, "a text to keep is ''"),
-        (QUESTIONS, {"student": "x" * 470}, UsageError, "what the student reads and an answer have"),
+        (QUESTIONS, {"student": "x" * 465}, UsageError, "what the student reads and an answer have"),
         (QUESTIONS, {"save_base": False}, UsageError, "an adapter must name its base"),
     ],
 )  # fmt: skip

@@ -12,8 +12,10 @@ from counterpoint.distillation.answers import Example
 from counterpoint.distillation.config import Adapter, Training, Writing
 from counterpoint.distillation.reading import Reading
 from counterpoint.distillation.student import Student
+from counterpoint.distillation.targets import target_of
 from counterpoint.distillation.training import Lessons, _step, order_of
 from counterpoint.errors import UnsupportedError, UsageError
+from counterpoint.models.adapters import AdapterSwitch
 
 pytest.importorskip("peft")
 
@@ -68,8 +70,8 @@ def test_a_steps_loss_and_gradient_are_those_of_a_loop_by_hand(top):
     """Only the answers' tokens count: sum of KL(guided || student) over them, by their number."""
     hf = fresh("llama")
     student = stirred(hf)
-    teacher = cp.Model(hf, compile=False).with_adapter(None)
-    lessons = Lessons(teacher, EXAMPLES, Training(top=top, together=2))
+    teacher = cp.Model(hf, compile=False)
+    lessons = Lessons(teacher, EXAMPLES, Training(top=top, together=2), off=AdapterSwitch(hf, None))
     found = _step(student, lessons, [2, 0, 1], Training(top=top, together=2))
     grads = {name: p.grad.clone() for name, p in student.parameters.items()}
     total, count = torch.zeros(()), 0
@@ -77,7 +79,7 @@ def test_a_steps_loss_and_gradient_are_those_of_a_loop_by_hand(top):
         p.grad = None
     for one in EXAMPLES:
         reading, answer = one.reading, list(one.answer_ids)
-        with torch.no_grad(), _off(hf):
+        with torch.no_grad(), AdapterSwitch(hf, None)():
             cond = log_softmax_of(hf, [*reading.prompt_ids, *answer])[len(reading.prompt_ids) - 1 : -1]
             negative = reading.branches[0].ids
             other = log_softmax_of(hf, [*negative, *answer])[len(negative) - 1 : -1]
@@ -97,17 +99,26 @@ def test_a_steps_loss_and_gradient_are_those_of_a_loop_by_hand(top):
     student.close()
 
 
-def _off(hf):
-    from counterpoint.models.adapters import AdapterSwitch
-
-    return AdapterSwitch(hf, None)()
+def test_a_branch_of_the_same_weights_in_another_state_is_read_without_what_learns():
+    """A vector is on in one branch; the adapter, which has the same weights below it, is off in all of them."""
+    hf = fresh("llama")
+    model = cp.Model(hf, compile=False)
+    steered = model.with_vector(cp.Vector({1: torch.full((32,), 0.3)}), 1.0)
+    one = Example(Reading((5, 6), (5, 6), (ReadBranch((9, 3), -1.0, model=steered),), GUIDE), (11, 12, 13))
+    want = target_of(model, one, top=0).logprobs
+    student = stirred(hf)
+    lessons = Lessons(model, [one], Training(top=0), off=AdapterSwitch(hf, None))
+    assert torch.equal(lessons.target(0).logprobs, want)
+    assert not torch.allclose(target_of(model, one, top=0).logprobs, want, atol=0.01)  # with the adapter left on
+    student.close()
 
 
 def test_samples_are_learnt_token_by_token_and_texts_to_keep_by_what_was_predicted():
     hf = fresh("llama")
     student = Student(cp.Model(hf, compile=False), Adapter(4), seed=0)
     kept = Example(Reading((1,), (1,), (), cp.Guide(scale=1.0)), (40, 41, 42), is_kept=True)
-    lessons = Lessons(cp.Model(hf, compile=False).with_adapter(None), [EXAMPLES[0], kept], Training("samples"))
+    teacher, off = cp.Model(hf, compile=False), AdapterSwitch(hf, None)
+    lessons = Lessons(teacher, [EXAMPLES[0], kept], Training("samples"), off=off)
     learnt, same = lessons.losses(student, [0, 1])
     with torch.no_grad():
         own = log_softmax_of(hf, [5, 6, 7, 11, 12, 13, 14])[2:-1]
@@ -120,10 +131,11 @@ def test_samples_are_learnt_token_by_token_and_texts_to_keep_by_what_was_predict
 def test_a_weight_counts_a_token_more():
     hf = fresh("llama")
     student = stirred(hf)
-    teacher = cp.Model(hf, compile=False).with_adapter(None)
+    teacher = cp.Model(hf, compile=False)
     heavy = example((5, 6, 7), (5, 6, 7), (9, 3), (11, 12, 13, 14), weight=3.0)
-    losses = [one.sum().item() for one in Lessons(teacher, [heavy, EXAMPLES[1]], Training()).losses(student, [0, 1])]
-    found = _step(student, Lessons(teacher, [heavy, EXAMPLES[1]], Training()), [0, 1], Training())
+    lessons = Lessons(teacher, [heavy, EXAMPLES[1]], Training(), off=AdapterSwitch(hf, None))
+    losses = [one.sum().item() for one in lessons.losses(student, [0, 1])]
+    found = _step(student, lessons, [0, 1], Training())
     assert found == pytest.approx((3 * losses[0] + losses[1]) / (3 * 4 + 1), rel=1e-4)
     student.close()
 

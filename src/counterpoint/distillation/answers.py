@@ -80,7 +80,7 @@ class Writer:
     def __init__(
         self, model: Model, store: Store, *, weights: str, max_rows: int = 64, say: Callable[[str], None]
     ) -> None:
-        self._model = Model(model.hf, model.tokenizer, name=model.name, compile=False)
+        self._model = uncompiled(model)
         self.store, self._weights, self._max_rows, self._say = store, weights, max_rows, say
         self._others: dict[Model, str] = {}  # fingerprints of models that read branches
 
@@ -115,6 +115,13 @@ class Writer:
         if model not in self._others:
             self._others[model] = model.fingerprint
         return self._others[model]
+
+
+def uncompiled(model: Model) -> Model:
+    """The model without compiled steps. One with something switched on, as a vector, has none."""
+    if model.base is not model:
+        return model
+    return Model(model.hf, model.tokenizer, name=model.name, compile=False)
 
 
 def write_examples(

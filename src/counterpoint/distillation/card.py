@@ -51,6 +51,7 @@ def page(facts: Mapping[str, Any]) -> str:
             [
                 ("base", f"{base['name']}, {base['dtype']}, weights {base['fingerprint']}{_born(base)}"),
                 ("its folder", f"`{base['path']}`"),
+                ("teacher", facts["teacher"]["name"]),
                 ("guide", f"`{guide}`"),
                 *((name, f"{value}") for name, value in facts["contexts"].items() if value not in (None, "", [])),
                 ("prompts", _prompts(facts["prompts"])),

@@ -16,7 +16,7 @@ from counterpoint.models.gguf.find import find
 from counterpoint.models.loading import quietly
 from counterpoint.models.model import Model
 
-MARK = "fingerprint.txt"  # which weights a base folder holds
+MARK = "made-of.txt"  # tells a folder of one run, or of one model, from another's
 
 
 @contextlib.contextmanager
@@ -33,19 +33,19 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def base_of(
-    model: Model, folder: Path, *, weights: str, save: bool | None, say: Callable[[str], None]
-) -> dict[str, Any]:
-    """The model below an adapter: {"path": where peft finds it, "is_gguf": whether it came from such a file}.
+def base_of(model: Model, folder: Path, *, save: bool | None, say: Callable[[str], None]) -> dict[str, Any]:
+    """The model below an adapter: {"path": where peft finds it, "is_gguf": whether it came from such a file,
+    "fingerprint": of its weights}.
 
     Args:
-        weights: the model's fingerprint; a folder of another model is written anew.
-        folder: of the run; its `base` is written where the model is in no folder of transformers, or where that is wanted.
+        folder: of the run; its `base` is written where the model is in no folder of transformers, or where that is wanted,
+            and anew where it holds another model.
         save: None decides by that.
 
     Raises:
         UsageError: it is in no folder, and none shall be written.
     """
+    weights = model.fingerprint
     is_gguf = bool(model.name) and find(model.name) is not None
     source = "" if is_gguf else str(getattr(model.hf, "name_or_path", "") or "")
     if save is False and not source:
@@ -54,12 +54,19 @@ def base_of(
             param="save_base",
         )
     if save is False or (save is None and source):
-        return {"path": str(Path(source).absolute()) if Path(source).is_dir() else source, "is_gguf": is_gguf}
-    base, mark = folder / "base", folder / "base" / MARK
-    if not mark.is_file() or mark.read_text() != weights:
+        path = str(Path(source).absolute()) if Path(source).is_dir() else source
+        return {"path": path, "is_gguf": is_gguf, "fingerprint": weights}
+    base = folder / "base"
+    if mark_of(base) != weights:
         say(f"writing the model itself to {base}")
         save_model(model, base, mark=weights)
-    return {"path": str(base.absolute()), "is_gguf": is_gguf}
+    return {"path": str(base.absolute()), "is_gguf": is_gguf, "fingerprint": weights}
+
+
+def mark_of(folder: Path) -> str | None:
+    """The text that `save_model` wrote beside a model; None where there is none."""
+    mark = folder / MARK
+    return mark.read_text() if mark.is_file() else None
 
 
 def save_model(

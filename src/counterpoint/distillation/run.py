@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from counterpoint.distillation import card
-from counterpoint.distillation.answers import Example, Writer, facts_of, request_of, write_examples
+from counterpoint.distillation.answers import Example, Writer, facts_of, request_of, uncompiled, write_examples
 from counterpoint.distillation.config import Adapter, Training, Writing, plain
 from counterpoint.distillation.dialogues import Dialogue, as_prompt, split
-from counterpoint.distillation.folders import base_of, save_model
+from counterpoint.distillation.folders import base_of, mark_of, save_model
 from counterpoint.distillation.gains import Gains, perplexity, shares, text_to_keep
 from counterpoint.distillation.own_prompts import write_prompts
 from counterpoint.distillation.reading import Contexts
@@ -24,6 +25,7 @@ from counterpoint.distillation.student import Student, check_trainable
 from counterpoint.distillation.training import Lessons, train
 from counterpoint.errors import GuideError, PromptError, UsageError
 from counterpoint.guide import Branch, Guide
+from counterpoint.models.adapters import AdapterSwitch
 from counterpoint.models.loading import as_model
 from counterpoint.models.model import Model
 from counterpoint.store import Store, key_of
@@ -159,12 +161,11 @@ class _Run:
         self, given: list[Any], num_written: int, texts: list[str], *, merge: bool, save_base: bool | None
     ) -> Distilled:
         """All of it."""
-        weights = self.model.fingerprint
         if given:
             self._check(given)
         self.folder.mkdir(parents=True, exist_ok=True)
         store = Store(self.folder / "answers.sqlite")
-        writer = Writer(self.model, store, weights=weights, max_rows=self.writing.max_rows, say=self.say)
+        writer = self._writer(self.model, store)
         prompts = list(given)
         if num_written:
             own = write_prompts(
@@ -188,8 +189,8 @@ class _Run:
             self.model, writer, prompts, held, config=once, what="answers to measure on", **write
         )
         kept, ordinary = self._ordinary(texts)
-        base = base_of(self.model, self.folder, weights=weights, save=save_base, say=self.say)
-        facts = self._facts(weights, base) | {
+        base = base_of(self.model.base, self.folder, save=save_base, say=self.say)
+        facts = self._facts(base) | {
             "prompts": {
                 "learnt": len(learnt), "held_out": len(held), "written": num_written, "texts": len(kept),
             },
@@ -204,48 +205,63 @@ class _Run:
         self, examples: list[Example], apart: list[Example], guided: list[Any], ordinary: list[Example],
         writer: Writer, facts: dict[str, Any], *, merge: bool,
     ) -> Distilled:  # fmt: skip
+        print_of = key_of(
+            "run",
+            facts["base"]["fingerprint"],
+            facts["teacher"]["fingerprint"],
+            facts_of(examples),
+            self._settings(),
+            self.seed,
+        )
+        folder, merged = self.folder / "adapter", self.folder / "merged" if merge else None
+        found = _finished(folder, print_of, facts)
+        if found is not None and (merged is None or mark_of(merged) == print_of):
+            return Distilled(folder, facts["base"]["path"], merged, *found)
+        plain_writer = self._writer(
+            self.model.base, writer.store
+        )  # its fingerprint is taken before there is an adapter
         student = Student(self.model, self.adapter, seed=self.seed)
-        merged = None
         try:
-            bare = Model(self.model.hf, self.model.tokenizer, name=self.model.name, compile=False)
-            teacher = bare.with_adapter(None)
-            lessons = Lessons(teacher, examples, self.training)
-            held_out = Lessons(teacher, apart, self.training) if apart else None
-            print_of = key_of("run", facts["base"]["fingerprint"], facts_of(examples), self._settings(), self.seed)
+            teacher, off = uncompiled(self.model), AdapterSwitch(self.model.hf, None)
+            lessons = Lessons(teacher, examples, self.training, off=off)
+            held_out = Lessons(teacher, apart, self.training, off=off) if apart else None
             before = self._before(student, held_out, ordinary, writer.store, print_of)
             learnt = train(
                 student, lessons, held_out, self.training, path=self.folder / "checkpoint.pt", fingerprint=print_of,
                 seed=self.seed, say=self.say, on_step=self.on_step,
             )  # fmt: skip
-            after = Writer(bare, writer.store, weights=bare.fingerprint, max_rows=self.writing.max_rows, say=self.say)
+            after = self._writer(Model(self.model.hf, self.model.tokenizer, compile=False), writer.store)
             gains = Gains(
                 len(apart),
                 sum(len(one.answer_ids) for one in apart),
                 before[0],
                 None if held_out is None else held_out.mean(student),
-                shares(writer, after, apart, guided, self.rules, self.writing, seed=self.seed),
+                shares(plain_writer, after, apart, guided, self.rules, self.writing, seed=self.seed),
                 before[1],
                 perplexity(student, ordinary),
             )
-            folder = self.folder / "adapter"
             trained = sum(p.numel() for p in student.parameters.values())
             facts |= {
-                "trained": trained, "steps": learnt.steps, "tokens": learnt.tokens, "seconds": round(learnt.seconds, 1),
+                "run": print_of, "trained": trained, "steps": learnt.steps, "tokens": learnt.tokens, "seconds": round(learnt.seconds, 1),
                 "curve": [list(row) for row in learnt.curve], "gains": dataclasses.asdict(gains) | {"closed": gains.closed},
             }  # fmt: skip
             student.save(folder, base=facts["base"]["path"], facts=facts)
             added = student.merged() if merge else {}
         finally:
             student.close()
-        if merge:
-            merged = self.folder / "merged"
-            save_model(self.model, merged, instead=added)
+        if merged is not None:
+            save_model(self.model, merged, instead=added, mark=print_of)
         num = len(examples)
         return Distilled(folder, facts["base"]["path"], merged, gains, num, learnt.steps, learnt.tokens)
+
+    def _writer(self, model: Model, store: Store) -> Writer:
+        return Writer(model, store, weights=model.fingerprint, max_rows=self.writing.max_rows, say=self.say)
 
     def _check(self, prompts: Sequence[Any]) -> None:
         """Refuse contexts under which the teacher predicts, on every prompt, what the student predicts already."""
         verdict = None
+        if self.model.base is not self.model:
+            return  # what is switched on, the student has not
         for prompt in prompts:
             has_system = self.contexts.system is not None or getattr(prompt, "system", None) is not None
             if self.contexts.ghost and has_system and isinstance(prompt, Dialogue) and len(prompt.turns) > 1:
@@ -285,7 +301,7 @@ class _Run:
             del training[name]
         return [plain(self.adapter), training]
 
-    def _facts(self, weights: str, base: dict[str, Any]) -> dict[str, Any]:
+    def _facts(self, base: dict[str, Any]) -> dict[str, Any]:
         contexts = self.contexts
         told = {
             name: None if value is None else value if isinstance(value, str) else f"{value!r:.200}"
@@ -296,9 +312,10 @@ class _Run:
         }  # fmt: skip
         return {
             "base": {
-                "name": self.model.name, "fingerprint": weights, "dtype": str(self.model.dtype).removeprefix("torch."),
+                "name": self.model.base.name, "dtype": str(self.model.dtype).removeprefix("torch."),
                 **base,
             },
+            "teacher": {"name": self.model.name, "fingerprint": self.model.fingerprint},
             "guide": None if contexts.guide is None else str(contexts.guide) or str(Guide()),
             "contexts": told | {"chat": contexts.is_chat or None, "ghost": contexts.ghost if contexts.is_chat else None},
             "rules": [rule.name for rule in self.rules],
@@ -308,3 +325,17 @@ class _Run:
             "seed": self.seed,
             "versions": card.versions(),
         }  # fmt: skip
+
+
+def _finished(folder: Path, run: str, facts: Mapping[str, Any]) -> tuple[Gains, int, int, int] | None:
+    """What the same run gave when it was at its end; None where it was not, or was measured otherwise."""
+    try:
+        card = json.loads((folder / "distillation.json").read_text())
+    except (OSError, ValueError):
+        return None
+    measured = ("base", "teacher", "prompts", "answers", "rules", "writing")
+    if card.get("run") != run or any(card[name] != facts[name] for name in measured):
+        return None
+    gains = {name: value for name, value in card["gains"].items() if name != "closed"}
+    gains["rules"] = tuple((arm, kept, count) for arm, kept, count in gains["rules"])
+    return Gains(**gains), card["answers"]["kept"] + card["prompts"]["texts"], card["steps"], card["tokens"]

@@ -37,7 +37,7 @@ def target_of(model: Model, example: Example, *, top: int) -> Target:
     """Read an answer in all branches and combine them with `guiding.combined`, token i at step i.
 
     Args:
-        model: the teacher. An example is read by itself, so that its target is the same whatever is read beside it.
+        model: the teacher; no adapter that learns is on. An example is read by itself, so that its target is the same whatever is read beside it.
         top: so many tokens are told apart; 0 is all of them.
     """
     reading, answer = example.reading, example.answer_ids

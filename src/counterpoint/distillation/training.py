@@ -18,6 +18,7 @@ from counterpoint.distillation.loss import divergence, surprise
 from counterpoint.distillation.student import Student
 from counterpoint.distillation.targets import Target, target_of
 from counterpoint.models.model import Model
+from counterpoint.models.switched import Switch
 from counterpoint.train import checkpoint
 
 
@@ -43,18 +44,20 @@ class Lessons:
     """The examples with their targets. A target of few tokens is made once; one of all tokens at each use.
 
     Args:
-        teacher: reads the branches, without the adapter.
+        teacher: reads the prompt's branch.
+        off: takes the student's adapter off while targets are made: other branches' models may have the same weights.
     """
 
-    def __init__(self, teacher: Model, examples: Sequence[Example], config: Training) -> None:
-        self.examples, self._teacher, self._config = list(examples), teacher, config
+    def __init__(self, teacher: Model, examples: Sequence[Example], config: Training, *, off: Switch) -> None:
+        self.examples, self._teacher, self._config, self._off = list(examples), teacher, config, off
         self._made: dict[int, Target] = {}
 
     def target(self, number: int) -> Target:
         """What the student shall predict in one example."""
         if number in self._made:
             return self._made[number]
-        made = target_of(self._teacher, self.examples[number], top=self._config.top)
+        with self._off():
+            made = target_of(self._teacher, self.examples[number], top=self._config.top)
         if self._config.top:
             self._made[number] = made
         return made
