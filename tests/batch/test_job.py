@@ -189,6 +189,15 @@ def test_openai_lines_that_cannot_be_sent_are_named(change):
         OpenAI().read(json.dumps(OPENAI | change).encode(), 1)
 
 
+def test_a_custom_id_is_new_once_however_many_there_are():
+    form = OpenAI()
+    for number in range(5000):
+        form.read(json.dumps(OPENAI | {"custom_id": f"n{number}"}).encode(), number)
+    for number in (0, 1234, 4999):
+        with pytest.raises(UsageError, match="earlier line"):
+            form.read(json.dumps(OPENAI | {"custom_id": f"n{number}"}).encode(), 9999)
+
+
 def test_the_form_is_told_by_the_first_line():
     assert isinstance(form_of(json.dumps(OPENAI).encode()), OpenAI)
     assert isinstance(form_of(b'{"prompt": "p"}'), Lines) and isinstance(form_of(b"?"), Lines)
