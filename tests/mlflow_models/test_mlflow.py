@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
+import signal
+import socket
+import subprocess
 import sys
+import time
+from pathlib import Path
 
+import httpx
 import pytest
 
 if "COUNTERPOINT_MLFLOW" in os.environ:
@@ -22,7 +30,7 @@ GREEDY = {"max_tokens": 6, "temperature": 0.0}
 
 @pytest.fixture(scope="module")
 def packaged(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("mlflow") / "model"
+    folder = tmp_path_factory.mktemp("mlflow") / "packaged"
     save_model(folder, "bundled", guide=cp.Guide(scale=2.0))
     return folder
 
@@ -64,6 +72,81 @@ def test_a_stream_is_the_text_in_pieces(model):
 def test_mistakes_are_errors(model, row, params, message):
     with pytest.raises(UsageError, match=message):
         model.predict(pandas.DataFrame(row), params=params)
+
+
+@pytest.fixture
+def command():
+    """MLflow's command line in a process of its own."""
+    folders = [os.environ.get("COUNTERPOINT_MLFLOW", ""), *sys.path]
+    env = os.environ | {
+        "PYTHONPATH": os.pathsep.join(dict.fromkeys(folder for folder in sys.path + folders if folder)),
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),  # where uvicorn is
+    }
+    return lambda *args: ([sys.executable, "-m", "mlflow", "models", *args], env)
+
+
+ASKED = {"dataframe_records": [{"prompt": "The door", "negative": "A list"}], "params": GREEDY}
+
+
+def test_mlflow_models_predict(packaged, command, tmp_path, model):
+    given, told = tmp_path / "in.json", tmp_path / "out.json"
+    given.write_text(json.dumps(ASKED))
+    arguments, env = command(
+        "predict", "-m", str(packaged), "-i", str(given), "-o", str(told), "--env-manager", "local"
+    )
+    subprocess.run(arguments, env=env, check=True, capture_output=True, timeout=300)
+    want = model.predict(pandas.DataFrame(ASKED["dataframe_records"]), params=GREEDY).to_dict("records")
+    assert json.loads(told.read_text())["predictions"] == want
+
+
+def test_mlflow_models_serve(packaged, command, model):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    arguments, env = command("serve", "-m", str(packaged), "--env-manager", "local", "-p", str(port))
+    process = subprocess.Popen(arguments, env=env, start_new_session=True)
+    base, until = f"http://127.0.0.1:{port}", time.monotonic() + 300
+    try:
+        while True:
+            with contextlib.suppress(httpx.HTTPError):
+                if httpx.get(f"{base}/ping").status_code == 200:
+                    break
+            assert process.poll() is None and time.monotonic() < until
+            time.sleep(0.2)
+        want = model.predict(pandas.DataFrame(ASKED["dataframe_records"]), params=GREEDY).to_dict("records")
+        done = httpx.post(f"{base}/invocations", json=ASKED, timeout=60)
+        assert done.json()["predictions"] == want
+        wrong = {**ASKED, "params": {"guidance": '{"scael": 2}'}}
+        refused = httpx.post(f"{base}/invocations", json=wrong, timeout=60)
+        assert refused.status_code >= 400 and "unknown guide field 'scael'" in refused.text
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        process.wait(timeout=60)
+
+
+def test_what_a_batch_endpoint_runs(packaged, tmp_path, monkeypatch, model):
+    code = Path(__file__).parents[2] / "examples" / "azure" / "code"
+    monkeypatch.syspath_prepend(str(code))
+    import score
+
+    monkeypatch.setenv("AZUREML_MODEL_DIR", str(packaged.parent))
+    rows = [
+        {"prompt": "The door", "negative": "A list", "id": "a", "params": GREEDY},
+        {"prompt": "Once", "params": {**GREEDY, "max_tokens": 3}},
+        {"negative": "no prompt", "params": GREEDY},
+        {"prompt": "Once", "negative": "A table", "params": GREEDY},
+    ]
+    given = tmp_path / "part.jsonl"
+    given.write_text("".join(json.dumps(row) + "\n" for row in rows) + "{broken\n\n")
+    score.init()
+    told = [json.loads(line) for line in score.run([str(given)])]
+    assert [one["line"] for one in told] == [1, 2, 3, 4, 5] and told[0]["id"] == "a"
+    for one, row in zip(told, rows):
+        if row.get("prompt"):
+            params, frame = row["params"], pandas.DataFrame([{k: row[k] for k in ("prompt", "negative") if k in row}])
+            assert one["text"] == model.predict(frame, params=params)["text"][0]
+    assert "both or neither of prompt and messages" in told[2]["error"] and "not a JSON object" in told[4]["error"]
+    del sys.modules["score"]
 
 
 def test_nothing_is_pickled(packaged):

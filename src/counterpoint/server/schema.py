@@ -68,6 +68,7 @@ class Sampled(Wire):
     min_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = Field(None, description="before them nothing ends it")
     stream: bool | None = None
     return_tokens_as_token_ids: bool | None = Field(None, description="logprobs name tokens by id, as token_id:50")
+    preset: str | None = Field(None, description="a name for fields that the request does not have itself")
     negative_prompt: str | None = Field(
         None, description="what to move away from; in chat it takes the system message's place"
     )
@@ -119,7 +120,6 @@ class BaseBody(Sampled):
     trace: Annotated[int, Field(ge=0, le=MAX_TOP)] | None = Field(
         None, description="tell for each token what every branch thought of it and this many alternatives"
     )
-    preset: str | None = Field(None, description="a name for fields that the request does not have itself")
     show_branches: bool | None = Field(
         None, description="tell with each choice what every branch read, where they differ, and what looks like a slip"
     )

@@ -28,8 +28,10 @@ def with_preset(fields: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(name, str):
         raise FieldError(f"preset is {name!r:.60}; use the name of a preset", param=FIELD)
     preset = find_preset(name)
-    is_chat = "messages" in given
+    is_chat = "messages" in given or "input" in given
     for option, value in preset.sampling.items():
+        if option == "max_tokens" and "input" in given:
+            option = "max_output_tokens"
         if option != "max_tokens" or "max_completion_tokens" not in given:
             given.setdefault(option, value)
     guidance = given.get("guidance")
@@ -56,8 +58,8 @@ def _add_contexts(
     if for_chat and not is_chat:
         raise FieldError(f"the preset {name!r} has {for_chat[0]}, which is for chats; send messages", param=FIELD)
     branches = [dict(branch) for branch in contexts.get("branches", ())]
-    if "system" in contexts and not any(_role(message) in ("system", "developer") for message in given["messages"]):
-        given["messages"] = [{"role": "system", "content": contexts["system"]}, *given["messages"]]
+    if "system" in contexts:
+        _add_system(given, contexts["system"])
     negative = contexts.get("negative_system", contexts.get("negative"))
     if negative == System.NONE.value and "negative_system" in contexts:
         branches.append({"system": None})
@@ -73,6 +75,17 @@ def _add_contexts(
             branches.append(fields)
     if branches:
         guide["branches"] = branches
+
+
+def _add_system(given: dict[str, Any], text: str) -> None:
+    """A system message where the conversation has none: the first message of a chat, `instructions` of a response."""
+    messages = given.get("messages", given.get("input"))
+    if isinstance(messages, list) and any(_role(message) in ("system", "developer") for message in messages):
+        return
+    if "input" in given:
+        given.setdefault("instructions", text)
+    elif isinstance(messages, list):
+        given["messages"] = [{"role": "system", "content": text}, *messages]
 
 
 def _role(message: Any) -> Any:
