@@ -2,10 +2,14 @@
 
     python scripts/repeats.py --model bundled --dtype bfloat16 --requests 200
     python scripts/repeats.py --model bundled --dtype bfloat16 --requests 50 --repeatable
+    python scripts/repeats.py --model smollm2 --dtype bfloat16 --requests 34 --lengths 16 --cost 5
 
 Half of the requests are greedy and half seeded, most of them guided, with beginnings that they share. Each is sent twice, one
 at a time; with --repeatable each is also sent among 16 others. Token ids are compared. Without --url a server is started.
-Exits with 1 on a difference. Tells the tokens a second of both ways, for what the option costs.
+Exits with 1 on a difference. Tells the tokens a second of both ways.
+
+--cost compares two servers, one without and one with --repeatable: the same requests on the one, then on the other, so many
+times; the ratio of their times, alone and together, is the median of the pairs.
 """
 
 from __future__ import annotations
@@ -14,8 +18,10 @@ import argparse
 import contextlib
 import json
 import random
+import statistics
 import sys
 import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -25,8 +31,8 @@ from soak_server import WORDS, served
 TOGETHER = 16
 
 
-def make_requests(count: int, seed: int) -> list[dict[str, Any]]:
-    """Different requests; every second one is seeded."""
+def make_requests(count: int, seed: int, lengths: Sequence[int]) -> list[dict[str, Any]]:
+    """Different requests; every second one is seeded. Outputs are of these lengths, in tokens."""
     rng = random.Random(seed)
     shared = [" ".join(rng.choices(WORDS, k=150)) for _ in range(3)]
     made = []
@@ -34,7 +40,7 @@ def make_requests(count: int, seed: int) -> list[dict[str, Any]]:
         begin = rng.choice([*shared, ""])[: rng.choice([0, 100, 400, 800])]
         body = {
             "prompt": f"{begin} {' '.join(rng.choices(WORDS, k=rng.randint(1, 40)))}",
-            "max_tokens": rng.choice([4, 16, 32]),
+            "max_tokens": rng.choice(lengths),
             "ignore_eos": True,
             "return_token_ids": True,
         }
@@ -77,6 +83,32 @@ def compare(base: str, bodies: list[dict[str, Any]], *, together: bool) -> dict[
     return report
 
 
+def cost(plain: str, repeatable: str, bodies: list[dict[str, Any]], rounds: int) -> dict[str, Any]:
+    """How many times longer the same requests take with the option: medians of the pairs, with the least and the most."""
+    with (
+        httpx.Client(base_url=plain, timeout=600) as first,
+        httpx.Client(base_url=repeatable, timeout=600) as second,
+        ThreadPoolExecutor(TOGETHER + 1) as pool,
+    ):
+        report: dict[str, Any] = {"requests": len(bodies), "rounds": rounds}
+        for name, run in (
+            ("alone", lambda client: [ids_of(client, body) for body in bodies]),
+            ("together", lambda client: list(pool.map(lambda body: ids_of(client, body), bodies))),
+        ):
+            for client in (first, second):
+                run(client)
+            ratios = [_seconds(run, second) / _seconds(run, first) for _ in range(rounds)]
+            told = (statistics.median(ratios), min(ratios), max(ratios))
+            report[f"times_as_long_{name}"] = [round(ratio, 2) for ratio in told]
+    return report
+
+
+def _seconds(run: Callable[[httpx.Client], Any], client: httpx.Client) -> float:
+    began = time.monotonic()
+    run(client)
+    return time.monotonic() - began
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--url", help="a running server; otherwise one is started")
@@ -88,14 +120,21 @@ def main() -> int:
     parser.add_argument(
         "--repeatable", action="store_true", help="the server is; then answers among others are compared too"
     )
+    parser.add_argument("--lengths", default="4,16,32", help="of outputs, in tokens (default: %(default)s)")
+    parser.add_argument("--cost", type=int, metavar="ROUNDS", help="compare a server with the option to one without")
     args = parser.parse_args()
-    bodies = make_requests(args.requests, args.seed)
+    bodies = make_requests(args.requests, args.seed, [int(length) for length in args.lengths.split(",")])
     arguments = ["--model", args.model, "--dtype", args.dtype]
     arguments += ["--weights", args.weights] if args.weights else []
+    about = {"model": args.model, "dtype": args.dtype, "weights": args.weights}
+    if args.cost:
+        with served(arguments) as (plain, _), served([*arguments, "--repeatable"]) as (repeatable, _):
+            print(json.dumps(about | cost(plain, repeatable, bodies, args.cost)))
+        return 0
     arguments += ["--repeatable"] if args.repeatable else []
     with contextlib.nullcontext((args.url, 0)) if args.url else served(arguments) as (base, _):
         report = compare(base, bodies, together=args.repeatable)
-    print(json.dumps({"model": args.model, "dtype": args.dtype, "repeatable": args.repeatable} | report))
+    print(json.dumps(about | {"repeatable": args.repeatable} | report))
     return 1 if report["fault"] else 0
 
 

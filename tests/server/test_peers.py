@@ -1,7 +1,11 @@
 """What clients that were written for other servers send, and what they look for in the answer."""
 
+import gzip
+import json
+
 import httpx
 import pytest
+from server.conftest import CHATML, make_model, serving
 
 from counterpoint.trace.labels import labeller
 
@@ -88,3 +92,145 @@ def test_an_address_without_v1_will_do(server):
     assert server.post("//completions/", prompt="a", max_tokens=1).status_code == 200
     assert server.post("/completion", prompt="a").status_code == 404
     assert 'path="/v1/models"' in httpx.get(server.base + "/metrics").text.replace('route="', 'path="')
+
+
+def sent(server, data, path=COMPLETIONS, **headers):
+    return httpx.post(
+        server.base + path, content=data, headers={"content-type": "application/json"} | headers, timeout=60
+    )
+
+
+BODY = {"prompt": "a", "max_tokens": 2, "temperature": 0, "ignore_eos": True}
+
+
+@pytest.mark.parametrize(
+    "fields", ['"max_tokens": 3.0, "seed": 1e10', '"n": 2.0, "top_k": 5.0, "logprobs": 2.0', '"prompt": [97.0, 98]']
+)
+def test_a_whole_number_may_be_written_with_a_point(server, fields):
+    answer = sent(server, f'{{"prompt": "a", "max_tokens": 2, {fields}}}'.encode())
+    assert answer.status_code == 200, answer.text
+    error = sent(server, b'{"prompt": "a", "max_tokens": 2.5}').json()["error"]
+    assert error["param"] == "max_tokens" and "2.5" in error["message"]
+
+
+@pytest.mark.parametrize("half", [rb'"\ud800"', rb'"a\ud83d"', rb'"\udfff"', rb'["a", "\ud83d b"]'])
+@pytest.mark.parametrize("name", ["prompt", "negative_prompt", "stop", "user", "model"])
+def test_half_a_character_is_called_so(server, name, half):
+    answer = sent(server, b'{"prompt": "a", "max_tokens": 1, "%s": %s}' % (name.encode(), half))
+    assert answer.status_code == 400 and "half a character" in answer.json()["error"]["message"]
+
+
+def test_bodies_as_clients_pack_them(server):
+    plain, tail = json.dumps(BODY).encode(), b'"max_tokens": 1}'
+    want = sent(server, plain).json()["choices"]
+    two = gzip.compress(plain[:20]) + gzip.compress(plain[20:])
+    for data, encoding in (
+        (b"\xef\xbb\xbf" + plain, ""),
+        (gzip.compress(plain), "gzip, identity"),
+        (two, "GZip"),
+    ):
+        answer = sent(server, data, **{"content-encoding": encoding})
+        assert answer.status_code == 200 and answer.json()["choices"] == want, answer.text
+    bombs = gzip.compress(b'{"prompt": "') + gzip.compress(b"a" * (2 << 20)) + gzip.compress(tail)
+    assert sent(server, bombs, **{"content-encoding": "gzip"}).status_code == 413
+    assert sent(server, two[:-5], **{"content-encoding": "gzip"}).status_code == 400
+    assert sent(server, gzip.compress(plain), **{"content-encoding": "gzip, gzip"}).status_code == 415
+
+
+@pytest.mark.parametrize(
+    "path, fields, param",
+    [
+        (COMPLETIONS, {"prompt": "a", "stream_options": {"include_usage": True}}, "stream_options"),
+        (COMPLETIONS, {"prompt": "a", "n": 3, "best_of": 2}, "best_of"),
+        (COMPLETIONS, {"prompt": "a", "best_of": 2, "stream": True}, "best_of"),
+        (COMPLETIONS, {"prompt": "a", "max_tokens": 0}, "max_tokens"),
+        (COMPLETIONS, {"prompt": "a", "echo": True, "trace": 1}, "echo"),
+        (CHAT, {"messages": HI, "max_completion_tokens": 0}, "max_completion_tokens"),
+        (CHAT, {"messages": HI, "max_tokens": 2, "max_completion_tokens": 3}, "max_tokens"),
+        (CHAT, {"messages": HI, "top_logprobs": 2}, "top_logprobs"),
+        (
+            CHAT,
+            {"messages": HI, "continue_final_message": True, "add_generation_prompt": True},
+            "continue_final_message",
+        ),
+        (RESPONSES, {"input": "a", "max_output_tokens": 0}, "max_output_tokens"),
+        (RESPONSES, {"input": "a", "reasoning": {"effort": "high"}}, "reasoning.effort"),
+        (RESPONSES, {"input": "a", "text": {"format": 5}}, "text.format"),
+        (RESPONSES, {"input": "a", "text": {"format": {"type": "grammar"}}}, "text.format"),
+        (RESPONSES, {"input": "a", "include": ["message.output_text.logprobs", "nothing"]}, "include"),
+        (
+            RESPONSES,
+            {"input": [*HI, {"type": "function_call_output", "call_id": "c", "output": 5}]},
+            "input[1].content",
+        ),
+        (RESPONSES, {"input": [{"type": "function_call", "call_id": "c"}]}, "input[0].tool_calls[0]"),
+        (
+            RESPONSES,
+            {"input": [*HI, {"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]},
+            "input[1].content[0]",
+        ),
+        ("/tokenize", {}, "prompt"),
+    ],
+)
+def test_contradictions_have_the_field_to_blame(server, path, fields, param):
+    answer = server.post(path, **fields)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["param"]) == (400, param), error
+    assert "messages[" not in error["message"] and "[0][0]" not in error["message"]
+
+
+def test_calls_stand_with_the_text_that_was_said_before_them(model):
+    """Items of a response are parts of one turn of the assistant."""
+    template = CHATML.replace(
+        "{{ message.content }}",
+        "{{ message.content }}{% for c in message.tool_calls or [] %}+{{ c.function.name }}{% endfor %}",
+    )
+    calls = [
+        {"type": "function_call", "call_id": f"c{n}", "name": name, "arguments": "{}"} for n, name in enumerate("fg")
+    ]
+    outputs = [{"type": "function_call_output", "call_id": f"c{n}", "output": f"out{n}"} for n in range(2)]
+    items = [*HI, {"role": "assistant", "content": "Calling"}, *calls, *outputs]
+    with serving(make_model(template=template)) as running:
+        answer = running.post(RESPONSES, input=items, max_output_tokens=1)
+        assert answer.status_code == 200, answer.text
+        turns = [
+            *HI,
+            {
+                "role": "assistant", "content": "Calling",
+                "tool_calls": [
+                    {"id": f"c{n}", "type": "function", "function": {"name": name, "arguments": "{}"}}
+                    for n, name in enumerate("fg")
+                ],
+            },
+            *({"role": "tool", "tool_call_id": f"c{n}", "content": f"out{n}"} for n in range(2)),
+        ]  # fmt: skip
+        as_chat = running.post(CHAT, messages=turns, max_tokens=1)
+    assert answer.json()["usage"]["input_tokens"] == as_chat.json()["usage"]["prompt_tokens"]
+    assert "tool_calls" not in items[1]
+
+
+def test_what_is_empty_in_a_message_says_nothing(server):
+    for more in ({"prefix": False}, {"partial": False, "extra": {}}, {"attachments": [], "note": ""}):
+        assert server.post(CHAT, messages=[{**HI[0], **more}], max_tokens=1).status_code == 200, more
+    for more in ({"prefix": True}, {"extra": {"a": 1}}, {"attachments": ["a"]}):
+        error = server.post(CHAT, messages=[{**HI[0], **more}], max_tokens=1).json()["error"]
+        assert error["param"] == f"messages[0].{next(iter(more))}"
+
+
+def test_variables_of_a_template_may_be_lists_and_objects():
+    template = CHATML + "{% for t in xml_tools or [] %}{{ t.name }}{{ 1 // t.by }}{% endfor %}"
+    with serving(make_model(template=template)) as running:
+        plain = running.post(CHAT, messages=HI, max_tokens=1).json()["usage"]["prompt_tokens"]
+        tools = {"xml_tools": [{"name": "f", "by": 1}]}
+        answer = running.post(CHAT, messages=HI, max_tokens=1, chat_template_kwargs=tools)
+        assert answer.json()["usage"]["prompt_tokens"] == plain + 2
+        tools["xml_tools"][0]["by"] = 0
+        error = running.post(CHAT, messages=HI, max_tokens=1, chat_template_kwargs=tools)
+        assert error.status_code == 400 and "refuses the conversation" in error.json()["error"]["message"]
+
+
+def test_pages_of_other_origins_see_the_headers_that_clients_read(model):
+    origin = {"origin": "https://a.example"}
+    with serving(model, cors_origins=("https://a.example",)) as running:
+        answer = httpx.get(running.base + "/v1/models", headers=origin)
+    assert "x-request-id" in answer.headers["access-control-expose-headers"].lower()

@@ -186,7 +186,15 @@ def renderer(model: Any, *, continue_final: bool = False, template: Mapping[str,
         if key not in written:
             try:
                 written[key] = tokenizer.apply_chat_template(list(messages), tokenize=False, **options)
-            except (TemplateError, ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
+            except (
+                TemplateError,
+                ValueError,
+                TypeError,
+                LookupError,
+                AttributeError,
+                ArithmeticError,
+                RuntimeError,
+            ) as error:
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0]
                 raise PromptError(f"the chat template refuses the conversation: {reason}", param="messages") from None
         return written[key]

@@ -74,7 +74,10 @@ def create_app(
     app.state.service, app.state.batches = service, batches
     app.add_middleware(Gate, api_key=api_key, metrics=service.metrics)
     if cors_origins:
-        app.add_middleware(CORSMiddleware, allow_origins=cors_origins, allow_methods=["*"], allow_headers=["*"])
+        app.add_middleware(
+            CORSMiddleware, allow_origins=cors_origins, allow_methods=["*"], allow_headers=["*"],
+            expose_headers=["x-request-id", "Retry-After", "x-should-retry"],
+        )  # fmt: skip
     _add_errors(app)
     add_routes(app, service)
     add_batch_routes(app, service, batches)

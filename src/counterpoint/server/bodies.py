@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -28,10 +29,11 @@ def read_fields(kind: type[B], data: bytes) -> B:
 def read_object(data: bytes) -> dict[str, Any]:
     """The JSON object in a body. Raises `ApiError`."""
     try:
-        fields = from_json(data, allow_inf_nan=False)
+        fields = from_json(data.removeprefix(codecs.BOM_UTF8), allow_inf_nan=False)
     except ValueError as error:
         said = " ".join(str(error).split())[:200]
-        raise ApiError(400, f"the body is no JSON: {said}", code="invalid_json") from None
+        what = "has half a character" if "hex escape" in said else "is no JSON"
+        raise ApiError(400, f"the body {what}: {said}", code="invalid_json") from None
     if not isinstance(fields, dict):
         raise ApiError(400, f"the body is a {type(fields).__name__}; send a JSON object", code="invalid_json")
     return fields

@@ -88,12 +88,12 @@ def from_usage(error: UsageError, param: str | None = None) -> ApiError:
 
 def from_validation(error: ValidationError) -> ApiError:
     """The mistakes in a body, with the first field that they are about."""
-    errors = error.errors(include_url=False, include_context=False)
+    errors = error.errors(include_url=False)
     about: dict[str, list[Any]] = {}
     for one in errors:
         about.setdefault(_path(one["loc"][:1]), []).append(one)
     first = errors[0]
-    param = _path(first["loc"]) or None
+    param = _path(first["loc"]) or getattr((first.get("ctx") or {}).get("error"), "param", None)
     code = {"missing": "missing_required_parameter", "extra_forbidden": "unknown_parameter"}.get(
         first["type"], "invalid_value"
     )

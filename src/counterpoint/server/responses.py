@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from counterpoint.errors import UsageError
 from counterpoint.server.errors import ApiError, from_usage, from_validation
@@ -21,7 +22,22 @@ OWN_FIELDS = (
 )  # fmt: skip
 
 
+#: fields of chats by the names that they have here
+NAMES = {
+    "messages": "input",
+    "max_completion_tokens": "max_output_tokens",
+    "reasoning_effort": "reasoning.effort",
+    "response_format": "text.format",
+}
+#: what answers can include by OpenAI's names; all but the first is of tools and thoughts, which no answer here has
+INCLUDED = frozenset({
+    LOGPROBS, "reasoning.encrypted_content", "message.input_image.image_url", "computer_call_output.output.image_url",
+    "code_interpreter_call.outputs", "file_search_call.results", "web_search_call.action.sources", "web_search_call.results",
+})  # fmt: skip
+
+
 class ResponseStreamOptions(Wire):
+    include_usage: bool | None = Field(None, description="understood; the last event always has the usage")
     include_obfuscation: bool | None = Field(None, description="understood and without effect")
 
 
@@ -42,7 +58,15 @@ class ResponsesBody(Sampled):
     parallel_tool_calls: bool | None = None
     stream_options: ResponseStreamOptions | None = None
     negative_messages: list[dict[str, Any]] | None = Field(None, description="a whole conversation to move away from")
-    chat_template_kwargs: dict[str, bool | int | float | str | None] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+
+    @field_validator("include")
+    @classmethod
+    def _known(cls, given: list[str] | None) -> list[str] | None:
+        unknown = [name for name in given or () if name not in INCLUDED]
+        if unknown:
+            raise ValueError(f"{', '.join(map(repr, unknown[:20]))} is nothing that an answer has; known is {LOGPROBS}")
+        return given
 
 
 def read_response(served: Served, body: ResponsesBody) -> Work:
@@ -64,11 +88,18 @@ def read_response(served: Served, body: ResponsesBody) -> Work:
     try:
         return read_chat(served, ChatBody.model_validate(fields))
     except ValidationError as error:
-        raise from_validation(error) from None
+        raise _renamed(from_validation(error)) from None
     except ApiError as error:
-        if error.param is not None and error.param.startswith("messages"):
-            error.param = "input" + error.param.removeprefix("messages")
-        raise
+        raise _renamed(error) from None
+
+
+def _renamed(error: ApiError) -> ApiError:
+    """The error in this endpoint's words."""
+    for chats, own in NAMES.items():
+        if error.param is not None and re.match(rf"{chats}\b", error.param):
+            error.param = own + error.param.removeprefix(chats)
+        error.message = re.sub(rf"^{chats}\b", own, error.message)
+    return error
 
 
 def _messages(body: ResponsesBody) -> list[dict[str, Any]]:
@@ -87,26 +118,18 @@ def _add(messages: list[dict[str, Any]], item: dict[str, Any], param: str) -> No
     """One item of the input as a message, or as a part of the one before."""
     kind = item.get("type", "message")
     if kind == "message":
-        try:
-            messages_from_wire([item], param=param)
-        except UsageError as error:
-            made = from_usage(error)
-            made.param = (made.param or param).replace(f"{param}[0]", param, 1)
-            raise made from None
-        messages.append(item)
+        messages.append(_checked(item, param))
     elif kind == "function_call":
-        call = {
-            "id": item.get("call_id"),
-            "type": "function",
-            "function": {"name": item.get("name"), "arguments": item.get("arguments")},
-        }
-        if messages and messages[-1].get("tool_calls"):
-            messages[-1]["tool_calls"].append(call)
-        else:
-            messages.append({"role": "assistant", "content": None, "tool_calls": [call]})
+        function = {"name": item.get("name"), "arguments": item.get("arguments")}
+        call = {"id": item.get("call_id"), "type": "function", "function": function}
+        _checked({"role": "assistant", "content": None, "tool_calls": [call]}, param)
+        if not messages or messages[-1].get("role") != "assistant":
+            messages.append({"role": "assistant", "content": None})
+        messages[-1] = messages[-1] | {"tool_calls": [*(messages[-1].get("tool_calls") or ()), call]}
     elif kind == "function_call_output":
         output = item.get("output")
-        messages.append({"role": "tool", "tool_call_id": item.get("call_id"), "content": output if output else ""})
+        told = {"role": "tool", "tool_call_id": item.get("call_id"), "content": "" if output is None else output}
+        messages.append(_checked(told, param))
     elif kind != "reasoning":  # how an answer came to be is no part of the conversation
         raise ApiError(
             400,
@@ -114,6 +137,18 @@ def _add(messages: list[dict[str, Any]], item: dict[str, Any], param: str) -> No
             param=f"{param}.type",
             code="unsupported_parameter",
         )
+
+
+def _checked(message: dict[str, Any], param: str) -> dict[str, Any]:
+    """The message, where it is one. Raises with the item's name."""
+    try:
+        messages_from_wire([message], param=param)
+    except UsageError as error:
+        made = from_usage(error)
+        made.param = (made.param or param).replace(f"{param}[0]", param, 1)
+        made.message = made.message.replace(f"{param}[0]", param)
+        raise made from None
+    return message
 
 
 def _format(text: dict[str, Any]) -> dict[str, Any]:
@@ -124,6 +159,8 @@ def _format(text: dict[str, Any]) -> dict[str, Any]:
             400, f"text.{name} is {text[name]!r:.60}; leave it out", param=f"text.{name}", code="unsupported_parameter"
         )
     given = text.get("format") or {"type": "text"}
+    if not isinstance(given, dict):
+        raise ApiError(400, f"text.format is {given!r:.60}; use an object with a type", param="text.format")
     if given.get("type") == "json_schema":
         given = {"type": "json_schema", "json_schema": {name: one for name, one in given.items() if name != "type"}}
     return {} if given == {"type": "text"} else {"response_format": given}

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from counterpoint.errors import FieldError
 from counterpoint.wire import BRANCH_FIELDS
 
 MAX_TOP = 20  # alternatives of one token
@@ -16,12 +17,19 @@ MAX_STOPS = 16
 MAX_STOP_CHARS = 4096  # of one stop text
 BAN = -100.0  # the bias by which OpenAI's clients rule a token out
 
-TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+
+def _whole(value: Any) -> Any:
+    """In JSON 16.0 is a whole number, and some clients write them so."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Whole = Annotated[int, BeforeValidator(_whole)]
+TokenId = Annotated[Whole, Field(ge=0, lt=2**31)]
 Text = Annotated[str, Field(min_length=1)]
 StopText = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]
 Scale = Annotated[float, Field(ge=-1e6, le=1e6)]
-Count = Annotated[int, Field(ge=1, lt=2**31)]
-Most = Annotated[int, Field(ge=-1, lt=2**31, description="tokens; -1 is as many as fit")]
+Count = Annotated[Whole, Field(ge=1, lt=2**31)]
+Most = Annotated[Whole, Field(ge=-1, lt=2**31, description="tokens; -1 is as many as fit")]
 Messages = Annotated[
     list[dict[str, Any]],
     Field(min_length=1, description="role and content (a text or text parts); tool_calls and tool turns of a history"),
@@ -44,17 +52,17 @@ class Sampled(Wire):
     model: str | None = Field(None, description="the served model; it may be left out")
     temperature: Annotated[float, Field(ge=0, le=1e6)] | None = Field(None, description="default 1; 0 is greedy")
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=-1, lt=2**31)] | None = Field(None, description="0 and -1 are off")
+    top_k: Annotated[Whole, Field(ge=-1, lt=2**31)] | None = Field(None, description="0 and -1 are off")
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     repetition_penalty: Annotated[float, Field(gt=0, le=1e6)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     logit_bias: dict[str, float] | None = Field(None, description="token id to a number from -100, a ban, to 100")
-    seed: Annotated[int, Field(ge=-(2**63), lt=2**64)] | None = Field(None, description="sample i uses seed + i")
+    seed: Annotated[Whole, Field(ge=-(2**63), lt=2**64)] | None = Field(None, description="sample i uses seed + i")
     stop: StopText | Annotated[list[StopText], Field(max_length=MAX_STOPS)] | None = None
     stop_token_ids: Annotated[list[TokenId], Field(max_length=256)] | None = None
     ignore_eos: bool | None = None
-    loop: Annotated[list[Annotated[int, Field(ge=1, le=4096)]], Field(min_length=2, max_length=2)] | None = Field(
+    loop: Annotated[list[Annotated[Whole, Field(ge=1, le=4096)]], Field(min_length=2, max_length=2)] | None = Field(
         None,
         description="[longest period, repeats]: a passage that stands there so many times in a row ends the output",
     )
@@ -62,10 +70,10 @@ class Sampled(Wire):
     on_alarm: Literal["mark", "stop", "ease"] | None = Field(
         None, description="default mark: told with the answer; stop ends it; ease goes back under a gentler guide"
     )
-    max_eases: Annotated[int, Field(ge=0, le=64)] | None = Field(
+    max_eases: Annotated[Whole, Field(ge=0, le=64)] | None = Field(
         None, description="how often ease goes back; default 3"
     )
-    min_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = Field(None, description="before them nothing ends it")
+    min_tokens: Annotated[Whole, Field(ge=0, lt=2**31)] | None = Field(None, description="before them nothing ends it")
     stream: bool | None = None
     return_tokens_as_token_ids: bool | None = Field(None, description="logprobs name tokens by id, as token_id:50")
     preset: str | None = Field(None, description="a name for fields that the request does not have itself")
@@ -117,7 +125,7 @@ class BaseBody(Sampled):
     guided_choice: list[str] | None = None
     guided_grammar: str | None = None
     stream_options: StreamOptions | None = None
-    trace: Annotated[int, Field(ge=0, le=MAX_TOP)] | None = Field(
+    trace: Annotated[Whole, Field(ge=0, le=MAX_TOP)] | None = Field(
         None, description="tell for each token what every branch thought of it and this many alternatives"
     )
     show_branches: bool | None = Field(
@@ -128,7 +136,9 @@ class BaseBody(Sampled):
     @model_validator(mode="after")
     def _no_options_of_a_stream_without_one(self) -> BaseBody:
         if self.stream_options is not None and not self.stream:
-            raise ValueError("stream_options is given without stream; leave it out or set stream to true")
+            raise FieldError(
+                "stream_options is given without stream; leave it out or set stream to true", param="stream_options"
+            )
         return self
 
     @property
@@ -156,16 +166,18 @@ class CompletionBody(BaseBody):
     )
     max_tokens: Most | None = Field(None, description="default 16; -1 is as many as fit; 0 with echo writes nothing")
     echo: bool | None = Field(None, description="the prompt before the output; with logprobs its scores too")
-    logprobs: Annotated[int, Field(ge=0, le=MAX_TOP)] | None = None
+    logprobs: Annotated[Whole, Field(ge=0, le=MAX_TOP)] | None = None
     add_special_tokens: bool | None = Field(None, description="false: the prompt holds its special tokens already")
 
     @model_validator(mode="after")
     def _no_contradiction(self) -> CompletionBody:
         _check_best_of(self.best_of, self.num_samples, self.stream)
         if self.max_tokens == 0 and not self.echo:
-            raise ValueError("max_tokens is 0 and there is no echo, so nothing would be answered; give 1 or more")
+            raise FieldError(
+                "max_tokens is 0 and there is no echo, so nothing would be answered; give 1 or more", param="max_tokens"
+            )
         if self.echo and self.trace:
-            raise ValueError("echo and trace are both given; a trace is of the output only, drop one")
+            raise FieldError("echo and trace are both given; a trace is of the output only, drop one", param="echo")
         return self
 
 
@@ -176,7 +188,7 @@ class ChatBody(BaseBody):
     max_tokens: Most | None = None
     max_completion_tokens: Most | None = Field(None, description="another name of max_tokens")
     logprobs: bool | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP)] | None = None
+    top_logprobs: Annotated[Whole, Field(ge=0, le=MAX_TOP)] | None = None
     negative_messages: list[dict[str, Any]] | None = Field(None, description="a whole conversation to move away from")
     tools: list[dict[str, Any]] | None = Field(None, description="functions; the template writes them into the prompt")
     tool_choice: Literal["none", "auto", "required"] | dict[str, Any] | None = None
@@ -184,7 +196,7 @@ class ChatBody(BaseBody):
     continue_final_message: bool | None = Field(None, description="go on with the last message; no new turn begins")
     add_generation_prompt: bool | None = Field(None, description="false: the template does not open the answer's turn")
     add_special_tokens: bool | None = Field(None, description="true: the tokenizer adds its own before the template's")
-    chat_template_kwargs: dict[str, bool | int | float | str | None] | None = Field(
+    chat_template_kwargs: dict[str, Any] | None = Field(
         None, description="variables of the model's template, such as enable_thinking"
     )
     reasoning_effort: str | None = Field(None, description="for a template that knows it")
@@ -194,13 +206,21 @@ class ChatBody(BaseBody):
         _check_best_of(self.best_of, self.num_samples, self.stream)
         given = {self.max_tokens, self.max_completion_tokens} - {None}
         if 0 in given:
-            raise ValueError("max_tokens is 0, so nothing would be answered; give 1 or more, or -1 for as many as fit")
+            name = "max_tokens" if self.max_completion_tokens is None else "max_completion_tokens"
+            raise FieldError(
+                f"{name} is 0, so nothing would be answered; give 1 or more, or -1 for as many as fit", param=name
+            )
         if len(given) > 1:
-            raise ValueError("max_tokens and max_completion_tokens are both given and differ; keep one")
+            raise FieldError(
+                "max_tokens and max_completion_tokens are both given and differ; keep one", param="max_tokens"
+            )
         if self.top_logprobs and not self.logprobs:
-            raise ValueError("top_logprobs is given without logprobs; set logprobs to true")
+            raise FieldError("top_logprobs is given without logprobs; set logprobs to true", param="top_logprobs")
         if self.continue_final_message and self.add_generation_prompt:
-            raise ValueError("continue_final_message and add_generation_prompt are both true; keep one")
+            raise FieldError(
+                "continue_final_message and add_generation_prompt are both true; keep one",
+                param="continue_final_message",
+            )
         return self
 
 
@@ -213,14 +233,14 @@ class TokenizeBody(Wire):
     add_special_tokens: bool | None = Field(None, description="true for a prompt, false for messages unless given")
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
-    chat_template_kwargs: dict[str, bool | int | float | str | None] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
     tools: list[dict[str, Any]] | None = None
     return_token_strs: bool | None = None
 
     @model_validator(mode="after")
     def _one_text(self) -> TokenizeBody:
         if (self.prompt is None) == (self.messages is None):
-            raise ValueError("give one of prompt and messages")
+            raise FieldError("give one of prompt and messages", param="prompt")
         return self
 
 
@@ -233,6 +253,8 @@ class DetokenizeBody(Wire):
 
 def _check_best_of(best_of: int | None, n: int, stream: bool | None) -> None:
     if best_of is not None and best_of < n:
-        raise ValueError(f"best_of is {best_of}, below n at {n}; raise it")
+        raise FieldError(f"best_of is {best_of}, below n at {n}; raise it", param="best_of")
     if best_of is not None and best_of > n and stream:
-        raise ValueError(f"best_of is {best_of} and a stream shows each sample as it is written; leave stream out")
+        raise FieldError(
+            f"best_of is {best_of} and a stream shows each sample as it is written; leave stream out", param="best_of"
+        )

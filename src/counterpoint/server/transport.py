@@ -54,24 +54,28 @@ def _unpacker(encoding: str) -> Callable[[bytes, int], bytes]:
     Raises:
         ApiError: it is none that is known; from the function, the body is not so packed or too large.
     """
-    kind = encoding.strip().lower()
-    if kind in ("", "identity"):
+    kinds = [kind for one in encoding.split(",") if (kind := one.strip().lower()) not in ("", "identity")]
+    kind = ", ".join(kinds)
+    if not kinds:
         return lambda data, most: data
     if kind not in ("gzip", "x-gzip", "deflate"):
         raise ApiError(415, f"the content encoding is {kind[:60]!r}; send the body plain, or by gzip or deflate")
 
     def unpack(data: bytes, most: int) -> bytes:
-        stream = zlib.decompressobj(zlib.MAX_WBITS | 32)  # with the header of gzip or of zlib
-        try:
-            made = stream.decompress(data, most + 1)
-        except zlib.error:
-            raise ApiError(
-                400, f"the body is no {kind}, as its header says; send it plain", code="invalid_body"
-            ) from None
-        if len(made) > most:
-            raise ApiError(413, f"the body has more than {most} bytes unpacked; send less", code="body_too_large")
-        if not stream.eof:
-            raise ApiError(400, f"the body's {kind} ends early; send all of it", code="invalid_body")
+        made, left = b"", data
+        while left:  # gzip's files may stand one after the other
+            stream = zlib.decompressobj(zlib.MAX_WBITS | 32)  # with the header of gzip or of zlib
+            try:
+                made += stream.decompress(left, most + 1 - len(made))
+            except zlib.error:
+                raise ApiError(
+                    400, f"the body is no {kind}, as its header says; send it plain", code="invalid_body"
+                ) from None
+            if len(made) > most:
+                raise ApiError(413, f"the body has more than {most} bytes unpacked; send less", code="body_too_large")
+            if not stream.eof:
+                raise ApiError(400, f"the body's {kind} ends early; send all of it", code="invalid_body")
+            left = stream.unused_data
         return made
 
     return unpack

@@ -7,7 +7,7 @@ ignored; what would be lost, an image or a voice, is refused by name.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from counterpoint.errors import FieldError, PromptError, UnknownFieldError
@@ -23,6 +23,8 @@ OF_ANSWERS = frozenset({
 TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
 #: kinds of parts that say how an answer came to be
 THOUGHT_PARTS = frozenset({"thinking", "redacted_thinking", "reasoning", "reasoning_text", "summary_text"})
+#: what a message may hold beside its text and this server can't read
+LOST = frozenset({"audio", "images", "image", "files", "attachments", "videos"})
 KINDS = {
     "image": "an image", "image_url": "an image", "input_image": "an image", "video_url": "a video",
     "audio": "a sound", "input_audio": "a sound", "audio_url": "a sound", "file": "a file", "input_file": "a file",
@@ -90,17 +92,27 @@ def _message(given: Any, param: str) -> dict[str, Any]:
 
 
 def _refuse_rest(fields: Mapping[str, Any], param: str) -> None:
-    lost = [name for name in ("audio", "images", "image", "files", "attachments", "videos") if fields.get(name)]
+    """Raise for what would be lost, and for what nobody knows. A field that is empty says nothing."""
+    asking = [name for name, one in fields.items() if not _is_empty(one)]
+    lost = [name for name in asking if name in LOST]
     if lost:
         raise FieldError(
             f"{param}.{lost[0]} can't be read by this model and would be lost; send text", param=f"{param}.{lost[0]}"
         )
-    unknown = [name for name in fields if name not in ("audio", "images", "image", "files", "attachments", "videos")]
-    if unknown:
+    _refuse_unknown(asking, param)
+
+
+def _refuse_unknown(names: Sequence[str], param: str) -> None:
+    if names:
         raise UnknownFieldError(
-            f"unknown field {', '.join(repr(f'{param}.{name}') for name in unknown)}; leave it out",
-            param=f"{param}.{unknown[0]}",
+            f"unknown field {', '.join(repr(f'{param}.{name}') for name in names)}; leave it out",
+            param=f"{param}.{names[0]}",
         )
+
+
+def _is_empty(value: Any) -> bool:
+    """Whether a field that is not read says nothing at this value."""
+    return value is None or value is False or (isinstance(value, str | list | dict) and not value)
 
 
 def _content(content: Any, param: str) -> str | None:
@@ -130,12 +142,7 @@ def _part(part: Any, param: str) -> str | None:
             f"{param}.{TEXT_PARTS[kind]} is {text!r:.60}; use a text", param=f"{param}.{TEXT_PARTS[kind]}"
         )
     known = {"type", TEXT_PARTS[kind], *OF_ANSWERS}
-    unknown = [name for name, one in part.items() if name not in known and one not in (None, [])]
-    if unknown:
-        raise UnknownFieldError(
-            f"unknown field {', '.join(repr(f'{param}.{name}') for name in unknown)}; leave it out",
-            param=f"{param}.{unknown[0]}",
-        )
+    _refuse_unknown([name for name, one in part.items() if name not in known and not _is_empty(one)], param)
     return text
 
 
