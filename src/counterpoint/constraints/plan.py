@@ -193,7 +193,7 @@ def _parts(template: str) -> tuple[tuple[bytes | int, ...], list[str]]:
 
 
 def _choice(name: str, options: Any) -> Choice:
-    if isinstance(options, (str, bytes, Mapping)) or not isinstance(options, Iterable):
+    if isinstance(options, (str, bytes, set, frozenset)) or not isinstance(options, Iterable):
         raise ConstraintError(f"the options of {name!r} are {options!r:.60}; use a list of texts or whole numbers")
     listed = tuple(options)
     if not listed:
