@@ -12,6 +12,7 @@ from counterpoint.errors import CompileWarning, ModelError
 from counterpoint.models import compiled
 from counterpoint.models.compiled import CompiledSteps
 from counterpoint.models.ragged import RaggedRows
+from counterpoint.models.recorded.steps import RecordedSteps
 from counterpoint.models.rows import Feed
 
 
@@ -74,6 +75,7 @@ def test_a_short_run_compiles_nothing_and_a_long_one_does(monkeypatch):
         model = cp.Model(ARCHITECTURES["llama"].model())
         return model, cp.generate(model, ids(5), max_tokens=12, temperature=0, ignore_eos=True).token_ids
 
+    monkeypatch.setattr(RecordedSteps, "usable", False)  # they are quicker than compiled ones
     model, short = tokens()
     assert not model._compiled._steps and not model.compiles
     monkeypatch.setattr(compiled, "COMPILE_S_A_LAYER", 0)

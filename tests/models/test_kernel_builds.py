@@ -4,9 +4,12 @@ import platform
 
 import pytest
 
-from counterpoint.models.kernels import build, few_queries, few_rows
+from counterpoint.models.kernels import blocks, build, few_queries, few_rows, products
 
-CACHED = (build.loaded, few_rows.is_available, few_rows._kernels, few_queries.is_available, few_queries._kernels)
+CACHED = (
+    *(build.loaded, few_rows.is_available, products._kernel, few_queries.is_available, few_queries._kernels),
+    *(blocks.is_available, blocks._kernels),
+)
 
 
 @pytest.fixture
@@ -24,7 +27,7 @@ def test_right_without_newer_instructions(nothing_loaded, monkeypatch, tmp_path,
     own = [flag if flag != "-march=native" else f"-march={processor}" for flag in build.FLAGS]
     monkeypatch.setattr(build, "FLAGS", own)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert few_rows.is_available() and few_queries.is_available()
+    assert few_rows.is_available() and few_queries.is_available() and blocks.is_available()
     assert len(list((tmp_path / "counterpoint").iterdir())) == 1
 
 

@@ -7,14 +7,14 @@ from torch import Tensor, nn
 
 from counterpoint.models.kernels import blocks
 
-MOST_ROWS = 32  #: more than these are multiplied by the weights in float32, made for the moment
+MOST_ROWS = 64  #: more than these are multiplied by the weights in float32, made for the moment
 
 
 class BlockLinear(nn.Module):
     """y = x W^T + b, W in blocks.
 
     Args:
-        weight: (N, bytes of a row) uint8.
+        weight: (N, bytes of a row) uint8, as `kernels.blocks.laid` gives it.
         kind: "Q8_0", "Q4_0" or "Q4_1".
         bias: (N,), or None.
     """
@@ -53,8 +53,7 @@ class BlockEmbedding(nn.Module):
         self.register_buffer("weight", weight)
 
     def forward(self, ids: Tensor) -> Tensor:
-        rows = self.weight.index_select(0, ids.reshape(-1))
-        return blocks.weights(rows, self.kind).to(self.dtype).view(*ids.shape, -1)
+        return blocks.weights(self.weight, self.kind, ids.reshape(-1)).to(self.dtype).view(*ids.shape, -1)
 
     def extra_repr(self) -> str:
         return f"{self.num_embeddings}, {self.embedding_dim}, {self.kind}"

@@ -27,23 +27,31 @@ class Int8Linear(nn.Module):
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
         # What stays is made before what goes, and a few rows go at a time: memory that is left between would be lost.
-        rounded, scale = torch.empty(weight.shape, dtype=torch.int8), torch.empty(len(weight))
-        few = max(1, ROUNDED_AT_ONCE // max(weight.shape[1], 1))
+        num_out, size = weight.shape
+        rounded, scale = (
+            torch.zeros((num_out, -(-size // blocks.SIZE) * blocks.SIZE), dtype=torch.int8),
+            torch.empty(num_out),
+        )
+        few = max(1, ROUNDED_AT_ONCE // max(size, 1))
         for own, own_rounded, own_scale in zip(weight.detach().split(few), rounded.split(few), scale.split(few)):
             own = own.float()
             own_scale.copy_(own.abs().amax(1) / 127).masked_fill_(own_scale == 0, 1)
-            own_rounded.copy_((own / own_scale[:, None]).round_())
-        self.register_buffer("weight", rounded)
+            own_rounded[:, :size].copy_((own / own_scale[:, None]).round_())
+        self.in_features, self.out_features = size, num_out
+        self.register_buffer("weight", blocks.laid(rounded.view(torch.uint8), "I8"))
         self.register_buffer("scale", scale)
         self.register_buffer("bias", None if bias is None else bias.detach().clone())
 
     def dequantised(self, dtype: torch.dtype) -> Tensor:
         """W (N, K)."""
-        return (self.weight * self.scale[:, None]).to(dtype)
+        return (blocks.weights(self.weight, "I8")[:, : self.in_features] * self.scale[:, None]).to(dtype)
 
     def forward(self, states: Tensor) -> Tensor:
-        if 0 < states.numel() <= MOST_ROWS * states.shape[-1]:
-            return few_rows.few_rows(states, self.weight, self.scale, self.bias)
+        if 0 < states.numel() <= MOST_ROWS * self.in_features:
+            if missing := self.weight.shape[1] - self.in_features:
+                states = nn.functional.pad(states, (0, missing))
+            bias = None if self.bias is None else self.bias.float()
+            return blocks.product(states, self.weight, "I8", bias, self.scale)
         return nn.functional.linear(states, self.dequantised(states.dtype), self.bias)
 
 

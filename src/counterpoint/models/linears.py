@@ -61,6 +61,11 @@ class Linears:
         """Most rows that every layer gives to the compiled kernel; 0 where there is none, or layers of other kinds."""
         return self._most_compiled if self._is_all else 0
 
+    @property
+    def most_alike(self) -> int:
+        """Most rows that every layer multiplies each in one order, whatever stands beside it; 0 where there is no telling."""
+        return min(few_rows.MOST_ALIKE, self.most_compiled)
+
     def suits(self, num_rows: int) -> bool:
         """Whether the compiled kernel is the quickest for `num_rows`."""
         return num_rows <= self._most_compiled
@@ -110,7 +115,7 @@ def _joint(module: torch.nn.Module, compiled: bool, slow_blas: bool, states: Ten
     if states.dtype is not weight.dtype:
         return type(module).forward(module, states)
     if compiled and num_rows <= few_rows.MOST_ROWS[states.dtype] and weight.is_contiguous():
-        return few_rows.few_rows(states, weight, None, module.bias)
+        return few_rows.few_rows(states, weight, module.bias)
     if states.dtype is torch.float32 and FEWEST_JOINT <= num_rows and slow_blas:
         return _by_onednn(states, weight, module.bias)
     return type(module).forward(module, states)

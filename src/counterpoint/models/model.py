@@ -22,6 +22,7 @@ from counterpoint.models.devices import input_device
 from counterpoint.models.fingerprint import fingerprint
 from counterpoint.models.ids import num_ids
 from counterpoint.models.layers import Directions, Layers, VectorSwitch, layers_of
+from counterpoint.models.recorded.steps import RecordedSteps
 from counterpoint.models.rows import Rows
 from counterpoint.models.switched import Switch, SwitchedRows
 from counterpoint.models.trials import Abilities, abilities_of
@@ -89,6 +90,7 @@ class Model:
         self._has_kernels = compile is not False
         steps_too = compile is True or (compile == "auto" and hf.device.type == "cpu" and not adapted)
         self._compiled = CompiledSteps(hf, always=compile is True) if steps_too else None
+        self._recorded = None if compile is False or adapted else RecordedSteps(hf)
         self._switches: dict[str, _On] = {}  # by kind, of which there is one at a time
         # Shared by all variants of the same weights. One that nobody holds any more is forgotten with its rows.
         self._variants: MutableMapping[tuple, Model] = weakref.WeakValueDictionary()
@@ -281,7 +283,9 @@ class Model:
         Raises:
             UnsupportedError: the model can't be continued token by token.
         """
-        return self.abilities.new_rows(limit=self.context_len, kernels=self._has_kernels, steps=self._compiled)
+        return self.abilities.new_rows(
+            limit=self.context_len, kernels=self._has_kernels, steps=self._compiled, recorded=self._recorded
+        )
 
 
 class _SwitchedModel(Model):

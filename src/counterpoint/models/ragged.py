@@ -8,17 +8,16 @@ and can't do this.
 
 from __future__ import annotations
 
-import math
-import mmap
 import time
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers.cache_utils import Cache
 
 from counterpoint.models.attention import FewQueries
+from counterpoint.models.buffers import Layer, Place
 from counterpoint.models.caches import cache_argument
 from counterpoint.models.compiled import MOST_COLUMNS, CompiledSteps
 from counterpoint.models.devices import input_device
@@ -26,85 +25,10 @@ from counterpoint.models.ids import num_ids
 from counterpoint.models.linears import Linears
 from counterpoint.models.masks import mask_rules, ragged_mask
 from counterpoint.models.packed import Packed, pack
+from counterpoint.models.recorded.steps import RecordedSteps
 from counterpoint.models.rows import Feed, Rows, Snapshot
 
 BLOCK = 256  # tokens by which the buffers grow
-
-
-class _Place:
-    """Where the forward in progress reads and writes; shared by all layers."""
-
-    slots: slice | Tensor  # of the rows fed
-    index: Tensor  # (R, 1)
-    write: Tensor  # (R, Q) positions to write at
-    reach: int  # keys are read from position 0 to here
-
-    def aim(self, slots: Sequence[int], write: Tensor, reach: int) -> None:
-        """Point at these slots, in rising order."""
-        self.index = torch.tensor(slots, device=write.device)[:, None]
-        # One run of slots is read in place; any other choice of rows is gathered.
-        is_run = slots[-1] - slots[0] + 1 == len(slots)
-        self.slots = slice(slots[0], slots[-1] + 1) if is_run else self.index[:, 0]
-        self.write, self.reach = write, reach
-
-
-class _Layer(CacheLayerMixin):
-    is_compileable = True  # spares the mask shortcuts that assume rows of one length
-    is_sliding = False
-
-    def __init__(self, place: _Place, num_slots: int, capacity: int) -> None:
-        super().__init__()
-        self.place, self.num_slots, self.capacity = place, num_slots, capacity
-
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        self.keys, self.values = self._buffer(key_states), self._buffer(value_states)
-        self.is_initialized = True
-
-    def _buffer(self, states: Tensor) -> Tensor:
-        # One position more than the capacity takes the writes of padding.
-        return _zeros((self.num_slots, states.shape[1], self.capacity + 1, states.shape[3]), states)
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        place = self.place
-        self.keys[place.index, :, place.write] = key_states.transpose(1, 2)  # (R, Q, H, D)
-        self.values[place.index, :, place.write] = value_states.transpose(1, 2)
-        return self.keys[place.slots, :, : place.reach], self.values[place.slots, :, : place.reach]
-
-    def resize(self, num_slots: int, capacity: int, length: int) -> None:
-        self.num_slots, self.capacity = num_slots, capacity
-        if self.is_initialized:
-            self.keys, self.values = self._resized(self.keys, length), self._resized(self.values, length)
-
-    def _resized(self, old: Tensor, length: int) -> Tensor:
-        new = self._buffer(old)
-        slots = min(len(old), len(new))
-        new[:slots, :, :length] = old[:slots, :, :length]
-        return new
-
-    def copy(self, source: int, target: int, length: int) -> None:
-        if self.is_initialized:
-            for buffer in (self.keys, self.values):
-                buffer[target, :, :length] = buffer[source, :, :length]
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.place.reach, 0
-
-    def get_seq_length(self) -> int:
-        return 0
-
-    def get_max_length(self) -> int:
-        return self.capacity
-
-
-def _zeros(shape: tuple[int, ...], like: Tensor) -> Tensor:
-    """Zeros of the dtype and on the device of `like`. On the CPU they take memory, and time, where they are written."""
-    if like.device.type != "cpu" or not hasattr(mmap, "MAP_ANONYMOUS"):
-        return like.new_zeros(shape)
-    num_bytes = math.prod(shape) * like.element_size()
-    pages = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    return torch.frombuffer(pages, dtype=like.dtype).view(shape)
 
 
 class RaggedRows(Rows):
@@ -115,6 +39,7 @@ class RaggedRows(Rows):
             finds out whether one does.
         compiled: steps of a few tokens a row go through these where their shape suits; None is never.
         linears, attention: the kernels of the other steps; None is torch's own.
+        recorded: forwards of few tokens are one call of these where they can be recorded; None is never.
     """
 
     can_crop = True
@@ -126,18 +51,20 @@ class RaggedRows(Rows):
         compiled: CompiledSteps | None = None,
         linears: Linears | None = None,
         attention: FewQueries | None = None,
+        recorded: RecordedSteps | None = None,
     ) -> None:
-        self._model, self._compiled = model, compiled
+        self._model, self._compiled, self._recorded = model, compiled, recorded
+        self._described: Sequence[int] | None = None  # the buffers, as recorded steps take them
         self._rules = mask_rules(model)
         self._cache_name = cache_argument(model.forward)
         self._linears = Linears(model) if linears is None else linears
         self._attention = FewQueries(model) if attention is None else attention
         self._additive = model.config.get_text_config()._attn_implementation == "eager"
         self._device, self._num_ids = input_device(model), num_ids(model)
-        self._place = _Place()
+        self._place = Place()
         self._num_slots, self._capacity = 2, BLOCK
         num_layers = model.config.get_text_config().num_hidden_layers
-        self._layers = [_Layer(self._place, self._num_slots, self._capacity) for _ in range(num_layers)]
+        self._layers = [Layer(self._place, self._num_slots, self._capacity) for _ in range(num_layers)]
         self._cache = Cache(layers=self._layers)
         self._slots: list[int] = []  # handle of the row in each slot
         self._slot_of: dict[int, int] = {}
@@ -153,7 +80,7 @@ class RaggedRows(Rows):
     @property
     def most_alike(self) -> int:
         """As many rows as the kernels take, which sum each row in one order whatever stands beside it."""
-        return self._linears.most_compiled if self._attention.is_by_kernel else 1
+        return self._linears.most_alike if self._attention.is_by_kernel else 1
 
     @property
     def num_bytes(self) -> int:
@@ -227,6 +154,7 @@ class RaggedRows(Rows):
             longest = max(self._length.values(), default=0)
             for layer in self._layers:
                 layer.resize(num_slots, capacity, longest)
+            self._described = None
             self._num_slots, self._capacity = num_slots, capacity
 
     @torch.no_grad()
@@ -236,8 +164,10 @@ class RaggedRows(Rows):
         reach = max(self._length[feed.row] + len(feed.ids) for feed in feeds)
         if reach > self._capacity:
             self._resize(self._num_slots, -(-reach // BLOCK) * BLOCK)
-        began = None
-        if self._suits_compiled(feeds, slots):
+        began, by_record = None, self._suits_recorded(len(feeds), width)
+        if (not by_record or (self._compiled is not None and self._compiled.always)) and self._suits_compiled(
+            feeds, slots
+        ):
             if self._pays_compiled(max(slots) + 1, width):
                 return self._compiled_step(feeds, slots, width)
             began = time.perf_counter()
@@ -252,7 +182,7 @@ class RaggedRows(Rows):
             device=self._device,
         )
         self._place.aim(used, packed.writes, reach)
-        logits = self._call(packed)
+        logits = self._by_record(packed, used, reach) if by_record else self._call(packed)
         if began is not None:
             self._step_s = time.perf_counter() - began
         self._advance(feeds)
@@ -261,6 +191,27 @@ class RaggedRows(Rows):
     def _advance(self, feeds: Sequence[Feed]) -> None:
         for feed in feeds:
             self._length[feed.row] += len(feed.ids) - feed.scratch
+
+    def _suits_recorded(self, num_rows: int, width: int) -> bool:
+        """Whether a forward of this shape is one call of a program, which is recorded here where there is none yet."""
+        steps = self._recorded
+        if steps is None or not steps.usable or not self._attention.is_by_kernel or not steps.suits(num_rows, width):
+            return False
+        kinds = list(self._rules) if isinstance(self._rules, dict) else None
+        return steps.prepare(self._linears, self._attention, self._layers, kinds)
+
+    def _by_record(self, packed: Packed, slots: list[int], reach: int) -> Tensor:
+        if self._described is None:
+            self._described = self._recorded.described(self._layers)
+        logits = self._recorded.run(
+            packed,
+            slots,
+            self._described,
+            self._masks(packed.positions),
+            reach,
+            eager=lambda: self._call(packed, cut=False),
+        )
+        return logits[:, : self._num_ids]
 
     def _suits_compiled(self, feeds: Sequence[Feed], slots: list[int]) -> bool:
         """Whether rows that have been begun get few tokens, all of them asked for, and few slots are left out."""

@@ -20,7 +20,7 @@ from counterpoint.models.gguf.find import parts
 from counterpoint.models.gguf.tokenizer import end_ids, read_tokenizer
 from counterpoint.models.gguf.weights import Blocks, has_own_loader, read_weights
 from counterpoint.models.int8 import Int8Linear, check_states
-from counterpoint.models.kernels.blocks import weights as block_weights
+from counterpoint.models.kernels import blocks
 
 #: the types whose blocks are layers of ours, by the `weights` that are asked for
 KEPT = {None: (), "int8": ("Q8_0",), "int4": ("Q8_0", "Q4_0", "Q4_1")}
@@ -128,13 +128,14 @@ def _fill(model: PreTrainedModel, file: GgufFile, weights: str | None) -> dict[s
         module_name, _, leaf = name.rpartition(".")
         module = model.get_submodule(module_name)
         if isinstance(own, Blocks):
+            own = Blocks(blocks.laid(own.weight, own.kind), own.kind)
             for other in [other for other, sharing in modules.items() if sharing.weight is module.weight]:
                 layer = _over_blocks(own, modules[other], weights, model.dtype)
                 if layer is not None:
                     layers[other.removesuffix(".weight")] = layer
             if module_name in layers:
                 continue
-            own = block_weights(own.weight, own.kind)
+            own = blocks.weights(own.weight, own.kind)
         if own.squeeze().shape == _squeezed(shapes[name]):  # converters drop dimensions of 1, or keep them
             own = own.reshape(shapes[name])
         if own.shape != shapes[name]:

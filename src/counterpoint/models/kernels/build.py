@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 FOLDER = Path(__file__).parent
-SOURCES = ("few_rows.c", "few_queries.c", "blocks.c")
+SOURCES = ("products.c", "blocks.c", "few_queries.c", "step.c")
 FLAGS = ("-O2", "-march=native", "-fPIC", "-fopenmp")
 COMPILE_LIMIT_S = 60
 #: the namespace of our operators, torch.ops.counterpoint
@@ -30,6 +30,11 @@ OPERATORS = torch.library.Library("counterpoint", "FRAGMENT")
 def has_compiler() -> bool:
     """Whether this is Linux with a C compiler: `cc`, or what CC names."""
     return sys.platform == "linux" and shutil.which(os.environ.get("CC", "cc")) is not None
+
+
+def is_traced() -> bool:
+    """Whether calls of operators are recorded now, by a compiler or by a dispatch mode."""
+    return torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
 
 
 @functools.cache

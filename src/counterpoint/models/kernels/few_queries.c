@@ -7,33 +7,9 @@ Returns 0, or 1 where there is no memory.
 The keys go by in blocks, with a running maximum, sum and result for each query (Milakov and Gimelshein 2018,
 arXiv 1805.02867). What lies before or after all that a row may attend to is not read. */
 
-#include "vectors.h"
+#include "few_queries.h"
 
 #define BLOCK 64 /* keys */
-
-typedef struct {
-  int64_t R, H, G, Q, N, D, E;             /* rows, heads, groups, queries, keys, sizes of a key and of a value */
-  int64_t query[3], k[3], v[3], mask[3];   /* strides: of the row, of the head or group, of the position */
-  int64_t threads;
-} Shape;
-
-/* e^x for x <= 0, to 7 digits; 0 below -87. The split of ln 2 and the polynomial are those of Cephes' expf. */
-static inline Floats exp_of(Floats x) {
-  const Floats to_whole = (Floats){0} + 12582912.0f; /* 1.5 * 2^23: nothing after the point is left beside it */
-  const Ints is_small = x < -87.0f;
-  Floats n = x * 1.44269504f + to_whole;
-  const Ints exponent = (Ints)n << 23; /* the whole number is in the lowest bits */
-  n -= to_whole;
-  x -= n * 0.693359375f;
-  x += n * 2.12194440e-4f;
-  Floats y = x * 1.9875691500e-4f + 1.3981999507e-3f;
-  y = y * x + 8.3334519073e-3f;
-  y = y * x + 4.1665795894e-2f;
-  y = y * x + 1.6666665459e-1f;
-  y = y * x + 5.0000001201e-1f;
-  y = y * x * x + x + 1.0f;
-  return (Floats)(((Ints)y + exponent) & ~is_small);
-}
 
 static inline f32 max_of(Floats v) {
   f32 most = v[0];
@@ -45,6 +21,10 @@ static inline f32 max_of(Floats v) {
 typedef struct {
   f32 most, total;
 } Seen;
+
+int64_t attention_bytes(int64_t num_queries, int64_t D, int64_t E) {
+  return num_queries * (sizeof(uint8_t *) + sizeof(Seen) + (BLOCK + E + D) * sizeof(f32)) + 1;
+}
 
 /* The scores of a block become e^(score - most), in place; what was summed before is scaled to the new maximum. */
 static inline void weigh(f32 *p, const uint8_t *allowed, int64_t num, f32 scaling, Seen *seen, f32 *values,
@@ -77,14 +57,14 @@ static inline void weigh(f32 *p, const uint8_t *allowed, int64_t num, f32 scalin
 
 TILES(dot_f32, f32, f32, Floats, 16, floats_f32, floats_f32, add_product)
 #define X f32
-#include "few_queries.h"
+#include "few_queries_typed.h"
 #undef X
 
 #if defined(__AVX512BF16__)
-TILES(dot_bf16, bf16, bf16, __m512i, 32, pairs_bf16, pairs_bf16, add_pairs)
+TILES(dot_bf16, bf16, bf16, __m512i, 32, pairs_of, pairs_of, add_pairs)
 #else
 TILES(dot_bf16, bf16, bf16, Floats, 16, floats_bf16, floats_bf16, add_product)
 #endif
 #define X bf16
-#include "few_queries.h"
+#include "few_queries_typed.h"
 #undef X

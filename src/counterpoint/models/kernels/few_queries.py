@@ -30,7 +30,7 @@ def few_queries(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling
         mask: (R, 1 or H, Q, N) of bool, True where a query may attend; with none such its result is 0.
     """
     # What is traced needs an operator; elsewhere the call alone is quicker.
-    attended = torch.ops.counterpoint.few_queries if torch.compiler.is_compiling() else _attended
+    attended = torch.ops.counterpoint.few_queries if build.is_traced() else _attended
     return attended(query, key, value, mask, scaling)
 
 

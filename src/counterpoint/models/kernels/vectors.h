@@ -1,5 +1,7 @@
 /* Vectors of 16 numbers, of float32 or read as such from other types, and sums of products of rows. */
 
+#ifndef VECTORS_H
+#define VECTORS_H
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -7,7 +9,7 @@
 #include <immintrin.h>
 #endif
 
-#define UNROLL _Pragma("GCC unroll 8")
+#define UNROLL _Pragma("GCC unroll 16")
 
 typedef float f32;
 typedef uint16_t bf16;
@@ -59,22 +61,47 @@ static inline Floats floats_i8(const i8 *p) {
   return __builtin_convertvector(__builtin_convertvector(wide, Ints), Floats);
 #endif
 }
+/* To the nearest bfloat16, ties to even, as float32 */
+static inline Floats rounded(Floats v) {
+  const Words bits = (Words)v, even = (bits + 0x7fff + ((bits >> 16) & 1)) & 0xffff0000;
+  const Words is_number = (Words)(v == v);
+  return (Floats)((even & is_number) | (0x7fc00000 & ~is_number));
+}
+static inline void bf16_from_floats(bf16 *to, Floats v) { /* of numbers that are bfloat16 already */
+  *(Halves *)to = __builtin_convertvector((Words)v >> 16, Halves);
+}
 static inline Floats add_product(Floats sum, Floats a, Floats b) { return sum + a * b; }
 
 #if defined(__AVX512BF16__)
 /* 32 pairs at a time, multiplied exactly and summed in float32 */
-static inline __m512i pairs_bf16(const bf16 *p) { return _mm512_loadu_si512(p); }
-static inline __m512i pairs_i8(const i8 *p) { /* small whole numbers are exact in bfloat16 */
-  return (__m512i)_mm512_cvtne2ps_pbh((__m512)floats_i8(p + 16), (__m512)floats_i8(p));
-}
+static inline __m512i pairs_of(const bf16 *p) { return _mm512_loadu_si512(p); }
 static inline Floats add_pairs(Floats sum, __m512i a, __m512i b) {
   return (Floats)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
 }
 #endif
 
-/* R rows of x with C rows of w that are `far` numbers apart; V is a vector of STEP numbers */
+/* e^x to 7 digits; 0 below -87, infinite above 88. The split of ln 2 and the polynomial are those of Cephes' expf. */
+static inline Floats exp_of(Floats x) {
+  const Floats to_whole = (Floats){0} + 12582912.0f; /* 1.5 * 2^23: nothing after the point is left beside it */
+  const Ints is_small = x < -87.0f, is_large = x > 88.0f, is_number = x == x;
+  Floats n = x * 1.44269504f + to_whole;
+  const Ints exponent = (Ints)n << 23; /* the whole number is in the lowest bits */
+  n -= to_whole;
+  x -= n * 0.693359375f;
+  x += n * 2.12194440e-4f;
+  Floats y = x * 1.9875691500e-4f + 1.3981999507e-3f;
+  y = y * x + 8.3334519073e-3f;
+  y = y * x + 4.1665795894e-2f;
+  y = y * x + 1.6666665459e-1f;
+  y = y * x + 5.0000001201e-1f;
+  y = y * x * x + x + 1.0f;
+  const Ints power = ((Ints)y + exponent) & ~is_small & ~is_large;
+  return (Floats)((((power | (is_large & 0x7f800000)) & is_number)) | (0x7fc00000 & ~is_number));
+}
+
+/* R rows of x, `wide` numbers apart, with C rows of w that are `far` numbers apart; V is a vector of STEP numbers */
 #define TILE(NAME, X, W, V, STEP, LOAD_X, LOAD_W, ADD, R, C)                                                      \
-  static inline void NAME##_##R##_##C(const X *x, const W *w, int64_t far, int64_t K, f32 out[R][C]) {            \
+  static inline void NAME##_##R##_##C(const X *x, int64_t wide, const W *w, int64_t far, int64_t K, f32 out[R][C]) { \
     Floats sums[R][C];                                                                                            \
     UNROLL for (int r = 0; r < R; r++) UNROLL for (int c = 0; c < C; c++) sums[r][c] = (Floats){0};               \
     int64_t k = 0;                                                                                                \
@@ -82,14 +109,14 @@ static inline Floats add_pairs(Floats sum, __m512i a, __m512i b) {
       V a[C];                                                                                                     \
       UNROLL for (int c = 0; c < C; c++) a[c] = LOAD_W(w + c * far + k);                                          \
       UNROLL for (int r = 0; r < R; r++) {                                                                        \
-        V b = LOAD_X(x + r * K + k);                                                                              \
+        V b = LOAD_X(x + r * wide + k);                                                                           \
         UNROLL for (int c = 0; c < C; c++) sums[r][c] = ADD(sums[r][c], a[c], b);                                 \
       }                                                                                                           \
     }                                                                                                             \
     UNROLL for (int r = 0; r < R; r++) UNROLL for (int c = 0; c < C; c++) {                                       \
       out[r][c] = sum_of(sums[r][c]);                                                                             \
       for (int64_t rest = k; rest < K; rest++)                                                                    \
-        out[r][c] += f32_from_##X(x[r * K + rest]) * f32_from_##W(w[c * far + rest]);                             \
+        out[r][c] += f32_from_##X(x[r * wide + rest]) * f32_from_##W(w[c * far + rest]);                          \
     }                                                                                                             \
   }
 
@@ -101,3 +128,5 @@ static inline Floats add_pairs(Floats sum, __m512i a, __m512i b) {
   TILE(NAME, X, W, V, STEP, LOAD_X, LOAD_W, ADD, 4, 1)                                                            \
   TILE(NAME, X, W, V, STEP, LOAD_X, LOAD_W, ADD, 2, 1)                                                            \
   TILE(NAME, X, W, V, STEP, LOAD_X, LOAD_W, ADD, 1, 1)
+
+#endif

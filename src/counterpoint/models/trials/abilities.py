@@ -12,10 +12,12 @@ from transformers import PreTrainedModel
 
 from counterpoint.errors import UnsupportedError
 from counterpoint.models.attention import FewQueries
+from counterpoint.models.compiled import CompiledSteps
 from counterpoint.models.devices import input_device
 from counterpoint.models.linears import Linears
 from counterpoint.models.padded import PaddedHistories
 from counterpoint.models.ragged import RaggedRows
+from counterpoint.models.recorded.steps import RecordedSteps
 from counterpoint.models.rows import Feed, Rows
 from counterpoint.models.separate import Manner, SeparateRows
 from counterpoint.models.trials.own_loop import LoopCall
@@ -126,7 +128,8 @@ class Abilities:
         limit: int | None = None,
         kernels: bool = True,
         keeps_layout: bool = False,
-        steps: object = None,
+        steps: CompiledSteps | None = None,
+        recorded: RecordedSteps | None = None,
     ) -> Rows:
         """Empty rows: joint ones where trials show that they are exact up to `limit` tokens, else separate ones.
 
@@ -134,7 +137,7 @@ class Abilities:
             limit: most tokens of a row; None is no bound.
             kernels: use the kernels that the machine's C compiler makes.
             keeps_layout: leave weights as they lie in memory.
-            steps: `CompiledSteps` for joint rows.
+            steps, recorded: for joint rows; None is none of these.
 
         Raises:
             UnsupportedError: the model can't be continued token by token.
@@ -149,7 +152,7 @@ class Abilities:
         linears = Linears(model, compiled=kernels, keeps_layout=keeps_layout)
         if self.joint.holds(limit):
             attention = FewQueries(model, compiled=kernels and bool(self.kernels))
-            return RaggedRows(model, steps, linears, attention)
+            return RaggedRows(model, steps, linears, attention, recorded)
         return SeparateRows(model, linears, manner=self.manner)
 
     def facts(self, limit: int | None = None) -> dict[str, str]:
