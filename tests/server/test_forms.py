@@ -116,6 +116,7 @@ def test_a_named_call_streamed_and_answered(client, guidance):
     deltas = [chunk.choices[0] for chunk in client.chat.completions.create(**asked, stream=True)]
     told = [part for delta in deltas for part in delta.delta.tool_calls or ()]
     assert "".join(part.function.arguments for part in told) == call.function.arguments and told[0].id
+    assert len(told) > 3 and [part.function.name for part in told] == ["look"] + [None] * (len(told) - 1)
     assert deltas[-1].finish_reason == "tool_calls" and not any(delta.delta.content for delta in deltas)
     history = [*MESSAGES, message, {"role": "tool", "tool_call_id": call.id, "content": "It sleeps there."}]
     again = client.chat.completions.create(**ASKED | {"messages": history, "max_tokens": 3}, tools=TOOLS)
@@ -131,6 +132,10 @@ def test_a_call_in_a_response(client):
     assert (call.type, call.name) == ("function_call", "look") and set(json.loads(call.arguments)) == {"room", "sure"}
     events = list(client.responses.create(input="Where?", stream=True, **asked))
     assert [e.arguments for e in events if e.type == "response.function_call_arguments.done"] == [call.arguments]
+    deltas = [e.delta for e in events if e.type == "response.function_call_arguments.delta"]
+    assert len(deltas) > 3 and "".join(deltas) == call.arguments
+    (item,) = [e.response.output for e in events if e.type == "response.completed"][0]
+    assert (item.name, item.arguments, item.status) == ("look", call.arguments, "completed")
     history = [
         {"role": "user", "content": "Where?"},
         call,

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 import threading
 import time
 import zlib
@@ -203,9 +204,15 @@ def test_heads_and_slashes(server, path):
         assert httpx.get(server.base + other).status_code == 200
 
 
-def test_the_api_is_shown(server):
+def test_the_api_is_shown_without_another_site(server):
     page = httpx.get(server.base + "/docs")
-    assert page.status_code == 200 and "openapi.json" in page.text
+    assert page.status_code == 200 and "default-src 'self'" in page.headers["content-security-policy"]
+    assert not re.search(r"(src|href)=.?(https?:)?//", page.text) and "<script" not in page.text
+    document = httpx.get(server.base + "/openapi.json").json()
+    for path in document["paths"]:
+        assert f" {path}</code>" in page.text
+    for field in ("guidance_scale", "negative_messages", "input_file_id", "max_output_tokens", "purpose"):
+        assert f"<code>{field}</code>" in page.text
 
 
 def test_the_keys_scheme_is_a_word(model):

@@ -18,6 +18,7 @@ from counterpoint.trace.jsonl import step_fields
 from counterpoint.trace.labels import Labeller
 from counterpoint.trace.record import LIMITS, Step
 from counterpoint.trace.recorder import Recorder
+from counterpoint.wire.call_pieces import CallPiece, CallPieces
 
 DONE = b"data: [DONE]\n\n"
 
@@ -31,6 +32,7 @@ class Sample:
     logprobs: list[TokenLogprob] = field(default_factory=list)
     traced: list[dict[str, Any]] = field(default_factory=list)
     offsets: Offsets | None = None
+    pieces: CallPieces | None = None  # reads its calls of tools, where it is such
     completion: Completion | None = None
 
     @property
@@ -164,6 +166,12 @@ class Answer:
     def calls_of(self, sample: Sample) -> list[tuple[str, str]] | None:
         """The calls of tools that a whole output is, names with arguments; None where it is a text, or was cut short."""
         return None if self.work.calls is None else self.work.calls.read(sample.text)
+
+    def pieces_of(self, sample: Sample, text: str) -> list[CallPiece]:
+        """What further text of a sample adds to its calls of tools."""
+        if sample.pieces is None:
+            sample.pieces = self.work.calls.pieces()
+        return sample.pieces.read(text)
 
     def _take_sample(self, prompt: int, progress: Progress) -> list[dict[str, Any]]:
         index = prompt * self.work.num_samples + progress.index

@@ -38,25 +38,29 @@ class ChatAnswer(Answer):
                 "delta": {"role": "assistant", "content": "" if self.work.calls is None else None}
             }
         if self.work.calls is not None:
-            yield from self._call_deltas(index, logprobs, sample)
+            yield from self._call_deltas(index, text, logprobs, sample)
             return
         if text or (logprobs and self.work.shows_logprobs):
             yield self._silent(index) | {"delta": {"content": text}, "logprobs": self._logprobs(logprobs)}
         if sample.completion:
             yield self._silent(index) | {"finish_reason": sample.finish_reason}
 
-    def _call_deltas(self, index: int, logprobs: list[TokenLogprob], sample: Sample) -> Iterator[dict[str, Any]]:
-        """Calls are told when they are whole: before that their text is no call."""
+    def _call_deltas(
+        self, index: int, text: str, logprobs: list[TokenLogprob], sample: Sample
+    ) -> Iterator[dict[str, Any]]:
+        """A call begins with its name, and its arguments follow as they are written."""
         if logprobs and self.work.shows_logprobs:
             yield self._silent(index) | {"logprobs": self._logprobs(logprobs)}
-        if not sample.completion:
-            return
-        calls = self.calls_of(sample)
-        for number, call in enumerate(calls or ()):
-            yield self._silent(index) | {"delta": {"tool_calls": [{"index": number, **_call(*call)}]}}
-        if not calls:
-            yield self._silent(index) | {"delta": {"content": sample.text}}
-        yield self._silent(index) | {"finish_reason": "tool_calls" if calls else sample.finish_reason}
+        for piece in self.pieces_of(sample, text):
+            told: dict[str, Any] = {"index": piece.number, "function": {"arguments": piece.arguments}}
+            if piece.name is not None:
+                told = {"index": piece.number, **_call(piece.name, piece.arguments)}
+            elif not piece.arguments:
+                continue
+            yield self._silent(index) | {"delta": {"tool_calls": [told]}}
+        if sample.completion:
+            is_called = bool(self.calls_of(sample))
+            yield self._silent(index) | {"finish_reason": "tool_calls" if is_called else sample.finish_reason}
 
     def _more(self) -> dict[str, Any]:
         return {"prompt_token_ids": list(self.work.requests[0].prompt_ids)} if self.work.shows_ids else {}

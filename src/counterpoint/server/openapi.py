@@ -9,6 +9,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
+from counterpoint.server.batches.schema import BatchBody
 from counterpoint.server.responses import ResponsesBody
 from counterpoint.server.schema import ChatBody, CompletionBody, DetokenizeBody, TokenizeBody
 
@@ -18,7 +19,7 @@ PATHS = frozenset({
     "/v1/batches/{id}", "/v1/batches/{id}/cancel",
 })  # fmt: skip
 _ID = re.compile(r"/(file-|batch_)[^/]*")
-BODIES = (CompletionBody, ChatBody, ResponsesBody, TokenizeBody, DetokenizeBody)
+BODIES = (CompletionBody, ChatBody, ResponsesBody, BatchBody, TokenizeBody, DetokenizeBody)
 REFUSALS = {
     400: "A field can't be; the message says which and what to do",
     401: "The API key is missing or wrong",

@@ -9,6 +9,7 @@ from typing import Any
 from counterpoint.engine import TokenLogprob
 from counterpoint.server.answers import Answer, Sample, as_json, new_call_id
 from counterpoint.server.errors import ApiError
+from counterpoint.wire.call_pieces import CallPiece
 from counterpoint.wire.numbers import logprob
 
 #: fields of the request that the answer repeats, and what they are where they are left out
@@ -33,15 +34,14 @@ class ResponseAnswer(Answer):
         return first if self.work.calls else first + self._open_message()
 
     def events(self, choices: list[dict[str, Any]]) -> bytes:
-        if self.work.calls:  # they are told when they are whole
-            return b""
+        if self.work.calls:
+            return b"".join(choice.get("told", b"") for choice in choices)
         return b"".join(self._part_event("response.output_text.delta", **choice) for choice in choices)
 
     def end(self) -> bytes:
         (sample,) = self.samples
-        if items := self._call_items():
-            told = b"".join(self._call_events(number, item) for number, item in enumerate(items))
-            return told + self._event(f"response.{self._status}", response=self.whole())
+        if self._calls:
+            return self._event(f"response.{self._status}", response=self.whole())
         part = self._part(sample)
         item = self._item(self._status, [part])
         opened = b""
@@ -63,7 +63,11 @@ class ResponseAnswer(Answer):
 
     def whole(self) -> dict[str, Any]:
         (sample,) = self.samples
-        return self._response(self._status, self._call_items() or [self._item(self._status, [self._part(sample)])])
+        if self._calls:
+            self._calls = [
+                item if item["status"] == "completed" else item | {"status": "incomplete"} for item in self._calls
+            ]
+        return self._response(self._status, self._calls or [self._item(self._status, [self._part(sample)])])
 
     def usage(self) -> dict[str, Any]:
         plain = super().usage()
@@ -81,31 +85,28 @@ class ResponseAnswer(Answer):
     def _status(self) -> str:
         return "incomplete" if self.samples[0].finish_reason == "length" else "completed"
 
-    def _call_items(self) -> list[dict[str, Any]]:
-        """The output's items where it is calls of tools; the same each time."""
-        if not self._calls:
-            self._calls = [
-                {
-                    "type": "function_call",
-                    "id": f"fc_{uuid.uuid4().hex}",
-                    "call_id": new_call_id(),
-                    "name": name,
-                    "arguments": arguments,
-                    "status": "completed",
-                }
-                for name, arguments in self.calls_of(self.samples[0]) or ()
-            ]
-        return self._calls
-
-    def _call_events(self, number: int, item: dict[str, Any]) -> bytes:
-        at = {"output_index": number, "item_id": item["id"]}
-        begun = item | {"arguments": "", "status": "in_progress"}
-        return (
-            self._event("response.output_item.added", output_index=number, item=begun)
-            + self._event("response.function_call_arguments.delta", delta=item["arguments"], **at)
-            + self._event("response.function_call_arguments.done", arguments=item["arguments"], name=item["name"], **at)
-            + self._event("response.output_item.done", output_index=number, item=item)
-        )
+    def _piece_events(self, piece: CallPiece) -> bytes:
+        """Note what is new of a call, and tell it."""
+        told = b""
+        if piece.name is not None:
+            item = {
+                "type": "function_call", "id": f"fc_{uuid.uuid4().hex}", "call_id": new_call_id(), "name": piece.name,
+                "arguments": "", "status": "in_progress",
+            }  # fmt: skip
+            self._calls.append(item)
+            told = self._event("response.output_item.added", output_index=piece.number, item=item)
+        item = self._calls[piece.number]
+        at = {"output_index": piece.number, "item_id": item["id"]}
+        if piece.arguments:
+            item = item | {"arguments": item["arguments"] + piece.arguments}
+            told += self._event("response.function_call_arguments.delta", delta=piece.arguments, **at)
+        if piece.is_whole:
+            item = item | {"status": "completed"}
+            told += self._event(
+                "response.function_call_arguments.done", arguments=item["arguments"], name=item["name"], **at
+            ) + self._event("response.output_item.done", output_index=piece.number, item=item)
+        self._calls[piece.number] = item
+        return told
 
     def _open_message(self) -> bytes:
         part = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
@@ -154,6 +155,10 @@ class ResponseAnswer(Answer):
         return {"token": self.name_of(token_id), "logprob": logprob(value), "bytes": list(self.label.bytes(token_id))}
 
     def _deltas(self, index, prompt, first, text, logprobs, sample):
+        if self.work.calls:
+            if told := b"".join(self._piece_events(piece) for piece in self.pieces_of(sample, text)):
+                yield {"told": told}
+            return
         if text or (logprobs and self.work.shows_logprobs):
             yield {"delta": text, "logprobs": self._logprobs(logprobs)}
 

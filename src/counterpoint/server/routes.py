@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import time
 from pathlib import Path
 
 from fastapi import FastAPI, Request, Response
-from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.responses import FileResponse, JSONResponse
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
 
 from counterpoint.server import openapi
+from counterpoint.server.api_page import api_page
 from counterpoint.server.bodies import read_fields
 from counterpoint.server.endpoints import CHAT, COMPLETIONS, RESPONSES
 from counterpoint.server.responses import ResponsesBody
@@ -94,4 +95,5 @@ def _add_pages(app: FastAPI) -> None:
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> Response:
-        return get_swagger_ui_html(openapi_url="openapi.json", title=f"{app.title}: the API")
+        page = await asyncio.to_thread(lambda: api_page(app.openapi()))
+        return HTMLResponse(page, headers={"Content-Security-Policy": PAGE_POLICY})

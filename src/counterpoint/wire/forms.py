@@ -16,6 +16,7 @@ from typing import Any
 
 from counterpoint.constraints import Choices, Constraint, Grammar, Json, Regex
 from counterpoint.errors import FieldError, UsageError
+from counterpoint.wire.call_pieces import CallPieces
 
 STRUCTURED = {"json": Json, "regex": Regex, "choice": Choices, "grammar": Grammar}
 GUIDED = {f"guided_{name}": name for name in STRUCTURED}
@@ -38,12 +39,19 @@ class Calls:
     def read(self, text: str) -> list[tuple[str, str]] | None:
         """Each call's name and its arguments as JSON text; None where the text was cut short."""
         try:
-            made = json.loads(text)
+            json.loads(text)
         except ValueError:
             return None
-        if self.name is not None:
-            return [(self.name, text.strip())]
-        return [(call["name"], json.dumps(call["parameters"], ensure_ascii=False)) for call in made]
+        calls: list[tuple[str, str]] = []
+        for piece in self.pieces().read(text):
+            calls += [] if piece.name is None else [(piece.name, "")]
+            name, arguments = calls[-1]
+            calls[-1] = name, arguments + piece.arguments
+        return calls
+
+    def pieces(self) -> CallPieces:
+        """What reads an output while it is written."""
+        return CallPieces(self.name)
 
 
 def read_form(fields: Mapping[str, Any]) -> tuple[str, Constraint] | None:
