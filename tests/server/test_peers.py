@@ -85,6 +85,18 @@ def test_fields_of_one_endpoint_pass_at_others_where_they_ask_for_nothing(server
     assert error["param"] == "n"
 
 
+def test_answers_have_the_names_that_clients_tell_them_by(server, client):
+    made = [
+        client.completions.create(model="tiny", prompt="a", max_tokens=1),
+        client.chat.completions.create(model="tiny", messages=HI, max_tokens=1),
+        client.responses.create(model="tiny", input="a", max_output_tokens=1),
+    ]
+    for answer, begin in zip(made, ("cmpl-", "chatcmpl-", "resp_")):
+        assert answer.id.startswith(begin)
+    assert made[0].system_fingerprint == made[1].system_fingerprint is not None
+    assert next(iter(client.completions.create(model="tiny", prompt="a", stream=True))).system_fingerprint
+
+
 def test_an_address_without_v1_will_do(server):
     assert httpx.get(server.base + "/models").json() == httpx.get(server.base + "/v1/models").json()
     assert httpx.get(server.base + "/models/tiny").json()["id"] == "tiny"

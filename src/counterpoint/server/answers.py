@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from counterpoint import __version__
 from counterpoint.engine import Completion, Progress, TokenLogprob
 from counterpoint.server.errors import ApiError
 from counterpoint.server.offsets import Offsets
@@ -21,6 +22,7 @@ from counterpoint.trace.recorder import Recorder
 from counterpoint.wire.call_pieces import CallPiece, CallPieces
 
 DONE = b"data: [DONE]\n\n"
+FINGERPRINT = f"counterpoint-{__version__}"  # what, with a seed, an answer can be had again from
 
 
 @dataclass(slots=True)
@@ -71,7 +73,7 @@ class Answer:
 
     def __init__(self, work: Work, *, body: Any, model_name: str, label: Labeller) -> None:
         self.work, self.body, self.label, self.model_name = work, body, label, model_name
-        self.id = f"{self.prefix}-{uuid.uuid4().hex}"
+        self.id = f"{self.prefix}{uuid.uuid4().hex}"
         self.created = int(time.time())
         self.samples = [Sample(offsets=Offsets(label, echo)) for echo in work.echoes for _ in range(work.num_samples)]
         self.scored = [Scored(is_over=score is None) for score in work.scores]
@@ -210,7 +212,13 @@ class Answer:
         return {"token_ids": list(ids)} | of_prompt
 
     def _head(self, kind: str) -> dict[str, Any]:
-        return {"id": self.id, "object": kind, "created": self.created, "model": self.model_name}
+        return {
+            "id": self.id,
+            "object": kind,
+            "created": self.created,
+            "model": self.model_name,
+            "system_fingerprint": FINGERPRINT,
+        }
 
     def _more(self) -> dict[str, Any]:
         """Further fields of a whole answer."""

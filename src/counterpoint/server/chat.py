@@ -15,7 +15,7 @@ def _call(name: str, arguments: str) -> dict[str, Any]:
 
 
 class ChatAnswer(Answer):
-    prefix, whole_object, chunk_object = "chatcmpl", "chat.completion", "chat.completion.chunk"
+    prefix, whole_object, chunk_object = "chatcmpl-", "chat.completion", "chat.completion.chunk"
 
     def _choice(self, index: int, prompt: int, sample: Sample) -> dict[str, Any]:
         calls, reason = self.calls_of(sample), sample.finish_reason

@@ -11,7 +11,7 @@ from counterpoint.wire.numbers import logprob
 
 
 class CompletionAnswer(Answer):
-    prefix, whole_object, chunk_object = "cmpl", "text_completion", "text_completion"
+    prefix, whole_object, chunk_object = "cmpl-", "text_completion", "text_completion"
 
     def _choice(self, index: int, prompt: int, sample: Sample) -> dict[str, Any]:
         text = self.work.echoes[prompt] + sample.text

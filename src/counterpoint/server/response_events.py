@@ -20,7 +20,7 @@ REPEATED = {
 
 
 class ResponseAnswer(Answer):
-    prefix, whole_object, chunk_object = "resp", "response", "response"
+    prefix, whole_object, chunk_object = "resp_", "response", "response"
 
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
