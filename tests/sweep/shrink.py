@@ -21,7 +21,7 @@ PAD, BOS = 0, 1
 SAME = 12  # failures after which no other proportions are tried, where all are one
 SPREAD = 0.25  # standard deviation of the weights
 CONTEXT = 256
-MOST_PARAMETERS = 8_000_000
+MOST_PARAMETERS = 100_000_000
 TEXT = (5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17)  # longer than a window
 
 #: what part a number of a config plays, by the name of its field; the first that matches
@@ -72,12 +72,14 @@ PARTS: tuple[tuple[str, str], ...] = (
 FIRST: dict[str, Any] = {
     "pad": PAD, "bos": BOS, "none": None, "special": 2, "vocab": VOCAB, "layers": 2, "shared": 2, "context": CONTEXT, "original": 32, "window": 8,
     "chunk": 8, "kv": 2, "rope": 8, "query": 16, "head": 8, "heads": 4, "state_heads": 8, "state_head": 8, "rank": 16,
-    "experts": 4, "chosen": 2, "one": 1, "state": 8, "inner": 64, "hidden": 32, "picture": 4,
+    "experts": 4, "chosen": 2, "one": 1, "state": 8, "inner": 64, "hidden": 32, "picture": 4, "sections": 4,
 }  # fmt: skip
 #: proportions that some classes want, tried in turn and in pairs
 OTHERS: tuple[dict[str, Any], ...] = (
     {"filled": True},
     {"layers": 4, "cycled": True},
+    {"mrope": True},
+    {"mrope": True, "sections": 2},
     {"kv": 4},
     {"heads": 8, "kv": 4},
     {"head": 16},
@@ -98,12 +100,27 @@ OTHERS: tuple[dict[str, Any], ...] = (
 
 #: what no name of a field tells: fields that have to agree, or that the default leaves out
 HINTS: dict[str, dict[str, Any]] = {
-    "DoryConfig": {"n_input_layers": 1, "n_recurrent_layers": 1, "n_output_layers": 1, "num_hidden_layers": 3},
+    "DoryConfig": {
+        "n_input_layers": 1, "n_recurrent_layers": 1, "n_output_layers": 1, "num_hidden_layers": 3,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+    },
     "GraniteMoeHybridConfig": {"layer_types": ["mamba", "attention"], "mamba_n_heads": 8, "mamba_d_head": 8},
     "DeepseekV2Config": {"num_experts_per_tok": 2, "num_key_value_heads": 4},
     "Lfm2MoeConfig": {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
-    "Dots1Config": {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1},
-}
+    "Dots1Config": {
+        "n_routed_experts": 4, "num_experts_per_tok": 2, "n_shared_experts": 1, "n_group": 1, "topk_group": 1,
+    },
+    "DbrxConfig": {"attn_config": {"kv_n_heads": 2, "rope_theta": 10000.0, "clip_qkv": 8.0}},
+    "ZambaConfig": {
+        "num_hidden_layers": 4, "layers_block_type": ["linear_attention", "hybrid"] * 2,
+        "attention_hidden_size": 64, "attention_head_dim": 16, "num_key_value_heads": 4, "n_mamba_heads": 2,
+    },
+    "XmodConfig": {"languages": ["en_XX"], "default_language": "en_XX"},
+    "ReformerConfig": {
+        "is_decoder": True, "attn_layers": ["local", "local"], "axial_pos_embds": False, "local_attn_chunk_length": 8,
+    },
+    "CohereCompassTextConfig": {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 10000.0}}},
+}  # fmt: skip
 
 
 class CantBuild(Exception):
@@ -148,7 +165,7 @@ def small_config(
     config_class: type[PreTrainedConfig], sizes: dict[str, Any], wanted: dict[str, Any]
 ) -> PreTrainedConfig:
     """The config of a small model, made by the class from the fields that differ from its default."""
-    changes = _changes(config_class(), sizes) | HINTS.get(config_class.__name__, {}) | wanted
+    changes = _changes(config_class(), sizes) | wanted
     config = config_class(**changes)
     for part in (config, *_parts(config)):
         for name in ("eos_token_id", "forced_eos_token_id", "forced_bos_token_id", "suppress_tokens"):
@@ -239,6 +256,7 @@ def _changes(config: PreTrainedConfig, sizes: dict[str, Any]) -> dict[str, Any]:
             changes[name] = sizes[part]
     if "kv_lora_rank" not in fields and "head_dim" in changes and fields.get("num_attention_heads") is None:
         del changes["head_dim"]
+    changes |= HINTS.get(type(config).__name__, {})
     return {n: v for n, v in changes.items() if n in accepted or "kwargs" in accepted or n in type(config).__dict__}
 
 
@@ -291,4 +309,8 @@ def _rope(value: dict[str, Any], sizes: dict[str, Any]) -> dict[str, Any]:
     changed = dict(value)
     if "original_max_position_embeddings" in changed:
         changed["original_max_position_embeddings"] = sizes["original"]
+    if "mrope_section" in changed or sizes.get("mrope"):  # for time, height and width: half of a head's rotated numbers
+        changed["mrope_section"] = [sizes["sections"] - 2 * (each := max(sizes["sections"] // 3, 1)), each, each]
+        if sizes["sections"] < 3:
+            changed["mrope_section"] = [1, 1, 0]
     return changed

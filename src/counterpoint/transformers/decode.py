@@ -131,7 +131,7 @@ def _reader(request: GuidedCall, loop: str) -> Histories | PaddedHistories | Non
     model, limit = request.model, request.limit
     able = abilities_of(model)
     if request.suits_histories():
-        if able.joint.holds(limit):
+        if able.reads_jointly(limit):
             return Histories(rows_for(model, limit))
         keeps_cache = request.config.return_dict_in_generate  # which is in nobody's hands but ours then
         if loop != "_assisted_decoding" and not keeps_cache and able.padded.holds(limit):
@@ -217,7 +217,7 @@ def _cache(request: GuidedCall, read: Histories, histories: Sequence[TokenIds], 
 
     None where the model has a state of another kind.
     """
-    if not abilities_of(request.model).joint.holds(request.limit):
+    if not abilities_of(request.model).reads_jointly(request.limit):
         return None
     cache = cache_of(request.model_kwargs)
     cache = DynamicCache(config=request.model.config) if cache is None else cache

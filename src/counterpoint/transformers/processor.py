@@ -163,7 +163,7 @@ class GuidanceLogitsProcessor(LogitsProcessor):
     def _new_read(self, num_rows: int) -> Histories | PaddedHistories:
         # One row is quicker by itself, and can be rolled back where drafts are.
         able, limit = abilities_of(self._model), self._limit
-        if num_rows > 1 and not able.joint.holds(limit) and able.padded.holds(limit):
+        if num_rows > 1 and not able.reads_jointly(limit) and able.padded.holds(limit):
             return PaddedHistories(self._model)
         return Histories(rows_for(self._model, limit))
 

@@ -101,13 +101,25 @@ class Abilities:
         """Whether rows of any lengths go through one forward, each exact."""
         return self.kernels if self.kernels else self._joint(False)
 
+    def reads_jointly(self, limit: int | None) -> bool:
+        """Whether rows of up to `limit` tokens go through one forward. Asks the twin alone where that is answer enough."""
+        return self._structure_joint().holds(limit) and self.joint.holds(limit)
+
+    def _structure_joint(self) -> Answer:
+        """What the twin shows of rows in one forward, by whichever attention is better."""
+        if self._structure is None:
+            return Answer(False, NO_TWIN)
+        has_kernel = FewQueries(self._model, compiled=True).has_kernel
+        found = self._structure.joint(True) if has_kernel else Answer(False)
+        return found or self._structure.joint(False)
+
     @functools.cached_property
     def manner(self) -> Manner:
         """How its rows are read one by one."""
         manner = ANEW if self._structure is None else self._structure.manner
         if manner == ANEW:
             return manner
-        found = self._try_own("separate", lambda: self._same_as_own(SeparateRows(self._model, manner=manner)))
+        found = self._try_own("separate", lambda: self._continues_as_own(SeparateRows(self._model, manner=manner)))
         return manner if found else ANEW
 
     @functools.cached_property
@@ -150,7 +162,7 @@ class Abilities:
                 "(for classes with config.is_decoder, set it to True)"
             )
         linears = Linears(model, compiled=kernels, keeps_layout=keeps_layout)
-        if self.joint.holds(limit):
+        if self.reads_jointly(limit):
             attention = FewQueries(model, compiled=kernels and bool(self.kernels))
             return RaggedRows(model, steps, linears, attention, recorded)
         return SeparateRows(model, linears, manner=self.manner)
@@ -163,10 +175,10 @@ class Abilities:
         """
         if not self.causal:
             return {"rows": f"none: {self.causal.reason}"}
-        is_joint = self.joint.holds(limit)
+        is_joint = self.reads_jointly(limit)
         facts = {"rows": "joint, one forward for all branches" if is_joint else _shown_manner(self.manner)}
         if not is_joint:
-            facts["not_joint"] = self.joint.reason
+            facts["not_joint"] = self._structure_joint().reason or self.joint.reason
         return facts | {
             "attention_kernel": _shown(self.kernels),
             "drafts": "yes" if is_joint or self.manner.crops else "no: what it has read can't be cut back",
@@ -201,6 +213,12 @@ class Abilities:
         rows.forward([Feed(long, text[:4], columns=()), Feed(short, text[:2], columns=())])
         got = rows.forward([Feed(long, text[4:5]), Feed(short, text[2:3])])
         return self._compared(got, self._texts.along(text[:5], [5, 3]))
+
+    def _continues_as_own(self, rows: Rows) -> Answer:
+        """One text, read and continued by a token: rows of their own know nothing of each other."""
+        text, row = self._texts.long, rows.add()
+        rows.forward([Feed(row, text[:4], columns=())])
+        return self._compared(rows.forward([Feed(row, text[4:5])]), self._texts.along(text[:5], [5]))
 
     def _padded(self) -> Answer:
         text, read = self._texts.long, PaddedHistories(self._model)

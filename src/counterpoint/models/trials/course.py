@@ -46,7 +46,7 @@ def grow(rows: Rows, texts: Texts, stops: Sequence[Sequence[int]]) -> Difference
             logits = rows.forward(feeds)
             held_long, held_short = stop, held_short + new
             for got, text, length in ((logits[0], texts.long, held_long), (logits[1], texts.short, held_short)):
-                if not texts.agrees(got, text[:length]):
+                if not texts.agrees(got, text[:length], of=text):
                     return Difference(length, when)
     rows.free(long)
     rows.free(short)
@@ -54,18 +54,20 @@ def grow(rows: Rows, texts: Texts, stops: Sequence[Sequence[int]]) -> Difference
 
 
 def go_on(rows: Rows, texts: Texts, start: int, longest: int) -> Difference | None:
-    """Read two texts up to `start`, where everything has begun to act, and on token by token.
-
-    A choice that rounding may turn (the best keys of an index, where some are equal) shows at some lengths only.
-    """
+    """Read two texts up to `start`, where everything has begun to act, and on by single tokens and by ever more of them."""
     if longest <= start:
         return None
     both = (rows.add(), texts.long), (rows.add(), texts.short)
     rows.forward([Feed(row, text[:start], columns=()) for row, text in both])
-    for length in range(start + 1, longest + 1):
-        logits = rows.forward([Feed(row, text[length - 1 : length]) for row, text in both])
-        if not all(texts.agrees(got, text[:length], within=text) for got, (_, text) in zip(logits, both)):
-            return Difference(length, "continued by a token")
+    held, new = start, 1
+    while held < longest:
+        end = min(held + new, longest)
+        logits = rows.forward([Feed(row, text[held:end], columns=range(end - held)) for row, text in both])
+        asked = [(text, length) for _, text in both for length in range(held + 1, end + 1)]
+        for got, (text, length) in zip(logits, asked, strict=True):
+            if not texts.agrees(got, text[:length], of=text):
+                return Difference(length, "continued by a token" if new == 1 else "continued by several")
+        held, new = end, new if held == start else 2 * new
     for row, _ in both:
         rows.free(row)
     return None
@@ -78,7 +80,7 @@ def leap(rows: Rows, texts: Texts, stops: Sequence[Sequence[int]]) -> Difference
         rows.forward([Feed(row, texts.long[:held], columns=())])
         ids = texts.long[held : run[-1]]
         for at, got in enumerate(rows.forward([Feed(row, ids, columns=range(len(ids)))])):
-            if held + at + 1 in run and not texts.agrees(got, texts.long[: held + at + 1]):
+            if held + at + 1 in run and not texts.agrees(got, texts.long[: held + at + 1], of=texts.long):
                 return Difference(held + at + 1, "continued by several")
         rows.free(row)
     return None

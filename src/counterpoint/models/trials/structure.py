@@ -70,6 +70,7 @@ class Structure:
         self._is_bounded = 0 < self._longest < len(self._texts.long)
         self._texts.shorten(self._longest)
         marks = [mark for mark in sorted(twin.lengths) if mark <= self._longest]
+        self._texts.marks = marks
         self._settled = self._find_settled(marks)
         #: the longest text of which anything read may be kept
         self._reach = self._longest if self._settled is None else self._settled
@@ -229,7 +230,7 @@ class Structure:
                 if length % 2:  # in another order each time
                     pair, both = pair[::-1], both[::-1]
                 for got, ids, whole in zip(read.logits(pair), pair, both):
-                    if not texts.agrees(got, ids, within=whole):
+                    if not texts.agrees(got, ids, of=whole):
                         return Difference(length, "padded on the left")
         return None
 
@@ -250,7 +251,7 @@ class Structure:
             rows = [texts.long[:width], texts.short[: max(width - 3, 2) if call.padded else width]]
             with texts.unchanged():
                 written = write(self._model, rows[: call.num_rows], call, num_new)
-            found = written.first_difference(lambda _, got, ids, row: texts.agrees(got, ids, within=row))
+            found = written.first_difference(lambda _, got, ids, row: texts.agrees(got, ids, of=row))
             if found is not None:
                 return found
         return None

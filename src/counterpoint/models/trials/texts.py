@@ -43,7 +43,8 @@ class Texts:
         self._uncached = {"use_cache": False} if "use_cache" in takes else {}
         self._num_ids = num_ids(model)
         self._known: dict[TokenIds, Tensor] = {}
-        self._whole: dict[TokenIds, Tensor] = {}
+        self._along: dict[TokenIds, Tensor] = {}
+        self.marks: list[int] = []  # lengths at which something may begin to act
         self.traces = Traces()
         self._places: list = []
 
@@ -82,19 +83,20 @@ class Texts:
 
     def along(self, ids: TokenIds, lengths: Iterable[int]) -> list[Tensor]:
         """Logits (V,) after these lengths of a text, from one forward of the whole."""
-        logits = self._forward(ids)
-        return [logits[length - 1] for length in lengths]
+        if ids not in self._along:
+            self._along[ids] = self._forward(ids)
+        return [self._along[ids][length - 1] for length in lengths]
 
-    def agrees(self, got: Tensor, ids: TokenIds, *, within: TokenIds | None = None) -> bool:
+    def agrees(self, got: Tensor, ids: TokenIds, *, of: TokenIds | None = None) -> bool:
         """Whether these are the logits after a text, but for rounding.
 
         Args:
-            within: a text that begins with this one; what one forward of it predicts after this one does as well.
+            of: a text that begins with this one. What one forward predicts after this one does as well, where it reads that
+                text as far as nothing begins to act.
         """
-        if within is not None and ids not in self._known:
-            if within not in self._whole:
-                self._whole[within] = self._forward(within)
-            if self.alike(got, self._whole[within][len(ids) - 1]):
+        if of is not None and ids not in self._known:
+            read = of[: min((mark for mark in self.marks if mark >= len(ids)), default=len(of))]
+            if self.alike(got, self.along(read, [len(ids)])[0]):
                 return True
         return self.alike(got, self.after(ids))
 
