@@ -30,7 +30,7 @@ FIRST, APART, MOST = 16, 8, 40  # lengths of the small model: the shortest, how 
 NUM_EXPERTS, MOST_CHOSEN, VOCAB = 16, 8, 160
 KEPT_LENGTH = 32  # tokens; a length up to this is short enough to be tried as it is
 LEAST_LENGTH = 5  # a smaller number counts something else, or shows in any text
-TABLE = 44  # positions
+TABLE = 48  # positions; a multiple of the chunks that some models fill up to
 
 BY_LAYER = "per_layer_config"
 

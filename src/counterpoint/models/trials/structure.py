@@ -80,12 +80,14 @@ class Structure:
     def _find_longest(self) -> None:
         """Find how many tokens the twin's own forward reads without failing."""
         long = self._texts.long
-        ends = sorted({len(long), *(mark + by for mark in self._limits for by in (0, 1))}, reverse=True)
-        for end in ends:
-            for length in range(end, max(end - 4, 0), -1):
-                if length <= len(long) and self._reads(long[:length]):
-                    self._longest = length
-                    return
+        if self._reads(long):
+            self._longest = len(long)
+            return
+        least, most = 0, len(long)  # it reads the one and fails at the other
+        while most - least > 1:
+            middle = (least + most) // 2
+            least, most = (middle, most) if self._reads(long[:middle]) else (least, middle)
+        self._longest = least
 
     @torch.no_grad()
     def _find_settled(self, marks: list[int]) -> int | None:
