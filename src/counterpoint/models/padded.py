@@ -20,9 +20,6 @@ from counterpoint.models.linears import Linears
 
 TokenIds = tuple[int, ...]
 
-# Vision-language models: the offset of positions after a picture. RecurrentGemma: its states.
-STATE_ON_MODULES = frozenset({"rope_deltas", "recurrent_states", "conv1d_state"})
-
 
 class PaddedHistories:
     """Token histories, a row of the batch for each.
@@ -86,8 +83,3 @@ class PaddedHistories:
             hook.remove()
         self._cache = cache_of(out, self._cache_name)
         return out.logits[:, -1, : self._num_ids]
-
-
-def state_places(model: PreTrainedModel) -> list[tuple[Any, str]]:
-    """Modules, and their attributes that keep a state of the text being read."""
-    return [(module, name) for module in model.modules() for name in STATE_ON_MODULES & vars(module).keys()]

@@ -45,6 +45,56 @@ def traces_of(model: nn.Module, read: Callable[[], object]) -> Traces:
     return Traces(frozenset(changed))
 
 
+#: attributes of modules, by the module's class, that hold nothing in a model that has read nothing
+Slots = frozenset[tuple[type, str]]
+_OF_ANY_MODULE = frozenset(vars(nn.Module()))
+
+
+def slots_of(model: nn.Module) -> Slots:
+    """The attributes that hold nothing now: where a model that has just been built will keep a state, if anywhere."""
+    return frozenset(
+        (type(module), name)
+        for module in model.modules()
+        for name, value in vars(module).items()
+        if value is None and name not in _OF_ANY_MODULE
+    )
+
+
+class OwnState:
+    """What one reader's texts leave on the modules, kept apart from what all others leave there.
+
+    Args:
+        model: the model.
+        slots: of a model of its class that has read nothing.
+        traces: what else a forward changes.
+    """
+
+    def __init__(self, model: nn.Module, slots: Slots, traces: Traces) -> None:
+        self._slots = [(m, name) for m in model.modules() for name in vars(m) if (type(m), name) in slots]
+        self._places = [place for place in traces.places(model) if place not in self._slots]
+        self._kept: list[Any] = [None] * len(self._slots)
+
+    def forget(self) -> None:
+        """Go on as a reader that has read nothing; to be called while `alone`."""
+        self._put([None] * len(self._slots))
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """While this holds, the modules have the state of this reader's texts; then what they had before."""
+        others = [_get(module, name) for module, name in self._slots]
+        self._put(self._kept)
+        try:
+            with unchanged(self._places):
+                yield
+        finally:
+            self._kept = [_get(module, name) for module, name in self._slots]
+            self._put(others)
+
+    def _put(self, values: list[Any]) -> None:
+        for (module, name), value in zip(self._slots, values):
+            _put(module, name, value)
+
+
 @contextlib.contextmanager
 def unchanged(places: list[Place]) -> Iterator[None]:
     """Leave these attributes as they are now, whatever is read meanwhile."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from transformers import PreTrainedModel
 
 from counterpoint.errors import PromptError
 from counterpoint.models.caches import cache_of
-from counterpoint.models.padded import state_places
+from counterpoint.models.trials import abilities_of
 
 #: a prompt by its number, and the tokens generated after it
 History = tuple[int, tuple[int, ...]]
@@ -38,11 +37,11 @@ class InputHistories:
         self._held: list[History] = []
         self._ids = torch.zeros((0, 0), dtype=torch.long)  # (R, L) prompts and what came after them
         self._kwargs: dict[str, Any] = {}
-        self._state: list[Any] = []  # what the model keeps of these histories on its modules
+        self._state = abilities_of(model).own_state()
 
     def logits(self, histories: Sequence[History]) -> Tensor:
         """Logits of the token after each history. Histories of one prompt stand side by side. -> (R, V)."""
-        with self._own_state(), torch.no_grad():
+        with self._state.alone(), torch.no_grad():
             return self._logits(list(histories))
 
     def _logits(self, histories: list[History]) -> Tensor:
@@ -58,6 +57,7 @@ class InputHistories:
 
     def _begin(self, histories: list[History]) -> Tensor:
         """Read the prompts, and what was generated after them."""
+        self._state.forget()
         self._ids, self._kwargs = _prepared(self._model, self._inputs, len(histories) // self.num_prompts)
         generated = [ids for _, ids in histories]
         num_generated = len(generated[0])
@@ -90,20 +90,6 @@ class InputHistories:
         cache.reorder_cache(at)
         self._ids = self._ids[at]
         return True
-
-    @contextmanager
-    def _own_state(self) -> Iterator[None]:
-        """What the model keeps on its modules is that of these histories for a while, and then as it was."""
-        places = state_places(self._model)
-        others = [getattr(module, name) for module, name in places]
-        for (module, name), value in zip(places, self._state or [None] * len(places)):
-            setattr(module, name, value)
-        try:
-            yield
-        finally:
-            self._state = [getattr(module, name) for module, name in places]
-            for (module, name), value in zip(places, others):
-                setattr(module, name, value)
 
 
 def check_inputs(inputs: object) -> int:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from transformers import LogitsProcessor, PreTrainedModel
 
 from counterpoint.errors import GuideError, PromptError, UnsupportedError
 from counterpoint.guide import Guide
-from counterpoint.models.padded import PaddedHistories, state_places
+from counterpoint.models.padded import PaddedHistories
 from counterpoint.models.trials import abilities_of
 from counterpoint.transformers.caller import Caller, is_drafting, running_generate
 from counterpoint.transformers.encoded import EncodedHistories, continues_encoded
@@ -95,7 +94,7 @@ class GuidanceLogitsProcessor(LogitsProcessor):
                 "exactly; use another encoder-decoder, or a decoder-only model"
             )
         self._own_prompt_len, self._form = prompt_len, form
-        self._places = state_places(model)
+        self._state = abilities_of(model).own_state()
         self.reset()
 
     def reset(self) -> None:
@@ -143,7 +142,8 @@ class GuidanceLogitsProcessor(LogitsProcessor):
 
     def _read_negatives(self, negatives: list[TokenIds], generated: list[list[int]]) -> Tensor:
         """Logits of the negative branch. -> (R, V)."""
-        with torch.no_grad(), _own_state(self._places):
+        with torch.no_grad(), self._state.alone():
+            self._state.forget()  # what is read here has positions of its own, or none
             if self._model.config.is_encoder_decoder:
                 if self._read is None:
                     self._read = EncodedHistories(self._model, list(dict.fromkeys(self._negatives)))
@@ -270,19 +270,6 @@ def check_readable(model: PreTrainedModel, limit: int | None, num_new: int) -> N
             f"a prompt or negative can come to {limit} tokens, {num_new} of them new, and the forward of "
             f"{type(model).__name__} fails past {most}; {way_out}"
         )
-
-
-@contextmanager
-def _own_state(places: list[tuple[Any, str]]) -> Iterator[None]:
-    """The states of the conditional branch, which some models keep on their modules, set aside and then restored."""
-    kept = [getattr(module, name) for module, name in places]
-    for module, name in places:
-        setattr(module, name, None)
-    try:
-        yield
-    finally:
-        for (module, name), value in zip(places, kept):
-            setattr(module, name, value)
 
 
 def _id_set(ids: int | list[int] | None) -> frozenset[int]:

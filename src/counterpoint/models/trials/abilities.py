@@ -20,6 +20,7 @@ from counterpoint.models.ragged import RaggedRows
 from counterpoint.models.recorded.steps import RecordedSteps
 from counterpoint.models.rows import Feed, Rows
 from counterpoint.models.separate import Manner, SeparateRows
+from counterpoint.models.traces import OwnState, Traces, slots_of
 from counterpoint.models.trials.own_loop import LoopCall
 from counterpoint.models.trials.shrink import get
 from counterpoint.models.trials.structure import ANEW, YES, Answer, Structure, first_line
@@ -133,6 +134,13 @@ class Abilities:
     def own_loop(self, call: LoopCall) -> Answer:
         """Whether transformers' own loop is right on calls of this kind."""
         return Answer(False, NO_TWIN) if self._structure is None else self._structure.own_loop(call)
+
+    def own_state(self) -> OwnState:
+        """Room for what one reader's texts leave on the modules, where other readers leave something too."""
+        found = None if self._model.config.is_encoder_decoder else self._structure
+        if found is None:
+            return OwnState(self._model, slots_of(self._model), Traces())
+        return OwnState(self._model, found.slots, found.traces)
 
     def new_rows(
         self,

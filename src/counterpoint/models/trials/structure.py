@@ -56,6 +56,7 @@ class Structure:
 
     def __init__(self, twin: Twin) -> None:
         self._model, self._lengths = twin.model, twin.lengths
+        self.slots = twin.slots
         self._limits = {**twin.tables, **twin.lengths}
         self._small = {real: mark for mark, real in twin.lengths.items()}
         self._joint: dict[bool, Answer] = {}

@@ -13,6 +13,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
+from counterpoint.models.traces import Slots, slots_of
 from counterpoint.models.trials.shrink import Path, Shrunk, divisors, get, length_fields, narrowed, with_lengths
 
 MOST_NUMBERS = 60_000_000  # parameters, more than which is no small model
@@ -27,11 +28,13 @@ class Twin:
         model: of the class and, apart from sizes, of the config of the model that it stands for.
         lengths: for each length of its config, that of the model itself: where something may begin to act.
         tables: likewise for each number of positions that there is a table of.
+        slots: of the model before it had read anything.
     """
 
     model: PreTrainedModel
     lengths: dict[int, int]
     tables: dict[int, int]
+    slots: Slots
 
 
 @torch.no_grad()
@@ -53,10 +56,11 @@ def _try(model: PreTrainedModel, divisor: int, num_layers: int | None) -> Twin |
         if shrunk is None:
             return None
         twin = _built(type(model), shrunk.config)
+        slots = slots_of(twin)
         twin(input_ids=torch.tensor([[1, 3, 2]]), use_cache=False)
     except Exception:  # of whatever kind: these sizes do not go together
         return None
-    return Twin(twin, shrunk.lengths, shrunk.tables)
+    return Twin(twin, shrunk.lengths, shrunk.tables, slots)
 
 
 def _shrunk_lengths(kind: type[PreTrainedModel], config: PreTrainedConfig) -> Shrunk | None:
