@@ -11,7 +11,7 @@ from engine.oracle import assert_same, guided_tokens
 import counterpoint as cp
 from counterpoint.contexts import ReadBranch
 from counterpoint.engine import Engine, prepare
-from counterpoint.engine.drafting import Lookup
+from counterpoint.engine.lookup import Lookup
 from counterpoint.engine.prefix import PrefixStore
 from counterpoint.errors import SamplingError
 from counterpoint.models.rows import Feed

@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 
 from counterpoint.contexts.other_model import check_tokenizer
-from counterpoint.engine.ahead import new_drafter, write_ahead
+from counterpoint.engine.ahead import Ahead
 from counterpoint.engine.background import Background, before_others, let_go, num_rows_of
 from counterpoint.engine.choose import choose
 from counterpoint.engine.constrained import begin_masks
-from counterpoint.engine.drafting import Ahead, Lookup
+from counterpoint.engine.drafting import new_drafter, write_ahead
 from counterpoint.engine.feeding import MAX_CHUNK, Shapes, feed, portions
+from counterpoint.engine.lookup import Lookup
 from counterpoint.engine.prefix import PrefixStore
 from counterpoint.engine.reader import Reader
 from counterpoint.engine.request import Completion, Progress, Request

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from counterpoint.constraints.state import State
-from counterpoint.engine.drafting import Ahead, Lookup
+from counterpoint.engine.ahead import Ahead
+from counterpoint.engine.lookup import Lookup
 from counterpoint.engine.loops import Loops
 from counterpoint.engine.processors import NoEarlyEnd, Processors
 from counterpoint.engine.reader import Reader

@@ -6,10 +6,8 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers import (
-    Cache,
     DynamicCache,
     GenerationConfig,
     LogitsProcessorList,
@@ -18,13 +16,12 @@ from transformers import (
 )
 from transformers.generation import UnbatchedClassifierFreeGuidanceLogitsProcessor
 from transformers.generation.configuration_utils import GenerationMode
-from transformers.generation.utils import GenerateDecoderOnlyOutput
 from transformers.utils import ModelOutput
 
 from counterpoint.constraints.compiled import Compiled
 from counterpoint.errors import UnsupportedError
 from counterpoint.guide import Guide
-from counterpoint.models.caches import CACHE_NAMES, CAUSAL_FIELD, GENERATED_FIELD, cache_of
+from counterpoint.models.caches import CACHE_NAMES, CAUSAL_FIELD, GENERATED_FIELD
 from counterpoint.models.padded import PaddedHistories
 from counterpoint.models.trials import abilities_of
 from counterpoint.transformers.caller import running_generate
@@ -33,8 +30,8 @@ from counterpoint.transformers.guided_call import GuidedCall, guides_of
 from counterpoint.transformers.histories import Histories, rows_for
 from counterpoint.transformers.joint import JointGuidance, JointModel, NeedsStates
 from counterpoint.transformers.loops import check_mask, check_reads_plainly, own_loop_fault, reorders_beams
-from counterpoint.transformers.negatives import TokenIds
 from counterpoint.transformers.processor import GuidanceLogitsProcessor, check_readable
+from counterpoint.transformers.sample import cache_read, sample
 
 LOOPS = {
     GenerationMode.SAMPLE: "_sample",
@@ -113,7 +110,7 @@ def generate(
     request.warn_of_no_effect(processors)
     read = None if guides is None else _reader(request, LOOPS[mode])
     if read is not None and LOOPS[mode] == "_sample":
-        return _decode(request, read, processors, stopping_criteria)
+        return sample(request, read, processors, stopping_criteria)
     if read is not None:
         with contextlib.suppress(NeedsStates):
             return _joint_loop(request, read, LOOPS[mode], processors, stopping_criteria)
@@ -151,80 +148,6 @@ def _reader(request: GuidedCall, loop: str) -> Histories | PaddedHistories | Non
     raise UnsupportedError(fault)
 
 
-def _decode(
-    request: GuidedCall,
-    read: Histories | PaddedHistories,
-    processors: LogitsProcessorList,
-    stopping_criteria: StoppingCriteriaList,
-) -> ModelOutput | Tensor:
-    """transformers' `_sample`, token for token, with both branches in one forward."""
-    config, streamer, input_ids = request.config, request.caller["streamer"], request.input_ids
-    pads_finished = any(hasattr(criteria, "eos_token_id") for criteria in stopping_criteria)
-    guides, cond, other = request.row_guides(), request.prompts(), request.others
-    kept: dict[str, list[Tensor]] = {
-        name: []
-        for name in ("scores", "logits")
-        if config.return_dict_in_generate and getattr(config, f"output_{name}")
-    }
-    unfinished = torch.ones(len(cond), dtype=torch.long, device=input_ids.device)
-    running = list(range(len(cond)))  # rows
-    last: tuple[Tensor, Tensor | None] | None = None
-    step, prompt_len = 0, input_ids.shape[1]
-    while running:
-        asked = [cond[row] for row in running]
-        needs_negative = guides.needs_negative(step)
-        if needs_negative:
-            asked += [other[row] for row in running]
-        logits = read.logits(asked).to(dtype=torch.float32, device=input_ids.device)
-        last = _scattered(
-            last, running, logits[: len(running)], logits[len(running) :] if needs_negative else None, len(cond)
-        )
-        scores = processors(input_ids, guides.apply(*last, input_ids[:, prompt_len:]))
-        if config.do_sample:
-            chosen = torch.multinomial(torch.softmax(scores, dim=-1), num_samples=1).squeeze(1)
-        else:
-            chosen = scores.argmax(dim=-1)
-        if pads_finished:
-            chosen = chosen * unfinished + config._pad_token_tensor.to(chosen.device) * (1 - unfinished)
-        input_ids = torch.cat([input_ids, chosen[:, None]], dim=-1)
-        for name, tensor in (("scores", scores), ("logits", last[0])):
-            if name in kept:
-                kept[name].append(tensor.clone())
-        unfinished = unfinished & ~stopping_criteria(input_ids, tuple(kept["scores"]) if "scores" in kept else None)
-        if streamer is not None:
-            streamer.put(chosen.cpu())
-        tokens = chosen.tolist()
-        running = [row for row, alive in enumerate(unfinished.tolist()) if alive]
-        if running and config.return_dict_in_generate:
-            running = list(range(len(cond)))  # the cache that is returned has the padding of finished rows too
-        for row in running:
-            cond[row] += (tokens[row],)
-            other[row] += (tokens[row],)
-        step += 1
-    if streamer is not None:
-        streamer.end()
-    if not config.return_dict_in_generate:
-        return input_ids
-    return GenerateDecoderOnlyOutput(
-        sequences=input_ids,
-        **{name: tuple(steps) for name, steps in kept.items()},
-        **{GENERATED_FIELD: _cache(request, read, cond, input_ids.shape[1] - 1)},
-    )
-
-
-def _cache(request: GuidedCall, read: Histories, histories: Sequence[TokenIds], width: int) -> Cache | None:
-    """What transformers' loop would have cached of the conditional branch, left-padded to `width` tokens.
-
-    None where the model has a state of another kind.
-    """
-    if not abilities_of(request.model).reads_jointly(request.limit):
-        return None
-    cache = cache_of(request.model_kwargs)
-    cache = DynamicCache(config=request.model.config) if cache is None else cache
-    read.fill(cache, histories, width)
-    return cache
-
-
 def _joint_loop(
     request: GuidedCall,
     read: Histories | PaddedHistories,
@@ -248,22 +171,8 @@ def _joint_loop(
         out[GENERATED_FIELD] = None
         if loop != "_beam_search":
             texts = [p + tuple(row) for p, row in zip(request.prompts(), out.sequences[:, prompt_len:-1].tolist())]
-            out[GENERATED_FIELD] = _cache(request, read, texts, out.sequences.shape[1] - 1)
+            out[GENERATED_FIELD] = cache_read(request, read, texts, out.sequences.shape[1] - 1)
     return out
-
-
-def _scattered(
-    last: tuple[Tensor, Tensor | None] | None, running: list[int], cond: Tensor, other: Tensor | None, num_rows: int
-) -> tuple[Tensor, Tensor | None]:
-    """Logits of all rows: finished ones keep their last, which nothing reads but the user's processors."""
-    if last is None or len(running) == num_rows:
-        return cond, other
-    whole_cond, whole_other = last
-    whole_cond[running] = cond
-    if other is None or whole_other is None:
-        return whole_cond, None if other is None else whole_cond.clone().index_copy_(0, torch.tensor(running), other)
-    whole_other[running] = other
-    return whole_cond, whole_other
 
 
 def _hand_over(
