@@ -327,13 +327,13 @@ def test_suffixes_and_recurrent_branches_are_not_drafted():
 def test_where_nothing_can_be_guessed_nothing_is(way, monkeypatch):
     model, other = cp.Model(ARCHITECTURES["llama"].model()), cp.Model(ARCHITECTURES["gpt2"].model())
     options = {**GREEDY, "branches": [cp.Branch(OtherModel(other), -0.2)]}
-    plain, real = cp.generate(model, ids(1, 9), **options), ahead._next
+    plain, real = cp.generate(model, ids(1, 9), **options), drafting._next
 
     def failing(sequence):
         if len(sequence.drafter.guesses) == 2:
             raise RuntimeError("no token is left")
         return real(sequence)
 
-    monkeypatch.setattr(ahead, "_next", failing)
+    monkeypatch.setattr(drafting, "_next", failing)
     drafts = {"draft_model": cp.Model(noisy(model.hf, 0.02))} if way == "model" else {"draft_ahead": True}
     assert same([plain], [cp.generate(model, ids(1, 9), draft_tokens=4, **drafts, **options)]) > 0
