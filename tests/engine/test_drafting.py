@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 import counterpoint as cp
 from counterpoint.contexts import LastTokens, OtherModel, Suffix
-from counterpoint.engine import Engine, ahead, prepare
+from counterpoint.engine import Engine, drafting, prepare
 from counterpoint.errors import SamplingError, UnsupportedError
 
 PLAIN = {"max_tokens": 24, "ignore_eos": True}
