@@ -61,5 +61,12 @@ def test_a_reader_that_fails_changes_nothing_for_others() -> None:
     assert model(1.0) == 3.0
 
 
+def test_what_only_some_modules_of_a_class_lack_is_no_state() -> None:
+    """Such as the number of the layer whose keys a layer reads: None where it has keys of its own."""
+    model = nn.Sequential(Counter(), Counter())
+    model[0].shares, model[1].shares = None, 3
+    assert slots_of(model) == {(Counter, "whatever")}
+
+
 def test_what_torch_keeps_on_every_module_is_no_state() -> None:
     assert slots_of(nn.Sequential(Counter(), nn.Linear(2, 2))) == {(Counter, "whatever")}

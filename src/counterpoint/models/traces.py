@@ -51,13 +51,12 @@ _OF_ANY_MODULE = frozenset(vars(nn.Module()))
 
 
 def slots_of(model: nn.Module) -> Slots:
-    """The attributes that hold nothing now: where a model that has just been built will keep a state, if anywhere."""
-    return frozenset(
-        (type(module), name)
-        for module in model.modules()
-        for name, value in vars(module).items()
-        if value is None and name not in _OF_ANY_MODULE
-    )
+    """Where a model that has just been built will keep a state, if anywhere: what holds nothing in any module of a class."""
+    empty, full = set(), set()
+    for module in model.modules():
+        for name, value in vars(module).items():
+            (empty if value is None else full).add((type(module), name))
+    return frozenset(slot for slot in empty - full if slot[1] not in _OF_ANY_MODULE)
 
 
 class OwnState:
