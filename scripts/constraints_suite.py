@@ -53,8 +53,11 @@ def _can_write(model: cp.Model, state: Any, data: Any) -> bool:
         text = json.dumps(data, ensure_ascii=False, separators=separators)
         own, ids = state.fork(), model.encode(text, special_tokens=False)
         if own.num_allowed(ids) == len(ids):
-            for token_id in ids:
-                own.accept(token_id)
+            try:
+                for token_id in ids:
+                    own.accept(token_id)
+            except ConstraintError:  # rules over several choices are told token by token
+                continue
             if own.complete:
                 return True
     return False
@@ -65,7 +68,7 @@ def _named(message: str) -> set[str]:
     listed = re.search(r"Unimplemented keys: \[(.*?)\]", message)
     if listed:
         return set(re.findall(r'"([^"]+)"', listed[1]))
-    for word in ("oneOf", "$ref", "multipleOf", "pattern", "format", "allOf"):
+    for word in ("uniqueItems", "oneOf", "$ref", "multipleOf", "pattern", "format", "allOf"):
         if word in message:
             return {word}
     return {"no text keeps it" if "no text keeps" in message or "nsatisfiable" in message else message[:60]}

@@ -12,7 +12,7 @@ WORDS = ["fish", "fish pie", "bean", "beans", "rice, plain", "x", "xx", "Ã©gg ðŸ
 class Problem:
     """A random plan and all choices that keep its rules, as rows of option numbers."""
 
-    def __init__(self, seed, *, most_slots=5, most_options=5, words=WORDS, gap=", "):
+    def __init__(self, seed, *, most_slots=5, most_options=5, words=WORDS, gap=", ", rules=None):
         source = random.Random(seed)
         while True:
             num = source.randint(2, most_slots)
@@ -22,7 +22,7 @@ class Problem:
             self.plan = Plan(gap.join(f"{{{name}}}" for name in self.slots), self.slots)
             sizes = [len(options) for options in self.slots.values()]
             self.rows = np.stack([g.ravel() for g in np.indices(sizes, dtype=np.int8)], 1)
-            for _ in range(source.randint(1, 4)):
+            for _ in range(rules or source.randint(1, 4)):
                 self._rule(source)
             if len(self.rows):
                 return

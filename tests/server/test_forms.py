@@ -33,6 +33,9 @@ class Place(pydantic.BaseModel):
     sure: bool
 
 
+UNIQUE = {"type": "array", "items": {"enum": ["a", "b", "c"]}, "uniqueItems": True, "minItems": 2}
+
+
 @pytest.fixture(scope="module")
 def client():
     with serving(make_model(template=TOOLS_TEMPLATE, context_len=2048)) as running, client_of(running) as made:
@@ -64,6 +67,7 @@ def test_a_schema_by_every_name(client, fields, guidance):
         ({"structured_outputs": {"regex": "[ab]{3}"}}, lambda text: len(text) == 3 and set(text) <= set("ab")),
         ({"guided_grammar": 'start: "x" "y"+'}, lambda text: set(text[1:]) <= {"y"} and text[0] == "x"),
         ({"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "boolean"}}}}, lambda text: isinstance(json.loads(text), bool)),
+        ({"response_format": {"type": "json_schema", "json_schema": {"schema": UNIQUE}}}, lambda text: len(json.loads(text)) == len(set(json.loads(text))) > 1),
     ],
 )  # fmt: skip
 def test_other_forms_in_both_endpoints(client, fields, good):
@@ -159,6 +163,8 @@ def test_a_call_that_is_cut_is_a_text(client):
         ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
         ({"response_format": {"type": "json_object"}, "guided_regex": "a"}, "response_format"),
         ({"response_format": {"type": "json_schema", "json_schema": {"schema": {"not": {"type": "string"}}}}}, "response_format"),
+        ({"guided_json": {"type": "array", "items": {"type": "string"}, "uniqueItems": True}}, "guided_json"),
+        ({"response_format": {"type": "json_schema", "json_schema": {"schema": UNIQUE | {"minItems": 4}}}}, "response_format"),
         ({"structured_outputs": {"json": {}, "regex": "a", "choice": ["a"]}}, "structured_outputs"),
         ({"structured_outputs": {"structural_tag": "x"}}, "structured_outputs"),
         ({"guided_regex": "("}, "guided_regex"),
