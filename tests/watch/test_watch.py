@@ -24,13 +24,19 @@ def llama():
 
 def texts(count=8, length=40, seed=0):
     source = np.random.default_rng(seed)
-    return [source.normal([2.0, -1.5, -1.2, 0.5], [0.6, 0.8, 0.7, 0.2], size=(length, 4)) for _ in range(count)]
+    return [
+        np.abs(source.normal([2.0, 1.5, 1.2, 0.5], [0.6, 0.8, 0.7, 0.2], size=(length, 4))) * [1, -1, -1, 1]
+        for _ in range(count)
+    ]
 
 
 def test_windows_by_hand():
-    numbers = np.array([[1.0, 0], [3, 0], [5, 6]])
-    assert windows(numbers, 2).tolist() == [[2, 0, 1, 0], [4, 3, 1, 3]]
-    assert windows(numbers[:1], 2).shape == (0, 4)
+    numbers = np.array([[1.0, -2, -1, 0.1], [3, -4, -2, 0.3], [5, -1, -3, 0.5]])
+    got = windows(numbers, 2, ("entropy", "cond_logprob", "guided_logprob"))
+    want = [[2, math.log(2.02), 3, math.log(3.02), 1.5], [4, math.log(4.02), 2.5, math.log(2.52), 2.5]]
+    assert got == pytest.approx(np.array(want))
+    assert windows(numbers, 2, ("divergence",))[:, 0] == pytest.approx(np.log([0.22, 0.42]))
+    assert windows(numbers[:1], 2, ("entropy",)).shape == (0, 2)
 
 
 def test_distances_by_hand():
@@ -98,11 +104,14 @@ def test_fit_from_texts_prompts_and_completions(llama):
 
 @pytest.mark.parametrize("method", ["nearest", "forest"])
 def test_the_file_round_trips(tmp_path, method):
-    watch = cp.Watch(texts(), "abc", "tiny", window=12, method=method, false_alarms=0.1)
+    watch = cp.Watch(
+        texts(), "abc", "tiny", window=12, method=method, numbers=("entropy", "divergence"), false_alarms=0.1
+    )
     watch.save(tmp_path / "watch.json")
     again = cp.Watch.load(tmp_path / "watch.json")
     assert [path.name for path in tmp_path.iterdir()] == ["watch.json"]
     assert (again.model, again.model_name, again.window, again.method) == ("abc", "tiny", 12, method)
+    assert again.numbers == ("entropy", "divergence")
     fresh = texts(1, seed=9)[0]
     assert again.scores(fresh).tolist() == watch.scores(fresh).tolist() and again.bound == watch.bound
     assert json.loads((tmp_path / "watch.json").read_text())["bound"] == watch.bound
@@ -111,7 +120,7 @@ def test_the_file_round_trips(tmp_path, method):
 def test_the_forest_is_scikit_learns():
     from sklearn.ensemble import IsolationForest
 
-    good = np.concatenate([windows(text, 16) for text in texts()])
+    good = np.concatenate([windows(text, 16, ("entropy", "divergence")) for text in texts()])
     want = -IsolationForest(n_estimators=100, random_state=0).fit(good).score_samples(good[:5])
     assert Forest(good).distances(good[:5]) == pytest.approx(want)
 
@@ -143,6 +152,8 @@ def test_another_model_is_refused(llama):
         ([(PROMPT, range(2, 40))] * 8, {"window": 3}, "window is 3"),
         ([(PROMPT, range(2, 40))] * 8, {"method": "svm"}, "method is 'svm'; use nearest or forest"),
         ([(PROMPT, range(2, 40))] * 8, {"false_alarms": 0.5}, "false_alarms is 0.5"),
+        ([(PROMPT, range(2, 40))] * 8, {"numbers": ["mood"]}, "numbers has 'mood'; use some of entropy"),
+        ([(PROMPT, range(2, 40))] * 8, {"numbers": []}, "numbers is empty"),
         ([(PROMPT, range(2, 40))] * 8, {"temperature": 1}, "no option 'temperature'"),
     ],
 )
@@ -160,7 +171,7 @@ def test_mistakes_of_a_fit_are_one_line(llama, good, more, message):
         ('{"format": "counterpoint-watch", "version": 9}', "version is 9"),
         ('{"format": "counterpoint-watch", "version": 1, "texts": []}', "it has no"),
         ('{"format": "counterpoint-watch", "version": 1, "texts": [], "model": "m", "model_name": "", "window": 16, '
-         '"method": "nearest", "false_alarms": 0.05}', "0 good texts"),
+         '"method": "nearest", "numbers": ["entropy"], "false_alarms": 0.05}', "0 good texts"),
     ],
 )  # fmt: skip
 def test_files_that_hold_no_watch(tmp_path, text, message):

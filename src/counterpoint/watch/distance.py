@@ -14,6 +14,9 @@ Array = NDArray[np.float64]
 NEAREST = 3  # good windows that a distance is the mean of
 SCALE_FLOOR = 0.05  # of a number's spread among good windows: nats below it are no difference
 SEED = 0  # of an isolation forest
+LEAST = 0.02  # nats, added before a logarithm: below it everything is as sure
+NAMES = ("entropy", "cond_logprob", "guided_logprob", "divergence")  # a step's numbers, in order
+USUAL = NAMES[:3]
 
 
 class Judge(Protocol):
@@ -84,10 +87,31 @@ def student(probability: float, freedom: int) -> float:
     return z + first / freedom + second / freedom**2 + third / freedom**3
 
 
-def windows(numbers: Array, length: int) -> Array:
-    """Each run of `length` steps as one row: the mean of each number, and its standard deviation. (T, C) -> (N, 2 C);
-    no rows where there are fewer steps."""
+def windows(numbers: Array, length: int, names: Sequence[str]) -> Array:
+    """Each run of `length` steps as one row, from its means of the numbers that are named. (T, 4) -> (N, F); no rows where
+    there are fewer steps.
+
+    A text that repeats itself is too sure, and a jumble not sure enough. As it is, a mean tells apart what is far from
+    sure, and its logarithm what is near: both are taken of entropy and of the token's surprise in the prompt's branch.
+    """
     if len(numbers) < length:
-        return np.empty((0, 2 * numbers.shape[1]))
-    runs = np.lib.stride_tricks.sliding_window_view(numbers, length, axis=0)  # (N, C, length)
-    return np.concatenate([runs.mean(-1), runs.std(-1)], axis=1)
+        return np.empty((0, sum(len(_MEASURES[name]) for name in names)))
+    means = np.lib.stride_tricks.sliding_window_view(numbers, length, axis=0).mean(-1)  # (N, 4)
+    columns = [measure(np.abs(means[:, NAMES.index(name)])) for name in names for measure in _MEASURES[name]]
+    return np.stack(columns, axis=1)
+
+
+def _plain(values: Array) -> Array:
+    return values
+
+
+def _log(values: Array) -> Array:
+    return np.log(values + LEAST)
+
+
+_MEASURES = {
+    "entropy": (_plain, _log),
+    "cond_logprob": (_plain, _log),
+    "guided_logprob": (_plain,),
+    "divergence": (_log,),
+}

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from counterpoint.errors import UnsupportedError, UsageError
-from counterpoint.watch.distance import JUDGES, Array, Judge, bound, windows
+from counterpoint.watch.distance import JUDGES, NAMES, USUAL, Array, Judge, bound, windows
 
 if TYPE_CHECKING:
     from counterpoint.engine.watching import Numbers
@@ -24,7 +24,6 @@ FORMAT, VERSION = "counterpoint-watch", 1
 WINDOW = 16
 FALSE_ALARMS = 0.05
 LEAST_GOOD = 5
-NUM_NUMBERS = 4  # of a step
 DIGITS = 5  # after the point
 
 
@@ -33,13 +32,15 @@ class Watch:
     """Raises an alarm where the last tokens of a text look like none of some good texts.
 
     A step has four numbers: the entropy of the prompt's branch, the log-probability of the chosen token there and in the
-    guided distribution, and the branches' divergence. A window is their means and standard deviations over its tokens.
+    guided distribution, and the branches' divergence. A window is known by the means of some of them over its tokens.
 
     Args:
         texts: for each good text, its steps' numbers: (T, 4) each.
         model: the fingerprint of the model that they are of; `model_name` is what messages call it.
         window: tokens of a window, 4 or more.
         method: "nearest", the mean distance to the 3 nearest good windows, or "forest", an isolation forest.
+        numbers: which of "entropy", "cond_logprob", "guided_logprob" and "divergence" windows are known by; the first
+            three unless told otherwise, since the last did harm where it was measured.
         false_alarms: the share of good texts that may raise one, above 0 and below 0.5; sets the bound.
 
     Raises:
@@ -51,6 +52,7 @@ class Watch:
     model_name: str = ""
     window: int = WINDOW
     method: Literal["nearest", "forest"] = "nearest"
+    numbers: tuple[str, ...] = USUAL
     false_alarms: float = FALSE_ALARMS
     _known: weakref.WeakKeyDictionary[Any, str] = field(
         default_factory=weakref.WeakKeyDictionary, init=False, repr=False
@@ -61,6 +63,12 @@ class Watch:
             raise UsageError(f"window is {self.window!r}; use a whole number, 4 or more", param="window")
         if self.method not in JUDGES:
             raise UsageError(f"method is {self.method!r}; use {' or '.join(JUDGES)}", param="method")
+        given = (self.numbers,) if isinstance(self.numbers, str) else tuple(self.numbers)
+        unknown = [name for name in given if name not in NAMES]
+        if unknown or not given or len(set(given)) < len(given):
+            named = f"has {unknown[0]!r}" if unknown else "is empty" if not given else "names one twice"
+            raise UsageError(f"numbers {named}; use some of {', '.join(NAMES)}", param="numbers")
+        object.__setattr__(self, "numbers", given)
         share = self.false_alarms
         if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share < 0.5:
             raise UsageError(f"false_alarms is {share!r}; use a number above 0 and below 0.5", param="false_alarms")
@@ -71,8 +79,8 @@ class Watch:
         # As a file has them, so that a watch and its file judge alike to the last bit.
         texts = tuple(np.round(np.asarray(text, dtype=np.float64), DIGITS) for text in self.texts)
         for number, text in enumerate(texts):
-            if text.ndim != 2 or text.shape[1] != NUM_NUMBERS or not np.isfinite(text).all():
-                raise UsageError(f"good text {number} has no {NUM_NUMBERS} finite numbers for each step", param="good")
+            if text.ndim != 2 or text.shape[1] != len(NAMES) or not np.isfinite(text).all():
+                raise UsageError(f"good text {number} has no {len(NAMES)} finite numbers for each step", param="good")
             if len(text) < self.window:
                 raise UsageError(
                     f"good text {number} has {len(text)} tokens and a window {self.window}; leave it out, or use a shorter "
@@ -91,6 +99,7 @@ class Watch:
         *,
         window: int = WINDOW,
         method: Literal["nearest", "forest"] = "nearest",
+        numbers: Sequence[str] = USUAL,
         false_alarms: float = FALSE_ALARMS,
         **options: Any,
     ) -> Watch:
@@ -101,7 +110,7 @@ class Watch:
             good: (prompt, completion) each, 8 are enough: the prompt as `generate` takes it, with its branches where
                 `contexts` made it, and the completion as a text, token ids or a `Completion`. Written under the guide that
                 is to be watched, since the numbers depend on it.
-            window, method, false_alarms: as in `Watch`.
+            window, method, numbers, false_alarms: as in `Watch`.
             options: `negative`, `branches` and `guide` of all prompts, as in `generate`.
 
         Raises:
@@ -110,25 +119,39 @@ class Watch:
         from counterpoint.watch.fit import numbers_of
 
         texts = numbers_of(model, good, **options)
-        return cls(texts, model.fingerprint, model.name, window=window, method=method, false_alarms=false_alarms)
+        return cls(
+            texts,
+            model.fingerprint,
+            model.name,
+            window=window,
+            method=method,
+            numbers=tuple(numbers),
+            false_alarms=false_alarms,
+        )
 
     @functools.cached_property
     def judge(self) -> Judge:
         """What windows are judged by."""
-        return _judge(self.texts, self.window, self.method)
+        return self._judge_of(self.texts)
+
+    def _judge_of(self, texts: Sequence[Array]) -> Judge:
+        return JUDGES[self.method](np.concatenate([self._windows(text) for text in texts]))
+
+    def _windows(self, numbers: Array) -> Array:
+        return windows(numbers, self.window, self.numbers)
 
     @functools.cached_property
     def bound(self) -> float:
         """The distance at which an alarm is raised: each good text is judged by the others."""
         largest = []
         for number, text in enumerate(self.texts):
-            others = _judge([*self.texts[:number], *self.texts[number + 1 :]], self.window, self.method)
-            largest.append(float(others.distances(windows(text, self.window)).max()))
+            others = self._judge_of([*self.texts[:number], *self.texts[number + 1 :]])
+            largest.append(float(others.distances(self._windows(text)).max()))
         return bound(largest, self.false_alarms)
 
     def scores(self, numbers: Array) -> Array:
         """How far each window of a text is from good ones; 1 and above raise an alarm. (T, 4) -> (T - window + 1,)."""
-        return self.judge.distances(windows(np.asarray(numbers, dtype=np.float64), self.window)) / self.bound
+        return self.judge.distances(self._windows(np.asarray(numbers, dtype=np.float64))) / self.bound
 
     def start(self) -> Watching:
         """A new text begins."""
@@ -183,9 +206,8 @@ class Watch:
                 raise ValueError(f"it has no format {FORMAT!r}")
             if record["version"] != VERSION:
                 raise ValueError(f"its version is {record['version']!r}, and this package reads {VERSION}")
-            fields = {
-                name: record[name] for name in ("texts", "model", "model_name", "window", "method", "false_alarms")
-            }
+            names = ("texts", "model", "model_name", "window", "method", "numbers", "false_alarms")
+            fields = {name: record[name] for name in names}
             return cls(**{**fields, "texts": [np.array(one, dtype=np.float64) for one in fields["texts"]]})
         except UnsupportedError:
             raise
@@ -204,7 +226,8 @@ class Watch:
             "method": self.method,
             "false_alarms": self.false_alarms,
             "bound": self.bound,
-            "numbers": ["entropy", "cond_logprob", "guided_logprob", "divergence"],
+            "numbers": list(self.numbers),
+            "columns": list(NAMES),  # of the texts
             "texts": [text.tolist() for text in self.texts],
         }
 
@@ -230,10 +253,6 @@ class Watching:
 
     def cut(self, length: int) -> None:
         self._steps = [(step, row) for step, row in self._steps if step < length]
-
-
-def _judge(texts: Sequence[Array], window: int, method: str) -> Judge:
-    return JUDGES[method](np.concatenate([windows(text, window) for text in texts]))
 
 
 def _check_forest() -> None:
