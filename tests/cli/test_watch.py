@@ -87,6 +87,7 @@ def test_in_a_job(run, folder, files, tmp_path):
         (["generate", "Hi", "--watch", "STRICT", "--on-alarm", "ease"], "nothing guides the text"),
         (["watch", "fit", "STRICT", "--out", "x.json"], 'line 1 is .*; write {"prompt": TEXT, "text": TEXT}'),
         (["watch", "fit", "GOOD", "--out", "x.json", "--method", "svm"], "--method is 'svm'"),
+        (["watch", "fit", "GOOD", "--out", "x.json", "--features", "mood"], "--features is 'mood'"),
         (["watch", "fit", "GOOD", "--out", "x.json", "--negative-system", "none"], "needs --system"),
         (["watch", "fit", "GOOD", "--out", "x.json", "--window", "60"], "tokens and a window 60"),
         (["batch", "GOOD", "out", "--engine", "http://localhost:1", "--watch", "STRICT"], "--watch is for our own engine"),

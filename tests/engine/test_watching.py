@@ -25,6 +25,8 @@ GREEDY = {"temperature": 0, "ignore_eos": True}
 class Bell:
     """Rings at given calls: each a step, taken in order. Scores are 2 there and 0 elsewhere."""
 
+    hears_states = False
+
     def __init__(self, *rings, window=5):
         self.rings, self.window, self.heard = list(rings), window, []
 

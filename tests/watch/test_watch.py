@@ -12,6 +12,7 @@ from scipy import stats
 import counterpoint as cp
 from counterpoint.errors import UsageError
 from counterpoint.watch.distance import Forest, Nearest, bound, student, windows
+from counterpoint.watch.fit import Listener, numbers_of
 
 PROMPT, NEGATIVE = [1, 5, 9, 17, 40, 7], [1, 66, 3, 30]
 GUIDE = cp.Guide(scale=2)
@@ -125,6 +126,44 @@ def test_the_forest_is_scikit_learns():
     assert Forest(good).distances(good[:5]) == pytest.approx(want)
 
 
+@pytest.mark.parametrize("name", ["llama", "gpt2", "mamba", "mixtral"])
+def test_states_are_those_that_the_head_reads(name):
+    """Written, drafted, in a batch and given: the last states of a forward without a cache."""
+    model = cp.Model(ARCHITECTURES[name].model(), name=name, compile=False)
+    given = {"negative": NEGATIVE, "guide": GUIDE, "max_tokens": 14, "temperature": 0, "ignore_eos": True}
+    listener = Listener(hears_states=True)
+    done = cp.generate(model, [[1, 9], PROMPT], watch=listener, **{**given, "negative": [[3, 8, 8], NEGATIVE]})[1]
+    drafted = Listener(hears_states=True)
+    cp.generate(model, PROMPT, watch=drafted, draft_tokens=3, **given)
+    written = numbers_of(model, [(PROMPT, done)], features="hidden", negative=NEGATIVE, guide=GUIDE)[0]
+    heard = []
+    handle = model.hf.get_output_embeddings().register_forward_pre_hook(lambda _, args: heard.append(args[0]))
+    with torch.inference_mode():
+        model.hf(torch.tensor([[*PROMPT, *done.token_ids[:-1]]]), use_cache=False)
+    handle.remove()
+    want = heard[0][0, len(PROMPT) - 1 :].numpy()
+    for got in (listener.texts[1], drafted.texts[0], written):
+        assert np.array(got).shape == want.shape and np.allclose(got, want, atol=1e-3)
+
+
+def test_a_watch_of_states(llama, tmp_path):
+    plain = cp.Model(llama.hf, name="tiny", compile=False)
+    given = {"negative": NEGATIVE, "guide": GUIDE, "max_tokens": 24, "ignore_eos": True}
+    good = [(PROMPT, done) for done in cp.generate(plain, PROMPT, n=8, seed=1, **given)]
+    watch = cp.Watch.fit(plain, good, negative=NEGATIVE, guide=GUIDE, window=8, features="hidden")
+    watch.save(tmp_path / "watch.json")
+    again = cp.Watch.load(tmp_path / "watch.json")
+    assert again.hears_states and again.bound == watch.bound and watch.texts[0].shape == (24, 32)
+    done = cp.generate(plain, PROMPT, seed=1, watch=again, **given)
+    assert done.token_ids == good[0][1].token_ids and done.alarms == ()
+    looping = cp.generate(plain, PROMPT, logit_bias={5: 100.0}, watch=again, temperature=0, **given)
+    assert looping.alarms and set(looping.token_ids) == {5}
+    with pytest.raises(UsageError, match="compiled steps don't tell the states of .*; load it with compile=False"):
+        cp.Watch.fit(cp.Model(llama.hf, compile=True), good, features="hidden")
+    with pytest.raises(UsageError, match="features is 'mood'; use numbers or hidden"):
+        cp.Watch.fit(plain, good, features="mood")
+
+
 def test_another_model_is_refused(llama):
     good = [(PROMPT, [*range(20 + n, 44 + n)]) for n in range(6)]
     watch = cp.Watch.fit(llama, good)
@@ -171,7 +210,7 @@ def test_mistakes_of_a_fit_are_one_line(llama, good, more, message):
         ('{"format": "counterpoint-watch", "version": 9}', "version is 9"),
         ('{"format": "counterpoint-watch", "version": 1, "texts": []}', "it has no"),
         ('{"format": "counterpoint-watch", "version": 1, "texts": [], "model": "m", "model_name": "", "window": 16, '
-         '"method": "nearest", "numbers": ["entropy"], "false_alarms": 0.05}', "0 good texts"),
+         '"method": "nearest", "features": "numbers", "numbers": ["entropy"], "false_alarms": 0.05}', "0 good texts"),
     ],
 )  # fmt: skip
 def test_files_that_hold_no_watch(tmp_path, text, message):

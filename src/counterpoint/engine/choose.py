@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections import defaultdict
 from dataclasses import dataclass
@@ -116,7 +117,11 @@ def _measured(group: list[Sequence], scores: Tensor, token_ids: list[int]) -> di
         return None
     logits = torch.stack([torch.stack(group[i].predicted()) for i in watched])
     chosen = scores if len(watched) == len(group) else scores[watched]
-    return dict(zip([group[i] for i in watched], measure(logits, chosen, [token_ids[i] for i in watched])))
+    numbers = measure(logits, chosen, [token_ids[i] for i in watched])
+    for at, i in enumerate(watched):
+        if group[i].readers[0].head is not None:
+            numbers[at] = dataclasses.replace(numbers[at], hidden=group[i].readers[0].logits[0].hidden)
+    return dict(zip([group[i] for i in watched], numbers))
 
 
 def _from_logits(group: list[Sequence], applied: bool, left: Tensor | None = None) -> Tensor | None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from torch import Tensor, nn
+
 from counterpoint.engine.reader import Reader
+from counterpoint.models.hidden import hearing
 from counterpoint.models.rows import Feed, Rows
 
 MAX_CHUNK = 2048  # prompt tokens of one row in one forward: bounds the mask, which is their number squared
@@ -125,17 +128,30 @@ def _forward(rows: Rows, parts: list[Part]) -> list[Reader]:
         columns = (size - 1, size + len(suffix) - 1) if suffix else range(size - 1, size + len(reader.guess))
         feeds.append(Feed(reader.row, [*ids, *suffix, *reader.guess], columns=columns, scratch=len(suffix)))
         wanted += [reader] * len(columns)
-    predicted = rows.forward(feeds)
+    predicted, hidden = _predict(
+        rows, feeds, next((reader.head for reader, _ in parts if reader.head is not None), None)
+    )
     for reader, size in parts:
         reader.history += reader.todo[:size]
         reader.todo = reader.todo[size:]
-    for reader, logits in zip(wanted, predicted):
+    for number, (reader, logits) in enumerate(zip(wanted, predicted)):
+        if hidden is not None and reader.head is not None:
+            logits.hidden = hidden[number]
         (reader.ahead if reader.guess and reader.logits else reader.logits).append(logits)
     done = list(dict.fromkeys(wanted))
     for reader in done:
         if len(reader.history) == reader.num_prompt and not reader.suffixes:
             reader.first_logits = reader.logits[0]
     return done
+
+
+def _predict(rows: Rows, feeds: Sequence[Feed], head: nn.Module | None) -> tuple[Tensor, Tensor | None]:
+    """(M, V) logits, and the (M, H) states that the head made them of, where it is given."""
+    if head is None:
+        return rows.forward(feeds), None
+    with hearing(head) as heard:
+        predicted = rows.forward(feeds)
+    return predicted, heard.rows(len(predicted))
 
 
 def _forward_suffixes(rows: Rows, reader: Reader) -> list[tuple[Reader, Exception]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from counterpoint.engine.prefix import LEAST, PrefixStore, shared_length
 from counterpoint.models.rows import Rows, Snapshot
@@ -24,6 +24,7 @@ class Reader:
         snapshot: what an ended row had read, whose first `shared` tokens are the same; copied likewise.
         store: where to keep what was read.
         guess: tokens that may follow `todo`; read with it.
+        head: the model's output embeddings, where what they read is wanted with each prediction, as its `hidden`.
     """
 
     rows: Rows
@@ -39,6 +40,7 @@ class Reader:
     guess: list[int] = field(default_factory=list)
     ahead: list[Tensor] = field(default_factory=list)  # (V,) after each guessed token
     block: int | None = None  # prompts are read in blocks that end at its multiples, and shared up to there
+    head: nn.Module | None = None
     num_prompt: int = field(init=False)
     first_logits: Tensor | None = None  # (V,) after the prompt
 

@@ -288,6 +288,8 @@ def new_sequence(
     branches = request.useful_branches
     suffixes = tuple(b.ids for b in branches if b.is_suffix)
     readers = [Reader(rows_of(model), list(request.prompt_ids), suffixes)]
+    if request.watch is not None and request.watch.hears_states:
+        readers[0].head = model.hf.get_output_embeddings()
     seen: dict[tuple[int, tuple[int, ...]], int] = {(id(model), request.prompt_ids): 0}
     predictions: list[tuple[int, int]] = []
     num_suffixes = 0

@@ -37,12 +37,14 @@ class Numbers:
         cond_logprob: of the chosen token in the conditional branch.
         guided_logprob: of the chosen token in the guided distribution.
         divergence: KL(conditional || branch) in nats, the mean over the further branches; 0 without any.
+        hidden: (H,) what the conditional branch's head read, where the watch asks for it.
     """
 
     entropy: float
     cond_logprob: float
     guided_logprob: float
     divergence: float
+    hidden: Tensor | None = None
 
 
 class Watcher(Protocol):
@@ -66,6 +68,10 @@ class Watches(Protocol):
     @property
     def window(self) -> int:
         """Tokens that a score is of: so far a text goes back at most."""
+
+    @property
+    def hears_states(self) -> bool:
+        """Whether `Numbers.hidden` is wanted."""
 
     def check(self, model: Model) -> None:
         """Raise `UsageError` where it was made for another model."""

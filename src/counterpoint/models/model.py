@@ -110,6 +110,11 @@ class Model:
         return self._compiled is not None and self._compiled.always and self._compiled.usable
 
     @property
+    def may_compile(self) -> bool:
+        """Whether steps may be compiled, always or where it pays."""
+        return self._compiled is not None and self._compiled.usable
+
+    @property
     def device(self) -> torch.device:
         """Where it takes its token ids."""
         return input_device(self.hf)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from statistics import NormalDist
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from counterpoint.engine.watching import Numbers
 
 Array = NDArray[np.float64]
 NEAREST = 3  # good windows that a distance is the mean of
@@ -87,18 +90,35 @@ def student(probability: float, freedom: int) -> float:
     return z + first / freedom + second / freedom**2 + third / freedom**3
 
 
+def row_of(numbers: Numbers) -> tuple[float, ...]:
+    """A step as a row of an array: the states where they were heard, else the four numbers."""
+    if numbers.hidden is not None:
+        return tuple(numbers.hidden.float().tolist())
+    return (numbers.entropy, numbers.cond_logprob, numbers.guided_logprob, numbers.divergence)
+
+
 def windows(numbers: Array, length: int, names: Sequence[str]) -> Array:
-    """Each run of `length` steps as one row, from its means of the numbers that are named. (T, 4) -> (N, F); no rows where
-    there are fewer steps.
+    """Each run of `length` steps as one row, from its means of the numbers that are named; without names, the means of all
+    columns. (T, C) -> (N, F); no rows where there are fewer steps.
 
     A text that repeats itself is too sure, and a jumble not sure enough. As it is, a mean tells apart what is far from
     sure, and its logarithm what is near: both are taken of entropy and of the token's surprise in the prompt's branch.
     """
+    if not names:
+        return _runs(numbers, length)
     if len(numbers) < length:
         return np.empty((0, sum(len(_MEASURES[name]) for name in names)))
-    means = np.lib.stride_tricks.sliding_window_view(numbers, length, axis=0).mean(-1)  # (N, 4)
+    means = _runs(numbers, length)
     columns = [measure(np.abs(means[:, NAMES.index(name)])) for name in names for measure in _MEASURES[name]]
     return np.stack(columns, axis=1)
+
+
+def _runs(numbers: Array, length: int) -> Array:
+    """The mean of each run. (T, C) -> (N, C)."""
+    if len(numbers) < length:
+        return np.empty((0, numbers.shape[1]))
+    sums = np.cumsum(np.concatenate([np.zeros((1, numbers.shape[1])), numbers]), axis=0)
+    return (sums[length:] - sums[:-length]) / length
 
 
 def _plain(values: Array) -> Array:

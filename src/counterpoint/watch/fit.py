@@ -12,7 +12,7 @@ from counterpoint.engine import Completion, Engine, prepare
 from counterpoint.engine.watching import Numbers
 from counterpoint.errors import PromptError, UsageError
 from counterpoint.models.model import Model
-from counterpoint.watch.distance import Array
+from counterpoint.watch.distance import Array, row_of
 
 OPTIONS = ("negative", "branches", "guide")
 
@@ -22,7 +22,8 @@ class Listener:
 
     window = 1
 
-    def __init__(self) -> None:
+    def __init__(self, *, hears_states: bool = False) -> None:
+        self.hears_states = hears_states
         self.texts: list[list[tuple[float, ...]]] = []
 
     def check(self, model: Model) -> None:
@@ -41,15 +42,15 @@ class _Listening:
         self._steps = steps
 
     def hear(self, step: int, numbers: Numbers) -> float | None:
-        self._steps.append((numbers.entropy, numbers.cond_logprob, numbers.guided_logprob, numbers.divergence))
+        self._steps.append(row_of(numbers))
         return None
 
     def cut(self, length: int) -> None:
         del self._steps[length:]
 
 
-def numbers_of(model: Model, texts: Sequence[Any], **options: Any) -> list[Array]:
-    """The numbers of the steps of some texts, (T, 4) each.
+def numbers_of(model: Model, texts: Sequence[Any], *, features: str = "numbers", **options: Any) -> list[Array]:
+    """The numbers of the steps of some texts, (T, 4) each; of features "hidden" their states, (T, H).
 
     Args:
         texts: (prompt, completion) each, as of `Watch.fit`.
@@ -63,7 +64,7 @@ def numbers_of(model: Model, texts: Sequence[Any], **options: Any) -> list[Array
         raise UsageError(
             f"a watch is fitted with no option {unknown[0]!r}; known are {', '.join(OPTIONS)}", param=unknown[0]
         )
-    listener, requests = Listener(), []
+    listener, requests = Listener(hears_states=features == "hidden"), []
     for number, pair in enumerate(texts):
         if isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != 2:
             raise UsageError(f"good text {number} is {pair!r:.60}; give (prompt, completion)", param="good")
@@ -76,7 +77,7 @@ def numbers_of(model: Model, texts: Sequence[Any], **options: Any) -> list[Array
             )
         requests.append(dataclasses.replace(request, given_ids=ids, watch=listener))
     Engine(model).complete(requests)
-    return [np.array(steps, dtype=np.float64).reshape(-1, 4) for steps in listener.texts]
+    return [np.array(steps, dtype=np.float64).reshape(len(steps), -1) for steps in listener.texts]
 
 
 def _ids(model: Model, text: Any, number: int) -> tuple[int, ...]:

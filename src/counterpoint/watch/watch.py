@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from counterpoint.errors import UnsupportedError, UsageError
-from counterpoint.watch.distance import JUDGES, NAMES, USUAL, Array, Judge, bound, windows
+from counterpoint.watch.distance import JUDGES, NAMES, USUAL, Array, Judge, bound, row_of, windows
 
 if TYPE_CHECKING:
     from counterpoint.engine.watching import Numbers
@@ -25,6 +25,7 @@ WINDOW = 16
 FALSE_ALARMS = 0.05
 LEAST_GOOD = 5
 DIGITS = 5  # after the point
+FEATURES = ("numbers", "hidden")
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,11 +36,13 @@ class Watch:
     guided distribution, and the branches' divergence. A window is known by the means of some of them over its tokens.
 
     Args:
-        texts: for each good text, its steps' numbers: (T, 4) each.
+        texts: for each good text, its steps' numbers, (T, 4) each; or its steps' states, (T, H).
         model: the fingerprint of the model that they are of; `model_name` is what messages call it.
         window: tokens of a window, 4 or more.
         method: "nearest", the mean distance to the 3 nearest good windows, or "forest", an isolation forest.
-        numbers: which of "entropy", "cond_logprob", "guided_logprob" and "divergence" windows are known by; the first
+        features: "numbers", or "hidden": windows are known by the mean of the states that the prompt's branch predicts
+            from. It needs a model with compile=False.
+        numbers: of features "numbers", which of "entropy", "cond_logprob", "guided_logprob" and "divergence" windows are known by; the first
             three unless told otherwise, since the last did harm where it was measured.
         false_alarms: the share of good texts that may raise one, above 0 and below 0.5; sets the bound.
 
@@ -52,6 +55,7 @@ class Watch:
     model_name: str = ""
     window: int = WINDOW
     method: Literal["nearest", "forest"] = "nearest"
+    features: Literal["numbers", "hidden"] = "numbers"
     numbers: tuple[str, ...] = USUAL
     false_alarms: float = FALSE_ALARMS
     _known: weakref.WeakKeyDictionary[Any, str] = field(
@@ -63,6 +67,8 @@ class Watch:
             raise UsageError(f"window is {self.window!r}; use a whole number, 4 or more", param="window")
         if self.method not in JUDGES:
             raise UsageError(f"method is {self.method!r}; use {' or '.join(JUDGES)}", param="method")
+        if self.features not in FEATURES:
+            raise UsageError(f"features is {self.features!r}; use {' or '.join(FEATURES)}", param="features")
         given = (self.numbers,) if isinstance(self.numbers, str) else tuple(self.numbers)
         unknown = [name for name in given if name not in NAMES]
         if unknown or not given or len(set(given)) < len(given):
@@ -79,7 +85,8 @@ class Watch:
         # As a file has them, so that a watch and its file judge alike to the last bit.
         texts = tuple(np.round(np.asarray(text, dtype=np.float64), DIGITS) for text in self.texts)
         for number, text in enumerate(texts):
-            if text.ndim != 2 or text.shape[1] != len(NAMES) or not np.isfinite(text).all():
+            width = text.shape[1] if self.hears_states and text.ndim == 2 else len(NAMES)
+            if text.ndim != 2 or not width or text.shape[1] != width or not np.isfinite(text).all():
                 raise UsageError(f"good text {number} has no {len(NAMES)} finite numbers for each step", param="good")
             if len(text) < self.window:
                 raise UsageError(
@@ -99,6 +106,7 @@ class Watch:
         *,
         window: int = WINDOW,
         method: Literal["nearest", "forest"] = "nearest",
+        features: Literal["numbers", "hidden"] = "numbers",
         numbers: Sequence[str] = USUAL,
         false_alarms: float = FALSE_ALARMS,
         **options: Any,
@@ -110,7 +118,7 @@ class Watch:
             good: (prompt, completion) each, 8 are enough: the prompt as `generate` takes it, with its branches where
                 `contexts` made it, and the completion as a text, token ids or a `Completion`. Written under the guide that
                 is to be watched, since the numbers depend on it.
-            window, method, numbers, false_alarms: as in `Watch`.
+            window, method, features, numbers, false_alarms: as in `Watch`.
             options: `negative`, `branches` and `guide` of all prompts, as in `generate`.
 
         Raises:
@@ -118,13 +126,16 @@ class Watch:
         """
         from counterpoint.watch.fit import numbers_of
 
-        texts = numbers_of(model, good, **options)
+        if features == "hidden":
+            _check_states(model)
+        texts = numbers_of(model, good, features=features, **options)
         return cls(
             texts,
             model.fingerprint,
             model.name,
             window=window,
             method=method,
+            features=features,
             numbers=tuple(numbers),
             false_alarms=false_alarms,
         )
@@ -138,7 +149,12 @@ class Watch:
         return JUDGES[self.method](np.concatenate([self._windows(text) for text in texts]))
 
     def _windows(self, numbers: Array) -> Array:
-        return windows(numbers, self.window, self.numbers)
+        return windows(numbers, self.window, () if self.hears_states else self.numbers)
+
+    @property
+    def hears_states(self) -> bool:
+        """Whether a step is known by its states."""
+        return self.features == "hidden"
 
     @functools.cached_property
     def bound(self) -> float:
@@ -163,6 +179,8 @@ class Watch:
         Raises:
             UnsupportedError: with both names.
         """
+        if self.hears_states:
+            _check_states(model)
         if model not in self._known:
             self._known[model] = model.fingerprint
         if self._known[model] != self.model:
@@ -206,7 +224,7 @@ class Watch:
                 raise ValueError(f"it has no format {FORMAT!r}")
             if record["version"] != VERSION:
                 raise ValueError(f"its version is {record['version']!r}, and this package reads {VERSION}")
-            names = ("texts", "model", "model_name", "window", "method", "numbers", "false_alarms")
+            names = ("texts", "model", "model_name", "window", "method", "features", "numbers", "false_alarms")
             fields = {name: record[name] for name in names}
             return cls(**{**fields, "texts": [np.array(one, dtype=np.float64) for one in fields["texts"]]})
         except UnsupportedError:
@@ -226,8 +244,9 @@ class Watch:
             "method": self.method,
             "false_alarms": self.false_alarms,
             "bound": self.bound,
+            "features": self.features,
             "numbers": list(self.numbers),
-            "columns": list(NAMES),  # of the texts
+            "columns": [] if self.hears_states else list(NAMES),  # of the texts
             "texts": [text.tolist() for text in self.texts],
         }
 
@@ -240,8 +259,7 @@ class Watching:
         self._steps: list[tuple[int, tuple[float, ...]]] = []
 
     def hear(self, step: int, numbers: Numbers) -> float | None:
-        row = (numbers.entropy, numbers.cond_logprob, numbers.guided_logprob, numbers.divergence)
-        self._steps.append((step, row))
+        self._steps.append((step, row_of(numbers)))
         length = self._watch.window
         if len(self._steps) < length:
             return None
@@ -253,6 +271,15 @@ class Watching:
 
     def cut(self, length: int) -> None:
         self._steps = [(step, row) for step, row in self._steps if step < length]
+
+
+def _check_states(model: Model) -> None:
+    if model.may_compile:
+        raise UnsupportedError(
+            f"compiled steps don't tell the states of {model.name}, which features='hidden' needs; load it with "
+            "compile=False, or use features='numbers'",
+            param="features",
+        )
 
 
 def _check_forest() -> None:
