@@ -39,8 +39,9 @@ ROOT = Path(__file__).parent.parent
 BEGIN, END = "<!-- measured: written by scripts/vectors.py -->", "<!-- end of measured -->"
 MAX_TOKENS = 40
 NUM_FITTED = 12  # questions that vectors are fitted on; they are tried on others
-STRENGTHS = (0.0, 0.5, 1.0, 1.5, 2.0)
-SCALES = (1.0, 2.0, 3.0, 5.0)
+STRENGTHS = (0.0, 0.5, 1.0, 1.5)
+SCALES = (1.0, 3.0)
+NUM_SCANNED = 6
 SCANNED = 11  # the instruction whose layers are scanned
 Record = dict[str, Any]
 
@@ -145,7 +146,7 @@ def page(record: Record) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=ROOT / "build" / "vectors")
-    parser.add_argument("--questions", type=int, default=4, help="that each vector is tried on")
+    parser.add_argument("--questions", type=int, default=2, help="that each vector is tried on")
     parser.add_argument("--layer", type=int, default=None, help="that vectors are put into")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
@@ -170,8 +171,8 @@ def main() -> None:
         })  # fmt: skip
         say(f"{name}: {rows[-1]['fulfilled'][0]:.3f}, {rows[-1]['logprob']:.2f}")
     one = INSTRUCTIONS[SCANNED]
-    pairs = chat_pairs(model, QUESTIONS[:NUM_FITTED], system=one.system, negative=one.opposite)
-    key = key_of("scan", model.fingerprint, one.system, one.opposite, NUM_FITTED)
+    pairs = chat_pairs(model, QUESTIONS[:NUM_SCANNED], system=one.system, negative=one.opposite)
+    key = key_of("scan", model.fingerprint, one.system, one.opposite, NUM_SCANNED)
     if key not in store.get([key]):
         from dataclasses import asdict
 

@@ -46,7 +46,7 @@ STRONG = 5.0  # the scale at which texts derail
 #: a text has derailed where so many of its 3-grams are there already, or its tokens are so improbable on average (nats)
 REPEATED, IMPROBABLE = 1 / 3, -3.0
 LESS_REPEATED = 0.2
-NUM_GOOD, DRAWS = 8, 100
+NUM_GOOD, DRAWS = 8, 40
 Record = dict[str, Any]
 
 
@@ -131,7 +131,7 @@ def measure_alarms(
     numbers = {n: np.array(records[n]["numbers"]) for n in long}
     good = [n for n in long if not bad[n]]
     areas, found, falsely, at_5 = [], [], [], []
-    draws = DRAWS if options.get("method") != "forest" else DRAWS // 10
+    draws = DRAWS if options.get("method") != "forest" else DRAWS // 8
     for _ in range(draws):
         fitted = set(rng.choice(good, NUM_GOOD, replace=False).tolist())
         watch = Watch([numbers[n] for n in sorted(fitted)], model="", **options)
@@ -189,7 +189,7 @@ def page(record: Record) -> str:
         f"with {record['questions']} questions, against the opposite instruction in log space, greedy, at most {MAX_TOKENS} "
         "tokens. A text has derailed where a third of its 3-grams of words are there already, or where its tokens have a mean "
         f"log-probability below {IMPROBABLE:g} as an answer to the bare question. A watch is fitted on {NUM_GOOD} good texts drawn "
-        f"from the same guide's, and judges the others; {DRAWS} draws, with the texts drawn anew (10 for the forest). Texts "
+        f"from the same guide's, and judges the others; {DRAWS} draws, with the texts drawn anew (5 for the forest). Texts "
         "shorter than a window are left out. What windows are known by was chosen on other questions.",
         "",
         "| texts | derailed | AUROC (95 percent) | found at 5 % false alarms | found at the bound | false alarms at the bound |",
@@ -224,7 +224,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=ROOT / "build" / "watch")
     parser.add_argument("--questions", type=int, default=8, help="in each half")
-    parser.add_argument("--rounds", type=int, default=15, help="pairs of the cost")
+    parser.add_argument("--eased", type=int, default=4, help="questions of the second half that are eased")
+    parser.add_argument("--rounds", type=int, default=7, help="pairs of the cost")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -254,7 +255,6 @@ def main() -> None:
     alarms[f"{name}, of the prompt's branch alone"] = measure_alarms(
         model, strong, bad, seed=given.seed, numbers=USUAL[:2]
     )
-    alarms[f"{name}, windows of 12 tokens"] = measure_alarms(model, strong, bad, seed=given.seed, window=12)
     alarms[f"{name}, derailed from a fifth of 3-grams on"] = measure_alarms(
         model, strong, judged(strong, LESS_REPEATED), seed=given.seed
     )
@@ -267,7 +267,9 @@ def main() -> None:
     good = [n for n, record in enumerate(tried) if len(record["numbers"]) >= 16 and not bad_tried[n]]
     chosen = sorted(rng.choice(good, NUM_GOOD, replace=False).tolist())
     watch = Watch([np.array(tried[n]["numbers"]) for n in chosen], model.fingerprint, model.name)
-    eased = write_texts(model, store, scale=STRONG, questions=second, watch=watch, on_alarm="ease", say=say)
+    asked = range(given.questions, given.questions + given.eased)
+    eased = write_texts(model, store, scale=STRONG, questions=asked, watch=watch, on_alarm="ease", say=say)
+    strong, bad = strong[: len(eased)], bad[: len(eased)]
     bad_eased = judged(eased)
 
     def compared(before: Sequence[bool], after: Sequence[bool]) -> list[list[float]]:
