@@ -3,14 +3,25 @@
 import dataclasses
 import random
 
+import gguf
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 import counterpoint as cp
 from counterpoint.engine import Engine, prepare
+from counterpoint.models.blocks import BlockLinear
 from counterpoint.models.int8 import to_int8
-from counterpoint.models.kernels import few_rows
+from counterpoint.models.kernels import blocks, few_rows
 from counterpoint.models.model import Model
 
 SIZES = {"vocab_size": 300, "hidden_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4, "eos_token_id": 299}
@@ -18,9 +29,14 @@ SIZES = {"vocab_size": 300, "hidden_size": 128, "num_hidden_layers": 3, "num_att
 
 def make(kind, *, int8=False):
     torch.manual_seed(3)
-    if kind == "llama":
+    if kind in ("llama", "blocks"):
         hf = LlamaForCausalLM(
             LlamaConfig(**SIZES, intermediate_size=256, num_key_value_heads=2, initializer_range=0.2, bos_token_id=0)
+        )
+    elif kind == "mixtral":
+        experts = {"num_local_experts": 4, "num_experts_per_tok": 2}
+        hf = MixtralForCausalLM(
+            MixtralConfig(**SIZES, **experts, intermediate_size=128, num_key_value_heads=2, initializer_range=0.2)
         )
     elif kind == "qwen3":
         hf = Qwen3ForCausalLM(
@@ -33,7 +49,19 @@ def make(kind, *, int8=False):
     hf = hf.to(torch.bfloat16)
     if int8:
         to_int8(hf)
+    if kind == "blocks":
+        to_int4(hf)
     return Model(hf, None, name=kind, compile="auto")
+
+
+def to_int4(hf):
+    """The blocks of four bits that GGUF files hold."""
+    for layer in hf.model.layers:
+        for parent in (layer.self_attn, layer.mlp):
+            for name, linear in list(parent.named_children()):
+                if isinstance(linear, torch.nn.Linear):
+                    raw = gguf.quantize(linear.weight.detach().float().numpy(), gguf.GGMLQuantizationType.Q4_0)
+                    setattr(parent, name, BlockLinear(blocks.laid(torch.from_numpy(raw), "Q4_0"), "Q4_0"))
 
 
 @pytest.fixture(scope="module", params=["llama", "gpt2", "qwen3"])
@@ -106,11 +134,16 @@ def test_samples_of_one_prompt_share_all_of_it(model):
 
 
 @pytest.mark.skipif(not few_rows.is_available(), reason="no compiler for the kernels")
-@pytest.mark.parametrize("kind, int8", [("llama", False), ("llama", True), ("gpt2", False), ("qwen3", True)])
+@pytest.mark.parametrize(
+    "kind, int8",
+    [("llama", False), ("llama", True), ("gpt2", False), ("qwen3", True), ("blocks", False), ("mixtral", False)],
+)
 def test_repeatable_is_the_same_alone_and_among_others(kind, int8):
     model = make(kind, int8=int8)
     several = requests(model, 17, seed=5)
     alone = [run(Engine(model, repeatable=True), [one])[0] for one in several]
+    # No kernel of ours multiplies all of these in one order for any number of rows: they write one by one.
+    assert (model.new_rows().most_alike <= 1) == (int8 or kind in ("blocks", "mixtral"))
     together = Engine(model, repeatable=True, prefix_tokens=2048, prefill_tokens=100)
     assert run(together, several) == alone
     assert run(together, several[::-1]) == alone[::-1]
