@@ -110,6 +110,34 @@ def test_a_demanded_call(client, parallel):
     assert parallel or calls
 
 
+ROOM = {"enum": ["kitchen", "hall"]}
+REFERRING = {
+    "type": "object",
+    "properties": {"default": {"$ref": "#/$defs/Room"}, "next": {"anyOf": [{"$ref": "#"}, {"type": "null"}]}},
+    "required": ["default", "next"],
+    "additionalProperties": False,
+    "$defs": {"Room": {"$ref": "#/$defs/enum"}, "enum": ROOM},
+}
+
+
+@pytest.mark.parametrize("more", [[], TOOLS], ids=["one tool", "of several"])
+def test_a_demanded_call_whose_schema_refers_to_its_parts(client, more):
+    """As pydantic writes schemas of nested models; each tool's own root is meant, wherever the schema is put."""
+    tools = [*more, {"type": "function", "function": {"name": "go", "parameters": REFERRING}}]
+    asked = ASKED | {"max_tokens": 700, "tools": tools, "tool_choice": "required", "parallel_tool_calls": False}
+    for seed in range(20):
+        done = client.chat.completions.create(**asked | {"seed": seed}).choices[0]
+        calls = [call for call in done.message.tool_calls or () if call.function.name == "go"]
+        for call in calls:
+            arguments = json.loads(call.function.arguments)
+            while arguments is not None:
+                assert set(arguments) == {"default", "next"} and arguments["default"] in ROOM["enum"]
+                arguments = arguments["next"]
+        if calls:
+            return
+    pytest.fail("no call was written to its end")
+
+
 @pytest.mark.parametrize("guidance", [{}, GUIDED])
 def test_a_named_call_streamed_and_answered(client, guidance):
     choice = {"type": "function", "function": {"name": "look"}}

@@ -21,6 +21,10 @@ from counterpoint.wire.call_pieces import CallPieces
 STRUCTURED = {"json": Json, "regex": Regex, "choice": Choices, "grammar": Grammar}
 GUIDED = {f"guided_{name}": name for name in STRUCTURED}
 FORM_FIELDS = ("response_format", "structured_outputs", *GUIDED)
+#: parts of a schema that are values, whatever they look like
+AS_IT_IS = frozenset({"const", "enum", "default", "examples"})
+#: parts of a schema that hold schemas by names of the user's
+OF_NAMES = frozenset({"properties", "patternProperties", "dependentSchemas", "$defs", "definitions"})
 NO_ARGUMENTS = {"type": "object", "properties": {}, "additionalProperties": False}
 
 
@@ -98,15 +102,8 @@ def read_calls(tools: Any, choice: Any, *, parallel: bool = True) -> Calls | Non
     if choice == "required":
         if not functions:
             raise FieldError("tool_choice demands a call and there are no tools; give tools", param="tool_choice")
-        each = [
-            {
-                "type": "object",
-                "properties": {"name": {"const": function["name"]}, "parameters": _parameters(function)},
-                "required": ["name", "parameters"],
-                "additionalProperties": False,
-            }
-            for function in functions
-        ]
+        at = "#/items" if len(functions) == 1 else "#/items/anyOf/{}"
+        each = [_as_call(function, at.format(number)) for number, function in enumerate(functions)]
         most = {} if parallel else {"maxItems": 1}
         items = each[0] if len(each) == 1 else {"anyOf": each}
         return Calls(Json({"type": "array", "minItems": 1, "items": items, **most}), None)
@@ -180,3 +177,33 @@ def _function(tool: Any, number: int) -> Mapping[str, Any]:
 
 def _parameters(function: Mapping[str, Any]) -> Any:
     return function.get("parameters") or NO_ARGUMENTS
+
+
+def _as_call(function: Mapping[str, Any], place: str) -> dict[str, Any]:
+    """The schema of a call that stands at this place of a schema."""
+    return {
+        "type": "object",
+        "properties": {
+            "name": {"const": function["name"]},
+            "parameters": _moved(_parameters(function), f"{place}/properties/parameters"),
+        },
+        "required": ["name", "parameters"],
+        "additionalProperties": False,
+    }
+
+
+def _moved(schema: Any, place: str) -> Any:
+    """A schema as a part of another: what it says of its own root is said of its new place."""
+    if isinstance(schema, list):
+        return [_moved(one, place) for one in schema]
+    if not isinstance(schema, Mapping) or isinstance(schema.get("$id"), str):
+        return schema
+    moved = {name: one if name in AS_IT_IS else _moved(one, place) for name, one in schema.items()}
+    for name in OF_NAMES & schema.keys():
+        if isinstance(schema[name], Mapping):
+            moved[name] = {key: _moved(one, place) for key, one in schema[name].items()}
+    for name in ("$ref", "$dynamicRef"):
+        given = schema.get(name)
+        if isinstance(given, str) and (given == "#" or given.startswith("#/")):
+            moved[name] = place + given[1:]
+    return moved
