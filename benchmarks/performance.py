@@ -3,13 +3,14 @@
     python benchmarks/performance.py measure bfloat16 float32 ...     # results go to benchmarks/results/performance/
     python benchmarks/performance.py render
 
-Pieces, all but the last with GPT-2's 124M configuration and random weights:
+Pieces, all but the last two lines with GPT-2's 124M configuration and random weights:
 
     bfloat16, float32, int8      one request; int8 is rounded weights and bfloat16 states. Also -compiled, -plain
     batch-bfloat16, ...          16 requests at once; also -compiled
     text-bfloat16, ...           drafts on real texts that repeat a passage; also -compiled
     long-bfloat16, ...           contexts of 256, 1024 and 4096 tokens, 1 to 8 branches
     bundled                      the bundled model
+    smollm2, llama-0.5b, batches beside llama.cpp, on other models: see peers.py
 """
 
 import json
@@ -19,9 +20,12 @@ import sys
 import time
 from pathlib import Path
 
+import peers
+
 from counterpoint.bench import measure
 from counterpoint.bench.machine import describe_machine, read_bandwidth
 from counterpoint.bench.measure import Line
+from counterpoint.bench.shapes import random_model
 from counterpoint.bench.table import as_json, as_markdown, as_svg
 from counterpoint.bench.texts import rewritings
 from counterpoint.bench.ways import Task
@@ -57,14 +61,16 @@ def run(piece: str) -> list[Line]:
     kind, _, dtype = name.rpartition("-")
     if piece == "bundled":
         return bundled()
+    if piece in peers.PIECES:
+        return peers.PIECES[piece](ROUNDS)
     if how or dtype not in DTYPES or kind not in ("", "batch", "text", "long"):
         raise SystemExit(f"there is no piece {piece!r}")
     weights, dtype = ("int8", "bfloat16") if dtype == "int8" else (None, dtype)
     if kind == "long":
-        model = measure.gpt2_124m(dtype, compile=compile, weights=weights, context_len=max(CONTEXTS) + 256)
+        model = random_model("gpt2-124m", dtype, compile=compile, weights=weights, context_len=max(CONTEXTS) + 256)
         return measure.long_contexts(model, branches=BRANCHES, context_lens=CONTEXTS)
-    model = measure.gpt2_124m(dtype, compile=compile, weights=weights)
-    rival = measure.gpt2_124m(dtype).hf
+    model = random_model("gpt2-124m", dtype, compile=compile, weights=weights)
+    rival = random_model("gpt2-124m", dtype).hf
     if kind == "":
         task = measure.random_task(model, num_tokens=64)
         aims = {} if weights else AIMS[dtype]  # rounded weights predict otherwise, so they reach no aim

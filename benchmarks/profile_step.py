@@ -12,6 +12,7 @@ from torch.profiler import profile
 
 from counterpoint.bench import measure
 from counterpoint.bench.machine import read_bandwidth
+from counterpoint.bench.shapes import random_model
 from counterpoint.bench.ways import engine_way
 from counterpoint.models.kernels import few_rows
 
@@ -54,7 +55,7 @@ def products(dtype: torch.dtype) -> None:
 
 def main(dtype: str, *options: str) -> None:
     compile = True if "--compile" in options else False if "--no-compile" in options else "auto"
-    model = measure.gpt2_124m(dtype, compile=compile, weights="int8" if "--int8" in options else None)
+    model = random_model("gpt2-124m", dtype, compile=compile, weights="int8" if "--int8" in options else None)
     way = engine_way(model, [measure.random_task(model)], guided=True)
     way()
     with profile() as profiled:

@@ -21,7 +21,7 @@ from unittest import mock
 import torch
 
 import counterpoint as cp
-from counterpoint.bench import measure
+from counterpoint.bench.shapes import random_model
 from counterpoint.bench.ways import Clock, Task, stepped
 from counterpoint.engine import Engine, Request, loop
 from counterpoint.models.model import Model
@@ -74,7 +74,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=48)
     parser.add_argument("--rounds", type=int, default=4)
     args = parser.parse_args()
-    model = measure.gpt2_124m(args.dtype) if args.model == "124m" else cp.load(args.model, dtype=args.dtype)
+    model = random_model("gpt2-124m", args.dtype) if args.model == "124m" else cp.load(args.model, dtype=args.dtype)
     print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
           f"{args.model} {args.dtype}, {args.tokens} tokens, {args.rounds} rounds")  # fmt: skip
     print("| requests | | a step, ms | forward | choice | rest | ours |\n|---|---|---|---|---|---|---|")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -31,7 +32,7 @@ def read_bandwidth(*, repeats: int = 10) -> float:
     """Bytes a second at which the memory is read: the best of several sums over a large buffer."""
     buffer = torch.ones(BUFFER_BYTES // 4)
     buffer.sum()
-    best = min(_timed(buffer.sum) for _ in range(repeats))
+    best = min(timed(buffer.sum) for _ in range(repeats))
     return BUFFER_BYTES / best
 
 
@@ -70,7 +71,8 @@ def _processor() -> str:
     return f"{names[0]}, {os.cpu_count()} cores" if names else platform.processor() or platform.machine()
 
 
-def _timed(call) -> float:
+def timed(call: Callable[[], object]) -> float:
+    """Seconds of a call."""
     start = time.perf_counter()
     call()
     return time.perf_counter() - start

@@ -6,22 +6,19 @@ import dataclasses
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
+from transformers import PreTrainedModel
 
 from counterpoint import formulas
 from counterpoint.bench.machine import peak_rss_bytes, read_bandwidth, reset_peak_rss, step_bytes
 from counterpoint.bench.paired import run_paired
+from counterpoint.bench.shapes import SEED
 from counterpoint.bench.texts import rewritings
 from counterpoint.bench.ways import Clock, Task, engine_way, stepped, transformers_way, untouched
 from counterpoint.engine import Completion, Engine, Observation, generate
 from counterpoint.guide import Guide
-from counterpoint.models.int8 import to_int8
 from counterpoint.models.model import Model
-
-SEED = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,23 +36,6 @@ class Line:
     low: float | None = None
     high: float | None = None
     aim: float | None = None
-
-
-def gpt2_124m(
-    dtype: str,
-    *,
-    compile: bool | Literal["auto"] = "auto",
-    weights: str | None = None,
-    context_len: int = 1024,
-) -> Model:
-    """The 124M configuration of GPT-2 with random weights, seeded. The arguments are those of `load`, and how many
-    positions it has."""
-    torch.manual_seed(SEED)
-    config = GPT2Config(n_positions=context_len, bos_token_id=None, eos_token_id=None, pad_token_id=0)
-    hf = GPT2LMHeadModel(config).to(getattr(torch, dtype))
-    if weights == "int8":
-        to_int8(hf)
-    return Model(hf, name="gpt2-124m", compile=compile)
 
 
 def random_task(model: Model, *, num_branches: int = 2, context_len: int = 48, num_tokens: int = 32) -> Task:
@@ -104,13 +84,14 @@ def one_request(
         Line("first token, guided", clock.first_s * 1e3, "ms"),
         Line("first token, unguided", plain.first_s * 1e3, "ms"),
     ]
-    share = "our share of a guided step, beside the model's forward"
+    beside = "our share of a guided step, beside the model's forward"
     if any(clock.forward_s[1:]):  # rows of a kind that can't be timed from within have none
-        lines += [Line(f"{share}{how}", _share(c), "%", aim=8) for c, how in ((clock, ""), (sampled, ", sampled"))]
+        lines += [Line(f"{beside}{how}", share(c), "%", aim=8) for c, how in ((clock, ""), (sampled, ", sampled"))]
     return lines
 
 
-def _share(clock: Clock) -> float:
+def share(clock: Clock) -> float:
+    """Per cent of a step that is spent beside the model's forward."""
     return 100 * statistics.median((s - f) / s for s, f in zip(clock.steps_s[1:], clock.forward_s[1:]))
 
 
@@ -252,7 +233,7 @@ def long_contexts(
             name = f"{num_branches} of {context_len}"
             lines += [
                 Line(f"{name}: a step", statistics.median(clock.steps_s[2:]) * 1e3, "ms"),
-                Line(f"{name}: beside the forward", _share(clock), "%"),
+                Line(f"{name}: beside the forward", share(clock), "%"),
                 Line(f"{name}: buffers", most / 2**20, "MiB"),
             ]
     return lines

@@ -14,6 +14,8 @@ from counterpoint.cli.kinds import OUTPUT, Count
 from counterpoint.cli.options import MODEL, open_model
 from counterpoint.errors import UsageError
 
+SHAPES = ("gpt2-124m", "smollm2-135m", "llama-0.5b")  # of bench/shapes.py, which imports torch
+
 
 def _check(options: Options) -> None:
     if options["prompt"] is None and options["prompt_file"] is None:
@@ -25,7 +27,7 @@ def _check(options: Options) -> None:
 
 @click.command("bench", cls=Command, groups=(CONTEXTS, MODEL), check=_check)
 @click.argument("prompt", required=False)
-@click.option("--gpt2-124m", "is_gpt2", is_flag=True, help="Random weights in GPT-2's 124M configuration, no --model.")
+@click.option("--shape", type=click.Choice(SHAPES), help="Random weights in a known configuration, no --model.")
 @click.option(
     "--branches", type=Count(2), default=2, show_default=True, help="Contexts of a request, the prompt included."
 )
@@ -36,16 +38,21 @@ def _check(options: Options) -> None:
 @click.option("--rounds", type=Count(1), default=5, show_default=True, help="Paired rounds; medians are reported.")
 @click.option("--svg", type=OUTPUT, default=None, help="Write a chart to this file.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(as_json: bool, svg: str | None, is_gpt2: bool, **options: Any) -> None:
+def command(as_json: bool, svg: str | None, shape: str | None, **options: Any) -> None:
     """Measure guided generation here against transformers' generate, in pairs, on random tokens or on PROMPT."""
     from counterpoint.bench import measure
     from counterpoint.bench.machine import describe_machine
+    from counterpoint.bench.shapes import random_model
     from counterpoint.bench.table import as_json as to_json
     from counterpoint.bench.table import as_markdown, as_svg
 
     task = None
-    if is_gpt2:
-        model = measure.gpt2_124m(options["dtype"] or "float32", compile=options["compile"])
+    if shape is not None:
+        if options["weights"] not in (None, "int8"):
+            raise UsageError(f"weights is {options['weights']!r}, and random weights are in no file; use int8")
+        model = random_model(
+            shape, options["dtype"] or "float32", compile=options["compile"], weights=options["weights"]
+        )
     elif options["prompt"] is not None or options["prompt_file"] is not None:
         model, task = _task(options)
     else:

@@ -151,6 +151,15 @@ static inline Floats halves_of(const uint8_t *p) {
 }
 
 static inline void put(const Product *p, void *out, int as, int64_t stride, int64_t t, int64_t n, Floats v, int num) {
+  if (num == GROUP) {
+    if (p->scale) v *= floats_f32(p->scale + n);
+    if (p->bias) v += floats_f32(p->bias + n);
+    if (p->is_bf16) v = rounded(v);
+    if (as == FROM_BF16) bf16_from_floats((bf16 *)out + t * stride + n, v);
+    else
+      *(Floats *)((f32 *)out + t * stride + n) = v;
+    return;
+  }
   for (int i = 0; i < num; i++) {
     const f32 sum = v[i] * (p->scale ? p->scale[n + i] : 1) + (p->bias ? p->bias[n + i] : 0);
     if (as == FROM_BF16) ((bf16 *)out)[t * stride + n + i] = f32_to_bf16(sum);

@@ -132,10 +132,26 @@ FEW(f32_bf16, f32, bf16, Floats, 16, floats_f32, floats_bf16, add_product)
 #endif
 #define ALONE_C (MANY_C * 2)
 
-static inline void put_tile(const Product *p, int64_t T, int64_t t, int64_t n, int C, const f32 *sums, int64_t apart,
-                            void *out, int64_t stride, int as) {
-  for (int64_t i = 0; i < 16 && t + i < T; i++)
-    for (int c = 0; c < C; c++) put(out, as, (t + i) * stride + n + c, sums[c * apart + i], p, n + c);
+/* C rows of the weight with 16 rows of states: a vector for each, `apart` vectors from the next */
+static inline __attribute__((always_inline)) void put_tile(const Product *p, int64_t T, int64_t t, int64_t n, const int C,
+                                                           const Floats *sums, int apart, void *out, int64_t stride,
+                                                           int as) {
+  f32 done[ALONE_C][16];
+  const int64_t num = T - t < 16 ? T - t : 16;
+  UNROLL for (int c = 0; c < C; c++) {
+    Floats v = sums[c * apart];
+    if (p->bias) v += p->bias[n + c];
+    *(Floats *)done[c] = p->is_bf16 ? rounded(v) : v;
+  }
+  for (int64_t i = 0; i < num; i++) {
+    if (as == FROM_F32) {
+      f32 *to = (f32 *)out + (t + i) * stride + n;
+      UNROLL for (int c = 0; c < C; c++) to[c] = done[c][i];
+    } else {
+      bf16 *to = (bf16 *)out + (t + i) * stride + n;
+      UNROLL for (int c = 0; c < C; c++) to[c] = f32_to_bf16(done[c][i]);
+    }
+  }
 }
 
 #define MANY(NAME, W, V, STEP, LOAD, GIVE, ADD)                                                                   \
@@ -160,7 +176,7 @@ static inline void put_tile(const Product *p, int64_t T, int64_t t, int64_t n, i
     }                                                                                                             \
     }                                                                                                             \
     UNROLL for (int i = 0; i < P; i++)                                                                            \
-      put_tile(p, x->T, (panel + i) * 16, n, C, (const f32 *)&sums[0][i], 16 * PANELS, out, stride, as);          \
+      put_tile(p, x->T, (panel + i) * 16, n, C, &sums[0][i], PANELS, out, stride, as);          \
   }                                                                                                               \
   static void many_##NAME(const Product *p, const Packed *x, void *out, int64_t stride, int as, int64_t n, int64_t end) { \
     const int64_t panels = (x->T + 15) / 16;                                                                      \

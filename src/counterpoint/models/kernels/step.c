@@ -46,7 +46,16 @@ static void moved(const Instruction *o, const Operand *of, f32 *token, void *buf
       memcpy(is_read ? p : q, is_read ? q : p, o->size[3] * 4);
       continue;
     }
-    for (int64_t i = 0; i < o->size[3]; i++) {
+    int64_t i = 0;
+    if (of->stride[3] == 1) {
+      bf16 *q = (bf16 *)buffer + g * stride;
+      for (; i + 16 <= o->size[3]; i += 16) {
+        if (is_read) *(Floats *)(p + i) = floats_bf16(q + i);
+        else
+          bf16_from_floats(q + i, rounded(floats_f32(p + i)));
+      }
+    }
+    for (; i < o->size[3]; i++) {
       f32 *v = p + i * of->stride[3];
       if (is_read) *v = is_bf16 ? f32_from_bf16(((bf16 *)buffer)[g * stride + i]) : ((f32 *)buffer)[g * stride + i];
       else if (is_bf16) ((bf16 *)buffer)[g * stride + i] = f32_to_bf16(*v);
