@@ -1,5 +1,6 @@
 """`counterpoint eval`: a grid of guides, what it compares, and that nothing is computed twice."""
 
+import io
 import json
 import math
 import warnings
@@ -147,6 +148,16 @@ def test_the_command_prints_a_table_or_json(passages):
     assert [guide["scale"] for guide in record["guides"]] == [1.0, 1.5, 1.5]
     with pytest.raises(UsageError, match="there is no task"):
         runner.invoke(command, [], catch_exceptions=False)
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_progress_is_shown_on_a_terminal_only(passages, monkeypatch, is_terminal):
+    monkeypatch.setenv("TQDM_DISABLE", "1")  # as the command sets it, for the harness' own bars
+    shown = io.StringIO()
+    shown.isatty = lambda: is_terminal
+    monkeypatch.setattr("sys.stderr", shown)
+    run_grid([lambada(passages)], GUIDES[:1], resamples=50, **CPU)
+    assert (f"{len(PASSAGES)}/{len(PASSAGES)}" in shown.getvalue() and "scoring" in shown.getvalue()) is is_terminal
 
 
 def test_every_option_has_an_effect(passages, monkeypatch, tmp_path):

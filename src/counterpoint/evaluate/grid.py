@@ -6,12 +6,14 @@ import dataclasses
 import importlib.metadata
 import math
 import platform
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from lm_eval import simple_evaluate
 from lm_eval.tasks import TaskManager
+from tqdm import tqdm
 
 from counterpoint.errors import GuideError, UsageError
 from counterpoint.evaluate.harness import GuidedLM
@@ -51,8 +53,8 @@ class GridLM(GuidedLM):
     def loglikelihood(self, requests, disable_tqdm: bool = True):
         return super().loglikelihood(requests, disable_tqdm)
 
-    def generate_until(self, requests, disable_tqdm: bool = True) -> list[str]:
-        return super().generate_until(requests, disable_tqdm)
+    def generate_until(self, requests, disable_tqdm: bool | None = None) -> list[str]:
+        return super().generate_until(requests, not sys.stderr.isatty() if disable_tqdm is None else disable_tqdm)
 
     def loglikelihood_rolling(self, requests, disable_tqdm: bool = True) -> list[float]:
         if self.negative_ids is None and all(guide.scale == 1 for guide in self.guides):
@@ -75,6 +77,8 @@ class GridLM(GuidedLM):
         found |= self.store.get([key for each in keys for key in each if key not in found])
         todo = list({own[i]: i for i, each in enumerate(keys) if not found.keys() >= set(each)}.values())
 
+        bar = tqdm(total=len(todo), desc="scoring", leave=False, disable=not (todo and sys.stderr.isatty()))
+
         def keep(numbers: list[int], batch: list[list[Score]]) -> None:
             answers = {
                 key: [one.logprob, one.is_greedy]
@@ -83,8 +87,12 @@ class GridLM(GuidedLM):
             }
             found.update(answers)
             self.store.put(answers)
+            bar.update(len(numbers))
 
-        score(self.guided_model, [items[i] for i in todo], self.guides, batch_size=self._num_together(), on_batch=keep)
+        with bar:
+            score(
+                self.guided_model, [items[i] for i in todo], self.guides, batch_size=self._num_together(), on_batch=keep
+            )
         return [[(found[key][0], found[key][1]) for key in each] for each in keys]
 
     def write(self, passages: Sequence[Passage]) -> list[str]:
