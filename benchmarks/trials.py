@@ -1,8 +1,8 @@
 """What the trials of a model cost: seconds of processor time, and tokens that go through the model itself.
 
-    python benchmarks/trials.py [LAYOUT...]      of: qwen2-0.5b, smollm2-135m, gemma3-1b
+    python benchmarks/trials.py [LAYOUT...]      of: qwen2-0.5b, smollm2-135m, gemma3-1b, longrope-0.5b
 
-Weights are random, in bfloat16; the trials read the same tokens whatever the weights are. One step of one row, in the
+On one thread. Weights are random, in bfloat16; the trials read the same tokens whatever the weights are. One step of one row, in the
 same process, stands beside them for comparison.
 """
 
@@ -49,10 +49,27 @@ LAYOUTS = {
         head_dim=256,
         sliding_window=512,
     ),
+    "longrope-0.5b": lambda: hf.Phi3Config(
+        hidden_size=1536,
+        intermediate_size=4096,
+        num_hidden_layers=16,
+        num_attention_heads=16,
+        num_key_value_heads=16,
+        max_position_embeddings=131072,
+        original_max_position_embeddings=4096,
+        rope_parameters={
+            "rope_type": "longrope",
+            "rope_theta": 10000.0,
+            "short_factor": [1.0] * 48,
+            "long_factor": [1.0 + at / 10 for at in range(48)],
+            "original_max_position_embeddings": 4096,
+        },
+    ),
 }
 
 
 def main() -> None:
+    torch.set_num_threads(1)
     names = sys.argv[1:] or list(LAYOUTS)
     for name in names:
         with torch.no_grad():

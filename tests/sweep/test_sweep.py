@@ -78,6 +78,7 @@ def test_records_are_kept_and_shown(tmp_path: Path) -> None:
     assert again.lines == record.lines and again.versions == installed()
     assert [line.verdict for line in again.lines.values()] == ["refused", "no model"]
     shown = table(again, list(CHECKS), {name: check.kinds for name, check in CHECKS.items()})
+    assert "Of 2 results, 1 are right and 1 refused (50.0%)." in shown
     assert "| A | beams: refused: too short / say so |" in shown and "| engine | 1 | 0 | 0 | 0 | 0 |" in shown
     assert list(tmp_path.iterdir()) == [path]
 
