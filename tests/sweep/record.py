@@ -123,7 +123,9 @@ def table(record: Record, checks: list[str], kinds: Mapping[str, tuple[str, ...]
         parts.append("\n".join(rows) + "\n")
         found = Counter(result.partition(":")[0] for line in able for result in line.found.values())
         share = found["refused"] / max(found.total(), 1)
-        parts.append(f"Of {found.total()} results, {found['right']} are right and {found['refused']} refused ({share:.1%}).\n")
+        parts.append(
+            f"Of {found.total()} results, {found['right']} are right and {found['refused']} refused ({share:.1%}).\n"
+        )
         everywhere = sorted(name for name, line in lines.items() if line.verdict == "right")
         parts.append("Right in every check recorded: " + ", ".join(everywhere) + ".\n")
         rest = {name: line for name, line in sorted(lines.items()) if line.verdict not in ("right", "no model")}

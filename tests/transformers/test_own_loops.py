@@ -84,3 +84,23 @@ def test_past_the_end_of_a_table_is_refused_before_the_first_token(more: dict[st
     with pytest.raises(PromptError, match="50 tokens, 20 of them new.*fails past 40; set max_new_tokens to 10 or less"):
         model.generate(ids, max_new_tokens=20, **ask)
     assert model.generate(ids, max_new_tokens=10, **ask).shape[1] == 40
+
+
+@pytest.mark.parametrize(
+    "more", [{}, {"num_beams": 2}, {"output_hidden_states": True, "return_dict_in_generate": True}]
+)
+def test_ids_that_cant_be_read_back_are_not_chosen(more: dict[str, object]) -> None:
+    """Whichever way is taken: one forward for both branches, beams, or two forwards with transformers' own loop."""
+    model = small.wide_head()
+    ids = torch.tensor([[5, 9, 31], [8, 44, 7]])
+    out = model.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        negative_prompt_ids=torch.tensor([[60, 61]]),
+        guidance_scale=3.0,
+        max_new_tokens=8,
+        do_sample=False,
+        custom_generate=generate,
+        **more,
+    )
+    assert int(getattr(out, "sequences", out).max()) < small.VOCAB

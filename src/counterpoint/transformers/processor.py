@@ -10,7 +10,9 @@ from torch import Tensor
 from transformers import LogitsProcessor, PreTrainedModel
 
 from counterpoint.errors import GuideError, PromptError, UnsupportedError
+from counterpoint.formulas import NEG_INF
 from counterpoint.guide import Guide
+from counterpoint.models.ids import num_ids
 from counterpoint.models.padded import PaddedHistories
 from counterpoint.models.trials import abilities_of
 from counterpoint.transformers.caller import Caller, is_drafting, running_generate
@@ -107,6 +109,12 @@ class GuidanceLogitsProcessor(LogitsProcessor):
         """Guided log-probabilities in float32. (R, L) ids and (R, V) logits of the conditional branch -> (R, V)."""
         if is_drafting():
             return scores
+        # A head may be wider than the embeddings; what can't be read back is not chosen.
+        width = scores.shape[1] if self._model.config.is_encoder_decoder else num_ids(self._model)
+        guided = self._guided(input_ids, scores[:, :width])
+        return torch.nn.functional.pad(guided, (0, scores.shape[1] - guided.shape[1]), value=NEG_INF)
+
+    def _guided(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         prompt_len = self._prompt_len(input_ids)
         num_rows, step = len(input_ids), input_ids.shape[1] - prompt_len
         caller = running_generate()
@@ -116,7 +124,8 @@ class GuidanceLogitsProcessor(LogitsProcessor):
         if not guides.needs_negative(step):
             return guides.apply(scores, None, generated)
         if self._negative_inputs is not None:
-            return guides.apply(scores, self._read_inputs(generated, num_prompts).to(scores), generated)
+            found = self._read_inputs(generated, num_prompts)[:, : scores.shape[1]]
+            return guides.apply(scores, found.to(scores), generated)
         negatives = self._negatives_of(input_ids, prompt_len, num_prompts)
         # Where both branches are one text the conditional logits serve for both, to the last bit.
         apart = [
