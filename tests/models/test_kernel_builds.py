@@ -3,8 +3,11 @@
 import platform
 
 import pytest
+from conformance.architectures import ARCHITECTURES
 
+from counterpoint.errors import CompileWarning
 from counterpoint.models.kernels import blocks, build, few_queries, few_rows, products
+from counterpoint.models.model import Model
 
 CACHED = (
     *(build.loaded, few_rows.is_available, products._kernel, few_queries.is_available, few_queries._kernels),
@@ -34,6 +37,19 @@ def test_right_without_newer_instructions(nothing_loaded, monkeypatch, tmp_path,
 def test_without_a_compiler_there_is_no_kernel(nothing_loaded, monkeypatch):
     monkeypatch.setenv("CC", "no-such-compiler")
     assert not few_rows.is_available()
+
+
+@pytest.mark.parametrize("platform_name, said", [("linux", "there is no C compiler"), ("darwin", "this is darwin")])
+def test_what_is_lost_is_said_once(monkeypatch, platform_name, said):
+    monkeypatch.setenv("CC", "no-such-compiler")
+    monkeypatch.setattr(build.sys, "platform", platform_name)
+    build.warn_where_missing.cache_clear()
+    with pytest.warns(CompileWarning, match=said) as seen:
+        for _ in range(2):
+            Model(ARCHITECTURES["llama"].build().eval())
+    assert len(seen) == 1
+    Model(ARCHITECTURES["llama"].build().eval(), compile=False)
+    build.warn_where_missing.cache_clear()
 
 
 def test_a_compiler_that_fails_leaves_no_kernel_and_nothing_behind(nothing_loaded, monkeypatch, tmp_path):

@@ -21,6 +21,7 @@ from counterpoint.models.compiled import CompiledSteps
 from counterpoint.models.devices import input_device
 from counterpoint.models.fingerprint import fingerprint
 from counterpoint.models.ids import num_ids
+from counterpoint.models.kernels import build
 from counterpoint.models.layers import Directions, Layers, VectorSwitch, layers_of
 from counterpoint.models.recorded.steps import RecordedSteps
 from counterpoint.models.rows import Rows
@@ -90,6 +91,8 @@ class Model:
         self._has_kernels = compile is not False
         steps_too = compile is True or (compile == "auto" and hf.device.type == "cpu" and not adapted)
         self._compiled = CompiledSteps(hf, always=compile is True) if steps_too else None
+        if compile is not False and hf.device.type == "cpu":
+            build.warn_where_missing()
         self._recorded = None if compile is False or adapted else RecordedSteps(hf)
         self._switches: dict[str, _On] = {}  # by kind, of which there is one at a time
         # Shared by all variants of the same weights. One that nobody holds any more is forgotten with its rows.

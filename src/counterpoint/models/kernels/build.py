@@ -14,10 +14,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+
+from counterpoint.errors import CompileWarning
 
 FOLDER = Path(__file__).parent
 SOURCES = ("products.c", "blocks.c", "few_queries.c", "step.c")
@@ -35,6 +38,23 @@ def has_compiler() -> bool:
 def is_traced() -> bool:
     """Whether calls of operators are recorded now, by a compiler or by a dispatch mode."""
     return torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
+
+
+@functools.cache
+def warn_where_missing() -> None:
+    """Say once what is lost where no kernel can be built."""
+    if sys.platform != "linux":
+        reason = f"our kernels are built on Linux, and this is {sys.platform}"
+    elif not has_compiler():
+        reason = "there is no C compiler (cc, or what CC names); install gcc"
+    else:
+        return
+    warnings.warn(
+        f"{reason}. torch's own kernels are used: the same tokens, steps of few rows 2 to 4 times as long, and no int8 or "
+        "int4 weights; compile=False is silent",
+        CompileWarning,
+        stacklevel=3,
+    )
 
 
 @functools.cache
