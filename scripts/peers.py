@@ -196,6 +196,7 @@ def main() -> int:
     {"vllm": as_vllm, "llama.cpp": as_llama_cpp}[sys.argv[1]](folder)
     count = Count()
     plain = [
+        "--continue-on-collection-errors",
         "-q",
         "-p",
         "no:cacheprovider",
