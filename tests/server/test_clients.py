@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from server.conftest import make_model, serving
+from server.test_forms import TOOLS_TEMPLATE
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "clients.md").read_text()
@@ -78,6 +79,20 @@ def test_a_client_gets_what_plain_requests_get(running, expected, tmp_path, name
     assert {"plain", "streamed", "third turn", "guided"} <= said.keys()
     for line, text in said.items():
         assert text == expected[WORDS[line]], (line, said)
+
+
+@pytest.mark.skipif(not PYTHON.exists(), reason="no clients; run scripts/clients")
+def test_structured_answers(tmp_path):
+    (program,) = re.findall(r"^## Structured answers\n.*?^```python\n(.*?)^```", PAGE, re.M | re.S)
+    undecided = make_model(template=TOOLS_TEMPLATE, context_len=4096)
+    with torch.inference_mode():  # so that no white space goes on for ever
+        undecided.hf.lm_head.weight.mul_(0.05)
+    with serving(undecided) as running:
+        said = run(program, running, tmp_path, PYTHON)
+    assert len(said) == 10
+    for text in said.values():
+        made = json.loads(text)
+        assert made["room"] in ("kitchen", "hall") and isinstance(made["sure"], bool), said
 
 
 def test_the_harness_scores_through_the_server(running, tmp_path):
