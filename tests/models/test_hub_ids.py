@@ -2,13 +2,14 @@
 
 import socket
 
+import huggingface_hub
 import pytest
 from huggingface_hub import constants
 from transformers import AutoConfig
 
 import counterpoint as cp
 from counterpoint.errors import ModelError
-from counterpoint.models.loading import is_hub_reachable
+from counterpoint.models.hub import is_hub_reachable
 
 
 @pytest.fixture
@@ -45,3 +46,18 @@ def test_a_hub_that_answers_is_asked(online, monkeypatch):
     assert not is_hub_reachable()
     monkeypatch.setenv("http_proxy", "http://proxy.invalid:1")
     assert is_hub_reachable()  # only the hub's client can tell what lies behind a proxy
+
+
+def test_a_gguf_file_of_the_hub_is_not_asked_for_again_and_again(online, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError("no route")
+
+    asked = []
+    whole = huggingface_hub.hf_hub_download
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    monkeypatch.setattr(
+        huggingface_hub, "hf_hub_download", lambda *a, **k: asked.append(k["local_files_only"]) or whole(*a, **k)
+    )
+    with pytest.raises(ModelError, match="the hub does not give it: it can't be reached, and its cache") as caught:
+        cp.load("nobody/nothing/file.gguf")
+    assert asked == [True] and "\n" not in str(caught.value)

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import socket
-import urllib.parse
-import urllib.request
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,11 +21,11 @@ from transformers import (
 
 from counterpoint.errors import ModelError, UnsupportedError, UsageError
 from counterpoint.models.gguf.find import find
+from counterpoint.models.hub import is_hub_reachable
 from counterpoint.models.int8 import to_int8
 from counterpoint.models.model import Model
 from counterpoint.models.names import check_dtype, check_name, check_weights
 
-REACHED_S = 3.0  # for a first answer of the hub
 BUNDLED = Path(__file__).parent / "bundled"
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "vocab.json", "tokenizer.model", "spiece.model", "vocab.txt",
@@ -170,23 +167,6 @@ def as_model(value: Model | str) -> Model:
             f"model is a {kind}; wrap it with its tokenizer: counterpoint.Model(hf, tokenizer)", param="model"
         )
     raise ModelError(f"model is {value!r:.60}; give what counterpoint.load(...) returns, or a name", param="model")
-
-
-def is_hub_reachable() -> bool:
-    """Whether the hub answers at all, told within seconds. Behind a proxy only the hub's client can tell."""
-    from huggingface_hub import constants
-
-    if constants.HF_HUB_OFFLINE:
-        return False
-    address = urllib.parse.urlsplit(constants.ENDPOINT)
-    if urllib.request.getproxies().get(address.scheme):
-        return True
-    try:
-        port = address.port or (443 if address.scheme == "https" else 80)
-        socket.create_connection((address.hostname or "", port), timeout=REACHED_S).close()
-    except OSError:
-        return False
-    return True
 
 
 def _tokenizer(source: str, folder: Path, given: dict[str, bool]):

@@ -108,7 +108,7 @@ def test_names(tmp_path, monkeypatch):
     refused("owner/name/model.gguf", match="the hub does not give it")
     asked = []
 
-    def download(repository, file):
+    def download(repository, file, **_):
         asked.append((repository, file))
         return str(tmp_path / "a.gguf")
 

