@@ -186,6 +186,7 @@ def main() -> None:
     parser.add_argument("--corpus", type=Path)
     parser.add_argument("--parts", default=",".join(PARTS))
     parser.add_argument("--texts", type=int, default=600, help="labelled ones")
+    parser.add_argument("--guides", type=int, default=4, help="how many of the guides, from the first on")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--store", type=Path, default=TOP / ".plans-scores", help="keeps scores through a kill")
     parser.add_argument("--out", type=Path, default=TOP / "docs")
@@ -198,7 +199,9 @@ def main() -> None:
         "rules": lambda: measure_rules(seed=args.seed),
         "clash": measure_clash,
         "tour": lambda: measure_tour(seed=args.seed),
-        "assign": lambda: measure_accuracy(args.corpus, args.store, texts=args.texts, seed=args.seed),
+        "assign": lambda: measure_accuracy(
+            args.corpus, args.store, texts=args.texts, guides=args.guides, seed=args.seed
+        ),
         "linsat": lambda: measure_linsat(seed=args.seed),
     }
     for part in filter(None, args.parts.split(",")):
