@@ -26,7 +26,7 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import torch
-from worth_arms import Arm, arms_of, distilled, own_prompts, vector_of
+from worth_arms import Arm, arms_of, distilled, own_prompts, plausible, vector_of
 from worth_page import write_page
 
 import counterpoint as cp
@@ -251,7 +251,9 @@ def main() -> None:
     bare = [arm for arm in arms if arm.rows == 1]
     parts: dict[str, Callable[[], Any]] = {
         "greedy": lambda: measuring.adherence(arms, samples=1, temperature=0.0),
-        "sampled": lambda: measuring.adherence(arms, samples=given.samples, temperature=1.0),
+        "sampled": lambda: measuring.adherence(
+            [*arms, *plausible(bare[:2], measuring.guide.plausibility)], samples=given.samples, temperature=1.0
+        ),
         "uninstructed": lambda: measuring.adherence(bare, samples=1, temperature=0.0, has_system=False),
         "ordinary": lambda: measuring.ordinary(bare, texts[: given.passages]),
         "hold": lambda: measuring.hold(arms, given.conversations, min(10, given.questions)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +14,13 @@ from counterpoint.distillation.answers import Writer
 from counterpoint.distillation.own_prompts import write_prompts
 from counterpoint.evaluate.answering import UNGUIDED
 from counterpoint.evaluate.instructions import Instruction
-from counterpoint.models.adapters import load_adapter
+from counterpoint.models.adapters import adapter_layers, load_adapter
 from counterpoint.models.fingerprint import fingerprint
 from counterpoint.store import Store
 from counterpoint.vectors.pairs import chat_pairs
 
 TURNS = 3  # of the user's in a conversation to learn from
+WEAKER = 0.75  # times the adapter, which leaves more of the model as it was
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,14 @@ def vector_of(model: cp.Model, prompts: Sequence[Dialogue], instruction: Instruc
     return cp.Vector.fit(model, chat_pairs(model, questions, system=instruction.system, negative=instruction.opposite))
 
 
+def plausible(arms: Sequence[Arm], plausibility: float) -> list[Arm]:
+    """Arms that read one context, with the guide's plausibility alone, which costs nothing either: at temperature 1 part
+    of what guidance gains is that it leaves improbable tokens out. None where the guide has no plausibility."""
+    guide = cp.Guide(scale=1.0, plausibility=plausibility)
+    named = [(arm, f"{arm.name}, plausibility {plausibility:g} alone") for arm in arms if arm.rows == 1]
+    return [dataclasses.replace(arm, name=name, guide=guide) for arm, name in named if plausibility]
+
+
 def arms_of(
     model: cp.Model, guide: cp.Guide, adapter: Path, vector: cp.Vector, strengths: Sequence[float]
 ) -> list[Arm]:
@@ -89,11 +99,16 @@ def arms_of(
     weights = fingerprint(model.hf)
     load_adapter(model.hf, str(adapter), name="distilled")
     learnt = fingerprint(model.hf)
+    load_adapter(model.hf, str(adapter), name="weaker")
+    for layer in adapter_layers(model.hf):
+        layer.set_scale("weaker", WEAKER)
     plain = model.with_adapter(None)
     return [
         Arm("unguided", plain, weights),
         Arm("guided", plain, weights, guide, 2),
         Arm("distilled", model.with_adapter("distilled"), f"{learnt}/on", needs="an adapter, from guided answers"),
+        Arm(f"distilled, times {WEAKER:g}", model.with_adapter("weaker"), f"{learnt}/{WEAKER}",
+            needs="the same adapter, its alpha lowered"),
         *(
             Arm(f"vector, strength {strength:g}", plain.with_vector(vector, strength),
                 f"{weights}/{vector.digest}/{strength}", needs="a vector, from pairs of prompts")

@@ -65,24 +65,28 @@ def _sections(record: dict[str, Any]) -> list[str]:
 
 
 def _verdict(record: dict[str, Any]) -> str:
+    arms = [row["arm"] for row in record["ordinary"] if row["arm"].startswith("distilled")]
+    return "\n".join(["**In short:**", "", *(f"- {arm}: {_told(record, arm)}." for arm in arms)])
+
+
+def _told(record: dict[str, Any], arm: str) -> str:
     told = []
     for kind in ("greedy", "sampled"):
-        row = _row(record[kind], "distilled")
+        row = _row(record[kind], arm)
         if row["way"] is None:
             told.append(f"{kind}, guidance itself is no better than no guidance, so there is no way to go")
             continue
         is_met = "at least" if row["way"]["value"] >= WAY_BOUND else "short of"
         told.append(
-            f"{kind}, the adapter alone goes {_percent(row['way'])} of the way from unguided to guided, {is_met} "
-            f"{100 * WAY_BOUND:.0f} percent"
+            f"{kind}, it goes {_percent(row['way'])} of the way from unguided to guided, {is_met} {100 * WAY_BOUND:.0f} percent"
         )
-    ratio = _row(record["ordinary"], "distilled")["ratio"]
+    ratio = _row(record["ordinary"], arm)["ratio"]
     held = "within" if ratio["value"] <= PERPLEXITY_BOUND else "past"
     told.append(
         f"perplexity of ordinary text changes by {100 * (ratio['value'] - 1):+.1f} percent ({100 * (ratio['low'] - 1):+.1f} to "
         f"{100 * (ratio['high'] - 1):+.1f}), {held} 3 percent"
     )
-    return "**In short:** " + "; ".join(told) + "."
+    return "; ".join(told)
 
 
 def _adherence(rows: Sequence[dict[str, Any]]) -> str:
