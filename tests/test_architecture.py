@@ -104,6 +104,27 @@ def test_guides_and_steps_are_made_into_formulas_in_one_place():
         assert not own & named, path
 
 
+def test_that_guidance_can_do_nothing_is_decided_in_one_place():
+    """Surfaces choose between a warning and an error; the verdict is made by `guide.no_effect` alone."""
+    for path in files():
+        if path.name != "guide.py":
+            calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+            assert not any(getattr(func, "id", getattr(func, "attr", None)) == "NoEffect" for func in calls), path
+
+
+def test_fields_of_guidance_are_read_in_one_place():
+    """`wire` alone takes them out of a body; servers and batches hand it the whole."""
+    own = {"guidance_scale", "cfg_scale", "negative_prompt", "negative_prompt_ids", "negative_messages", "guidance"}
+    for path in files():
+        if room_of(path) not in ("server", "vllm", "batch", "mlflow"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            taken = node.slice if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Load) else None
+            if isinstance(node, ast.Call) and getattr(node.func, "attr", None) in ("get", "pop") and node.args:
+                taken = node.args[0]
+            assert not (isinstance(taken, ast.Constant) and taken.value in own), (path, taken.value)
+
+
 @pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(SOURCE)))
 def test_files_can_be_read_in_one_go(path):
     assert len(path.read_text().splitlines()) <= MOST_LINES

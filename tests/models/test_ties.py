@@ -55,4 +55,4 @@ def test_past_its_index_a_model_is_read_anew(name: str) -> None:
         pytest.skip("not in this transformers")
     model = swept()[name].model()
     found = abilities_of(model)
-    assert found.manner.anew_from == 8 and not found.padded.holds(9)
+    assert found.manner.anew_from in (0, 8) and not found.padded.holds(9)  # 0: its cache is of no use at all
