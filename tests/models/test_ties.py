@@ -11,6 +11,8 @@ from counterpoint.models.trials.ties import settled_len
 
 MARKS = [4, 8, 16]
 
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch, while some modules are imported
+
 
 def index(scores_of, chosen: int):
     """Reads texts by an index of keys and, as every mixture does, by a router whose choices do not depend on lengths."""

@@ -14,6 +14,8 @@ from counterpoint.models.trials import LoopCall, abilities_of
 from counterpoint.models.trials.own_loop import Written
 from counterpoint.transformers import generate
 
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch, while some modules are imported
+
 CASES = {
     "UnlimitedOcrForConditionalGeneration": ("hidden states", "output object"),  # a window of what is written alone
     "LEDForConditionalGeneration": ("static cache", "padded prompts"),
