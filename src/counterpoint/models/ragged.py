@@ -164,7 +164,7 @@ class RaggedRows(Rows):
         reach = max(self._length[feed.row] + len(feed.ids) for feed in feeds)
         if reach > self._capacity:
             self._resize(self._num_slots, -(-reach // BLOCK) * BLOCK)
-        began, by_record = None, self._suits_recorded(len(feeds), width)
+        began, by_record = None, self._suits_recorded(feeds, width)
         if (not by_record or (self._compiled is not None and self._compiled.always)) and self._suits_compiled(
             feeds, slots
         ):
@@ -192,13 +192,17 @@ class RaggedRows(Rows):
         for feed in feeds:
             self._length[feed.row] += len(feed.ids) - feed.scratch
 
-    def _suits_recorded(self, num_rows: int, width: int) -> bool:
+    def _suits_recorded(self, feeds: Sequence[Feed], width: int) -> bool:
         """Whether a forward of this shape is one call of a program, which is recorded here where there is none yet."""
-        steps = self._recorded
-        if steps is None or not steps.usable or not self._attention.is_by_kernel or not steps.suits(num_rows, width):
+        steps, num_wanted = self._recorded, sum(len(feed.columns) for feed in feeds)
+        if steps is None or not steps.usable or not self._attention.is_by_kernel:
             return False
         kinds = list(self._rules) if isinstance(self._rules, dict) else None
-        return steps.prepare(self._linears, self._attention, self._layers, kinds)
+        return (
+            steps.suits(len(feeds), width, num_wanted)
+            and steps.prepare(self._linears, self._attention, self._layers, kinds)
+            and steps.suits(len(feeds), width, num_wanted)  # known once there is a program
+        )
 
     def _by_record(self, packed: Packed, slots: list[int], reach: int) -> Tensor:
         if self._described is None:

@@ -45,7 +45,7 @@ def assembled(lowered: Lowered, given: tuple[int, int]) -> Program:
     last = [dataclasses.replace(one, more=(*one.more, 0, 0)[:2] + (int(i == 0),)) if one.name == "PRODUCT" else one
             for i, one in enumerate(last)]  # fmt: skip
     parts = [*_parts(first, 0, False, lowered), *_parts(last, len(first), True, lowered)]
-    return Program(parts, [*first, *last], lowered.products, wide, max(wanted_wide, ALIGNED), lowered.kept)
+    return Program(parts, [*first, *last], lowered.products, wide, ALIGNED if direct else wanted_wide, lowered.kept)
 
 
 def _same_states(one: Step, other: Step) -> bool:

@@ -29,6 +29,7 @@ from counterpoint.models.recorded.trace import Masks, record
 
 MOST_TOKENS = 256  # of a forward, padding included
 MOST_COLUMNS = 128  # of a row
+MOST_WANTED_BYTES = 2**27  # of what is computed after the head, where logits are changed there
 PROBES = (3, 5), (5, 6)  # rows and positions of the two traces
 LEAST_REACH = 256  # positions; results are compared again at each power of two from there on
 CLOSE = {torch.float32: 64 * 2.0**-23, torch.bfloat16: 16 * 2.0**-8}  # of the largest logit
@@ -63,9 +64,10 @@ class RecordedSteps:
         """Whether forwards go through the program now: nobody looks into the model's own, or changes it."""
         return self.refused is None and not any(self._hooks) and not getattr(self._model, "peft_config", None)
 
-    def suits(self, num_rows: int, width: int) -> bool:
-        """Whether a forward of this shape is quicker so."""
-        return width <= MOST_COLUMNS and num_rows * width <= MOST_TOKENS
+    def suits(self, num_rows: int, width: int, num_wanted: int) -> bool:
+        """Whether a forward of this shape, with so many predictions wanted, is quicker so and takes little memory."""
+        wide = 0 if self._program is None else self._program.wanted_wide
+        return width <= MOST_COLUMNS and num_rows * width <= MOST_TOKENS and num_wanted * wide * 4 <= MOST_WANTED_BYTES
 
     def prepare(
         self, linears: Linears, attention: FewQueries, layers: Sequence[CacheLayerMixin], kinds: list[str] | None
