@@ -125,7 +125,7 @@ def page(record: Record) -> str:
     for row in record["rows"]:
         value, low, high = row["fulfilled"]
         lines.append(
-            f"| {row['name']} | {value:.3f} ({low:.3f} to {high:.3f}) | {row['logprob']:.2f} | {row['repetition']:.2f} | {row['branches']} |"
+            f"| {row['name']} | {value:.3f} ({low:.3f} to {high:.3f}) | {'–' if row['logprob'] is None else format(row['logprob'], '.2f')} | {row['repetition']:.2f} | {row['branches']} |"
         )
     scanned = record["scan"]
     best = max(scanned, key=lambda layer: layer["recovered"])
@@ -147,6 +147,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=ROOT / "build" / "vectors")
     parser.add_argument("--questions", type=int, default=2, help="that each vector is tried on")
+    parser.add_argument("--logprobs", action="store_true", help="fluency too; takes minutes")
     parser.add_argument("--layer", type=int, default=None, help="that vectors are put into")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
@@ -165,11 +166,11 @@ def main() -> None:
         found = interval([float(r["fulfilled"]) for r in records], seed=given.seed)
         rows.append({
             "name": name, "fulfilled": [found.value, found.low, found.high], "n": len(records),
-            "logprob": statistics.fmean(plain_logprobs(model, store, records)),
+            "logprob": statistics.fmean(plain_logprobs(model, store, records)) if given.logprobs else None,
             "repetition": statistics.fmean(repetition(r["text"]) for r in records),
             "branches": 2 if kind == "guide" and not name.endswith("scale 1") else 1,
         })  # fmt: skip
-        say(f"{name}: {rows[-1]['fulfilled'][0]:.3f}, {rows[-1]['logprob']:.2f}")
+        say(f"{name}: {rows[-1]['fulfilled'][0]:.3f}")
     one = INSTRUCTIONS[SCANNED]
     pairs = chat_pairs(model, QUESTIONS[:NUM_SCANNED], system=one.system, negative=one.opposite)
     key = key_of("scan", model.fingerprint, one.system, one.opposite, NUM_SCANNED)

@@ -10,7 +10,6 @@ reported is of the second. Needs the extra eval.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import os
 import platform
@@ -28,11 +27,13 @@ import torch
 
 import counterpoint as cp
 from counterpoint.contexts import chat
+from counterpoint.contexts.reading import read_prompt
 from counterpoint.engine import Engine, prepare
 from counterpoint.evaluate.diversity import repetition
 from counterpoint.evaluate.grid import versions
 from counterpoint.evaluate.instructions import INSTRUCTIONS, QUESTIONS
 from counterpoint.evaluate.intervals import difference, interval
+from counterpoint.models.rows import Feed
 from counterpoint.store import Store, key_of
 from counterpoint.watch import Watch
 from counterpoint.watch.distance import NAMES, USUAL
@@ -46,7 +47,7 @@ STRONG = 5.0  # the scale at which texts derail
 #: a text has derailed where so many of its 3-grams are there already, or its tokens are so improbable on average (nats)
 REPEATED, IMPROBABLE = 1 / 3, -3.0
 LESS_REPEATED = 0.2
-NUM_GOOD, DRAWS = 8, 40
+NUM_GOOD, DRAWS = 8, 25
 Record = dict[str, Any]
 
 
@@ -94,18 +95,21 @@ def write_texts(
 
 def plain_logprobs(model: cp.Model, store: Store, records: Sequence[Record]) -> list[float]:
     """Of each text the mean log-probability of its tokens, as answers to the question alone: no system message, no guide."""
-    keys = [key_of("plain", model.fingerprint, r["question"], r["token_ids"]) for r in records]
+    keys = [key_of("bare", model.fingerprint, r["question"], r["token_ids"]) for r in records]
     known = store.get(keys)
     left = [(key, r) for key, r in zip(keys, records) if key not in known]
-    for start in range(0, len(left), TOGETHER):
-        part, requests = left[start : start + TOGETHER], []
-        for _, r in part:
-            prompt = cp.contexts.chat_prompt(model, [{"role": "user", "content": QUESTIONS[r["question"]]}])
-            ids = tuple(r["token_ids"])
-            request = prepare(model, prompt, max_tokens=len(ids), temperature=0, ignore_eos=True, logprobs=0)
-            requests.append(dataclasses.replace(request, given_ids=ids))
-        done = Engine(model).complete(requests)
-        store.put({key: statistics.fmean(t.logprob for t in one.logprobs) for (key, _), (one,) in zip(part, done)})
+    rows = model.new_rows()
+    made = {}
+    for key, record in left:
+        prompt = cp.contexts.chat_prompt(model, [{"role": "user", "content": QUESTIONS[record["question"]]}])
+        before, ids = read_prompt(model, prompt), record["token_ids"]
+        row = rows.add()
+        columns = range(len(before) - 1, len(before) + len(ids) - 1)
+        logits = rows.forward([Feed(row, [*before, *ids], columns=columns)])
+        rows.free(row)
+        logprobs = logits.float().log_softmax(-1)[torch.arange(len(ids)), torch.tensor(ids)]
+        made[key] = float(logprobs.mean())
+    store.put(made)
     known = store.get(keys)
     return [known[key] for key in keys]
 
@@ -131,7 +135,7 @@ def measure_alarms(
     numbers = {n: np.array(records[n]["numbers"]) for n in long}
     good = [n for n in long if not bad[n]]
     areas, found, falsely, at_5 = [], [], [], []
-    draws = DRAWS if options.get("method") != "forest" else DRAWS // 8
+    draws = DRAWS if options.get("method") != "forest" else DRAWS // 5
     for _ in range(draws):
         fitted = set(rng.choice(good, NUM_GOOD, replace=False).tolist())
         watch = Watch([numbers[n] for n in sorted(fitted)], model="", **options)
@@ -187,8 +191,13 @@ def page(record: Record) -> str:
         "",
         f"SmolLM2-135M-Instruct (4 bits, as `smollm2` loads it), {len(INSTRUCTIONS)} instructions that a program checks, each "
         f"with {record['questions']} questions, against the opposite instruction in log space, greedy, at most {MAX_TOKENS} "
-        "tokens. A text has derailed where a third of its 3-grams of words are there already, or where its tokens have a mean "
-        f"log-probability below {IMPROBABLE:g} as an answer to the bare question. A watch is fitted on {NUM_GOOD} good texts drawn "
+        "tokens. A text has derailed where a third of its 3-grams of words are there already"
+        + (
+            f", or its mean log-probability as an answer to the bare question is below {IMPROBABLE:g}"
+            if record["logprobs"]
+            else ""
+        )
+        + f". A watch is fitted on {NUM_GOOD} good texts drawn "
         f"from the same guide's, and judges the others; {DRAWS} draws, with the texts drawn anew (5 for the forest). Texts "
         "shorter than a window are left out. What windows are known by was chosen on other questions.",
         "",
@@ -225,6 +234,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=ROOT / "build" / "watch")
     parser.add_argument("--questions", type=int, default=8, help="in each half")
     parser.add_argument("--eased", type=int, default=4, help="questions of the second half that are eased")
+    parser.add_argument("--logprobs", action="store_true", help="judge by mean log-probabilities too; takes minutes")
     parser.add_argument("--rounds", type=int, default=7, help="pairs of the cost")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
@@ -241,7 +251,7 @@ def main() -> None:
     strong = write_texts(model, store, scale=STRONG, questions=second, say=say)
 
     def judged(records: Sequence[Record], repeated: float = REPEATED) -> list[bool]:
-        logprobs = plain_logprobs(model, store, records)
+        logprobs = plain_logprobs(model, store, records) if given.logprobs else [0.0] * len(records)
         return [has_derailed(record, value, repeated) for record, value in zip(records, logprobs)]
 
     bad_tried, bad = judged(tried), judged(strong)
@@ -283,6 +293,7 @@ def main() -> None:
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, one thread used",
         "versions": ", ".join(f"{name} {value}" for name, value in versions().items()),
         "questions": given.questions,
+        "logprobs": given.logprobs,
         "alarms": alarms,
         "ease": {
             "n": len(eased),
