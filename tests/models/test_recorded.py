@@ -165,3 +165,21 @@ def test_an_id_that_is_in_no_table_is_an_error():
     with pytest.raises(IndexError):
         rows.forward([Feed(row, [VOCAB + 50])])
     assert steps.usable
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_any_number_of_threads_gives_the_same(dtype):
+    torch.manual_seed(0)
+    hf, before, found = ARCHITECTURES["qwen3"].build().eval().to(dtype), torch.get_num_threads(), []
+    try:
+        for num_threads in (1, 2, 3):
+            torch.set_num_threads(num_threads)
+            rows, _, steps = both(hf)
+            held = [rows.add(), rows.add()]
+            first = rows.forward([Feed(row, text(17 - row, row)) for row in held])
+            found.append(torch.cat([first, rows.forward([Feed(row, [3]) for row in held])]))
+            assert steps.refused is None
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
