@@ -91,7 +91,7 @@ class Bounds:
         if self.rules and self.solve(np.zeros(self.shape)) is None:
             raise UsageError("no assignment keeps the capacities and rules together; loosen one of them", param="rules")
 
-    def solve(self, scores: np.ndarray, *, without: Sequence[int] | None = None) -> np.ndarray | None:
+    def solve(self, scores: np.ndarray, *, without: Sequence[int] | np.ndarray | None = None) -> np.ndarray | None:
         """The option of each prompt with the largest sum of scores (N, M); None where nothing keeps the bounds.
 
         Args:

@@ -30,7 +30,7 @@ class OptionGroup:
 
     title: str
     options: tuple[click.Option, ...]
-    check: Callable[[Options], None] = lambda options: None
+    check: Callable[[Options], object] = lambda options: None
 
 
 class Command(click.Command):
@@ -46,7 +46,7 @@ class Command(click.Command):
         self,
         *args: Any,
         groups: Sequence[OptionGroup] = (),
-        check: Callable[[Options], None] = lambda options: None,
+        check: Callable[[Options], object] = lambda options: None,
         unused: Mapping[str, str] | None = None,
         **kwargs: Any,
     ) -> None:

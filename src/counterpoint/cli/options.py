@@ -102,7 +102,7 @@ GUIDE = OptionGroup(
         option("--stop-guiding", "stop_at", type=Count(0), default=None, help="Guide up to this generated token."),
         option("--adaptive", default=None, metavar="[jsd]", help="Push in proportion to the branches' disagreement."),
     ),
-    lambda options: guide_from(options) and None,
+    lambda options: guide_from(options),
 )
 
 

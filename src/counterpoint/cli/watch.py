@@ -83,7 +83,7 @@ def _lines(path: str) -> list[dict[str, str]]:
 
 def _prompt(model: Model, line: dict[str, str], options: Options) -> Any:
     """The prompt of a line with its branches, as `generate` has them."""
-    from counterpoint.contexts import BranchedPrompt, System, chat
+    from counterpoint.contexts import BranchedPrompt, System, chat, chat_prompt
     from counterpoint.guide import Branch
 
     negative = line.get("negative", options["negative"])
@@ -92,8 +92,9 @@ def _prompt(model: Model, line: dict[str, str], options: Options) -> Any:
     turns = [{"role": "system", "content": options["system"]}, {"role": "user", "content": line["prompt"]}]
     named = {system.value: system for system in System}
     against = negative if options["negative_system"] is None else options["negative_system"]
-    built = chat(model, turns, negative=named.get(against, against))
-    return built.prompt if against is None else built
+    if against is None:
+        return chat_prompt(model, turns)
+    return chat(model, turns, negative=named.get(against, against))
 
 
 @click.command("show", cls=Command)

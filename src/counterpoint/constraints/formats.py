@@ -1,9 +1,11 @@
 """Values that are narrower than llguidance's own, which would take February 29 in any year, a leap second at any time, and
-numbers with exponents that no float holds."""
+numbers with exponents that no float holds; and arrays so long that it would fill the memory before it refuses them."""
 
 from __future__ import annotations
 
 from typing import Any
+
+from counterpoint.errors import ConstraintError
 
 _LEAP = "(?:[0-9]{2}(?:0[48]|[2468][048]|[13579][26])|(?:[02468][048]|[13579][26])00)"
 _DATE = (
@@ -13,16 +15,24 @@ _DATE = (
 _TIME = "(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:\\.[0-9]{1,9})?(?:Z|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])"
 PATTERNS = {"date": f"^{_DATE}$", "time": f"^{_TIME}$", "date-time": f"^{_DATE}T{_TIME}$"}
 LARGEST = 1e15  # of a number without bounds: it is written without an exponent then
+MOST_ITEMS = 20_000  # that an array may ask for: llguidance lays each out, and counts them afterwards
 VALUES = ("const", "enum", "default", "examples")  # keywords that hold values, not schemas
 
 
 def narrowed(schema: Any) -> Any:
     """The schema with patterns in place of these formats and bounds of numbers; every text that it takes is one that the
-    schema takes."""
+    schema takes.
+
+    Raises:
+        ConstraintError: an array is to be longer than any answer.
+    """
     if isinstance(schema, list):
         return [narrowed(part) for part in schema]
     if not isinstance(schema, dict):
         return schema
+    for name in ("minItems", "maxItems"):
+        if isinstance(schema.get(name), (int, float)) and schema[name] > MOST_ITEMS:
+            raise ConstraintError(f"{name} is {schema[name]!r:.24}; use {MOST_ITEMS} at most, or leave it out")
     made = {name: part if name in VALUES else narrowed(part) for name, part in schema.items()}
     if "number" in (made.get("type") if isinstance(made.get("type"), list) else [made.get("type")]):
         if not {"minimum", "exclusiveMinimum"} & made.keys():

@@ -8,6 +8,7 @@ and can't do this.
 
 from __future__ import annotations
 
+import ctypes
 import time
 from collections.abc import Sequence
 
@@ -54,7 +55,7 @@ class RaggedRows(Rows):
         recorded: RecordedSteps | None = None,
     ) -> None:
         self._model, self._compiled, self._recorded = model, compiled, recorded
-        self._described: Sequence[int] | None = None  # the buffers, as recorded steps take them
+        self._described: ctypes.Array[ctypes.c_int64] | None = None  # the buffers, as recorded steps take them
         self._rules = mask_rules(model)
         self._cache_name = cache_argument(model.forward)
         self._linears = Linears(model) if linears is None else linears
@@ -205,9 +206,11 @@ class RaggedRows(Rows):
         )
 
     def _by_record(self, packed: Packed, slots: list[int], reach: int) -> Tensor:
+        recorded = self._recorded
+        assert recorded is not None  # `_suits_recorded` has seen it
         if self._described is None:
-            self._described = self._recorded.described(self._layers)
-        logits = self._recorded.run(
+            self._described = recorded.described(self._layers)
+        logits = recorded.run(
             packed,
             slots,
             self._described,

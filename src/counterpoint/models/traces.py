@@ -52,7 +52,8 @@ _OF_ANY_MODULE = frozenset(vars(nn.Module()))
 
 def slots_of(model: nn.Module) -> Slots:
     """Where a model that has just been built will keep a state, if anywhere: what holds nothing in any module of a class."""
-    empty, full = set(), set()
+    empty: set[tuple[type, str]] = set()
+    full: set[tuple[type, str]] = set()
     for module in model.modules():
         for name, value in vars(module).items():
             (empty if value is None else full).add((type(module), name))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -14,7 +15,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        one = {"registry": self.registry}
+        one: dict[str, Any] = {"registry": self.registry}
         self.requests = Counter("counterpoint_requests", "Requests answered", ["route", "status"], **one)
         self.gone = Counter("counterpoint_disconnects", "Requests whose client went away", **one)
         self.prompt_tokens = Counter("counterpoint_prompt_tokens", "Tokens of prompts", **one)

@@ -145,7 +145,7 @@ def _reader(request: GuidedCall, loop: str) -> Histories | PaddedHistories | Non
         return None
     if request.is_text_only():
         return Histories(rows_for(model, limit))
-    raise UnsupportedError(fault)
+    raise UnsupportedError(str(fault))
 
 
 def _joint_loop(

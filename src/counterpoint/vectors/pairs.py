@@ -71,6 +71,6 @@ def read_pair_lines(
             questions.append(record["prompt"])
         else:
             pairs.append((record["positive"], record["negative"]))
-    if is_chat:
+    if system is not None and negative is not None:
         return chat_pairs(model, questions, system=named.get(system, system), negative=named.get(negative, negative))
     return pairs

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from statistics import NormalDist
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from counterpoint.engine.watching import Numbers
 
-Array = NDArray[np.float64]
+Array: TypeAlias = NDArray[np.float64]
 NEAREST = 3  # good windows that a distance is the mean of
 SCALE_FLOOR = 0.05  # of a number's spread among good windows: nats below it are no difference
 SEED = 0  # of an isolation forest
@@ -66,7 +66,7 @@ class Forest:
         return -self._forest.score_samples(windows)
 
 
-JUDGES = {"nearest": Nearest, "forest": Forest}
+JUDGES: dict[str, type[Nearest] | type[Forest]] = {"nearest": Nearest, "forest": Forest}
 
 
 def bound(largest: Sequence[float], false_alarms: float) -> float:

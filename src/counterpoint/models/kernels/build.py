@@ -103,9 +103,9 @@ def _compiled() -> Path:
             objects = [str(Path(own) / Path(source).with_suffix(".o")) for source in SOURCES]
             for source, made in zip(SOURCES, objects, strict=True):
                 _call(compiler, *FLAGS, "-c", str(FOLDER / source), "-o", made)
-            made = Path(own) / name
-            _call(compiler, "-shared", *objects, threads, "-o", str(made))
-            made.replace(folder / name)
+            joined = Path(own) / name
+            _call(compiler, "-shared", *objects, threads, "-o", str(joined))
+            joined.replace(folder / name)
     return library
 
 

@@ -37,7 +37,7 @@ class Place:
 
     block: int
     role: str = "numbers"
-    which: object = None
+    which: Any = None
 
 
 @dataclass(slots=True)

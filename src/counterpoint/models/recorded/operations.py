@@ -85,7 +85,7 @@ class _Operations(Lowering):
     def _binary(self, name: str, out: Pair, arguments: dict[str, tuple]) -> None:
         if arguments.get("rounding_mode", (None,))[0] is not None:
             raise NotRecordable("it divides to whole numbers")
-        own, other = arguments["self"], arguments.get("other") or arguments.get("exponent")
+        own, other = arguments["self"], arguments["other" if "other" in arguments else "exponent"]
         if name == "pow" and not isinstance(other[0], Tensor):
             return self._power(out, own, other[0])
         pairs = [x if isinstance(x[0], Tensor) else (self._scalar(self._same(x)),) * 2 for x in (own, other)]
@@ -265,7 +265,9 @@ class _Operations(Lowering):
 
     def _few_queries(self, out: Pair, arguments: dict[str, tuple]) -> None:
         key, value, mask = (self.made.places.get(storage_of(arguments[name][0])) for name in ("key", "value", "mask"))
-        roles = [None if x is None else x.role for x in (key, value, mask)]
+        if key is None or value is None or mask is None:
+            raise NotRecordable("it attends otherwise")
+        roles = [x.role for x in (key, value, mask)]
         shapes = [arguments[name][0].shape for name in ("key", "value", "mask")]
         reach = self._first.reach
         if (

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import types
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from counterpoint.models.kernels.products import KINDS
 from counterpoint.models.kernels.step import ATTENTION, PRODUCTS, TOKENS, Instruction, Operand, Program
@@ -41,6 +44,8 @@ def assembled(lowered: Lowered, given: tuple[int, int]) -> Program:
         late = [*late, (gives, (None, storage))]
     first, places, wide = _placed(early, {given[0]: 0, given[1]: 1}, lowered, {storages[1] for _, storages in late[:1]})
     states = late[0][1][1]
+    if states is None:
+        raise NotRecordable("its head reads what was not computed")
     last, _, wanted_wide = _placed(late, {}, lowered, set(), foreign={states: places[states]})
     last = [dataclasses.replace(one, more=(*one.more, 0, 0)[:2] + (int(i == 0),)) if one.name == "PRODUCT" else one
             for i, one in enumerate(last)]  # fmt: skip
@@ -103,7 +108,7 @@ def _placed(
     given: dict[int, int],
     lowered: Lowered,
     lasting: set[int | None],
-    foreign: dict[int, int] | None = None,
+    foreign: Mapping[int, int] = types.MappingProxyType({}),
 ) -> tuple[list[Instruction], dict[int, int], int]:
     """Operands with their places among the numbers of a token, which storages share where they don't live together; where
     each storage lies at the end, and how many numbers there are.
@@ -123,15 +128,14 @@ def _placed(
     arena = _Arena([], ALIGNED if given else 0)
     places, sizes, made = dict(given), {}, []
     for i, (one, storages) in enumerate(steps):
-        outs = {storages[0]} if storages else set()
-        for x in outs - places.keys() - {None}:
-            places[x], sizes[x] = arena.take(lowered.places[x].block)
-        moved = []
+        for new in [x for x in storages[:1] if x is not None and x not in places]:
+            places[new], sizes[new] = arena.take(lowered.places[new].block)
+        moved: list[Any] = []
         for operand, x in zip((one.out, *one.inputs), storages):
             if operand is None or x is None:
                 moved.append(operand)
                 continue
-            if x not in places and not (foreign and i == 0 and x in foreign):
+            if x not in places and not (i == 0 and x in foreign):
                 raise NotRecordable("a number is read that was not computed")
             at = places[x] if x in places else foreign[x]
             moved.append(dataclasses.replace(operand, at=operand.at + at))

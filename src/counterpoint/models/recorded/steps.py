@@ -6,6 +6,7 @@ import ctypes
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -79,7 +80,7 @@ class RecordedSteps:
         """
         if self._program is None and self.refused is None:
 
-            def joint() -> AbstractContextManager[None]:
+            def joint() -> AbstractContextManager[Any]:
                 stack = ExitStack()
                 stack.enter_context(linears.joint())
                 stack.enter_context(attention.joint(1))
@@ -100,18 +101,24 @@ class RecordedSteps:
                 self.refused = str(error)
             except Exception as error:  # of whatever kind: this model's forward is another one with such inputs
                 self.refused = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:160]}"
-        if self._program is None:
+        if self._program is None or self._lowered is None:
             return False
         for index, (key, value) in self._lowered.layers.items():
             if not layers[index].is_initialized:
                 layers[index].lazy_initialization(key, value)
         return True
 
-    def described(self, layers: Sequence[CacheLayerMixin]) -> Sequence[int]:
+    @property
+    def _made(self) -> tuple[step.Program, Lowered]:
+        if self._program is None or self._lowered is None:
+            raise RuntimeError("nothing is recorded yet; call prepare first")
+        return self._program, self._lowered
+
+    def described(self, layers: Sequence[CacheLayerMixin]) -> ctypes.Array[ctypes.c_int64]:
         """The buffers of layers as `run` takes them; anew whenever they have moved."""
-        values: list[int] = []
+        values, known = [], self._made[1].layers
         for index, layer in enumerate(layers):
-            if index not in self._lowered.layers:
+            if index not in known:
                 values += [0] * 11
                 continue
             keys, others = layer.keys, layer.values
@@ -123,7 +130,7 @@ class RecordedSteps:
         self,
         packed: Packed,
         slots: Sequence[int],
-        layers: Sequence[int],
+        layers: ctypes.Array[ctypes.c_int64],
         masks: Masks,
         reach: int,
         *,
@@ -150,8 +157,10 @@ class RecordedSteps:
         warnings.warn(f"steps are not recorded: {self.refused}", CompileWarning, stacklevel=4)
         return eager()
 
-    def _run(self, packed: Packed, slots: Sequence[int], layers: Sequence[int], masks: Masks, reach: int) -> Tensor:
-        program, lowered_ = self._program, self._lowered
+    def _run(
+        self, packed: Packed, slots: Sequence[int], layers: ctypes.Array[ctypes.c_int64], masks: Masks, reach: int
+    ) -> Tensor:
+        program, lowered_ = self._made
         (_, num_lines, width), dtype = packed.tokens.shape, self._model.dtype
         num_tokens, num_wanted = num_lines * width, len(packed.lines)
         all_masks = [masks[kind] if isinstance(masks, dict) else masks for kind in lowered_.kinds]
@@ -184,5 +193,5 @@ class RecordedSteps:
         return -(-held.data_ptr() // 64) * 64
 
 
-def _address(array: Sequence[int]) -> int:
+def _address(array: ctypes.Array[ctypes.c_int64]) -> int:
     return ctypes.addressof(array)
