@@ -217,7 +217,7 @@ def test_values_are_checked_when_they_are_made(make, said):
         (Regex("["), "unclosed"),
         (Grammar("start: foo"), "foo"),
         (Json({"type": "array", "minItems": 2**31}), "minItems is 2147483648; use 20000 at most"),
-        (Json({"properties": {"a": {"items": {}, "maxItems": 1e30}}}), "maxItems is 1e[+]30; use 20000 at most"),
+        (Json({"properties": {"a": {"items": {}, "maxItems": 1e30}}}), "maxItems is 1e+30; use 20000 at most"),
     ],
 )
 def test_what_can_not_be_kept_is_refused_by_name_in_one_line(model, constraint, said):
