@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -183,7 +184,7 @@ class Choices(Constraint):
         for text in texts:
             check_text("choice", text)
         if len(set(texts)) < len(texts):
-            raise ConstraintError(f"choices has {max(texts, key=texts.count)!r} twice; give each text once")
+            raise ConstraintError(f"choices has {Counter(texts).most_common(1)[0][0]!r:.60} twice; give each text once")
         object.__setattr__(self, "texts", texts)
 
     def grammar(self) -> dict[str, Any]:

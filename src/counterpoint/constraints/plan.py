@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import string
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -204,7 +205,9 @@ def _choice(name: str, options: Any) -> Choice:
         check_text(f"option of {name!r}", str(option))
     keys = tuple(map(_text_of, listed))
     if len(set(keys)) < len(keys):
-        raise ConstraintError(f"{name!r} has the option {max(keys, key=keys.count)!r} twice; give each once")
+        raise ConstraintError(
+            f"{name!r} has the option {Counter(keys).most_common(1)[0][0]!r:.60} twice; give each once"
+        )
     return Choice(name, listed, keys)
 
 
