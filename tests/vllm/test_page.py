@@ -34,7 +34,7 @@ def test_tables_of_seconds():
     }  # fmt: skip
     text = vllm_page.throughput(result)
     assert "- *10 new, a shared negative*: prompts of 3 tokens; negatives, one for all requests, with 5; 10 new" in text
-    assert text.endswith("- The aim at 1 is 1.25: *10 new, a shared negative* 1.00, reached.") and "at 16" not in text
+    assert text.endswith("- The aim at 1 is 1.2: *10 new, a shared negative* 1.00, reached.") and "at 16" not in text
     rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| 10 new")]
     assert [row[1:] for row in rows] == [
         ["5.0", "10.0 |"],
