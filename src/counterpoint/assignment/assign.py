@@ -15,7 +15,6 @@ from counterpoint.contexts.reading import read_request
 from counterpoint.errors import NoEffectWarning, PromptError, UnsupportedError, UsageError, warn
 from counterpoint.evaluate.loglikelihood import Item, score
 from counterpoint.guide import Guide
-from counterpoint.models.fingerprint import fingerprint
 from counterpoint.models.loading import as_model
 from counterpoint.models.model import Model
 from counterpoint.store import Store, key_of
@@ -196,7 +195,7 @@ def _scored(
 ) -> list[float]:
     store = Store(path)
     try:
-        weights = fingerprint(model.hf) if path is not None else ""
+        weights = model.fingerprint if path is not None else ""
         keys = [
             key_of("assign/1", weights, item.context, item.continuation, item.negative, str(guide)) for item in items
         ]

@@ -16,7 +16,6 @@ from counterpoint.models.recorded.lower import Lowered
 Step = tuple[Instruction, tuple[int | None, ...]]
 ALIGNED = 16  # numbers
 BLOCKS = KINDS["Q8_0"]  # from this kind on states are read in one form
-NUM_GIVEN = 2  # numbers of a token that are there before the first instruction: its id and its position
 
 
 def assembled(lowered: Lowered, given: tuple[int, int]) -> Program:

@@ -16,7 +16,6 @@ from counterpoint.batch.forms import OpenAI
 from counterpoint.batch.job import run_job
 from counterpoint.batch.journal import Journal
 from counterpoint.errors import CounterpointError, Failure, UsageError
-from counterpoint.models.fingerprint import fingerprint
 from counterpoint.server.batches.answering import Answering
 from counterpoint.server.batches.checking import check_input
 from counterpoint.server.batches.files import Files
@@ -183,8 +182,8 @@ class Batches:
     def _journal(self, batch: Batch) -> Journal:
         if self._identity is None:
             served = self._service.served
-            others = {name: fingerprint(model.hf) for name, model in sorted(served.models.items())}
-            self._identity = {"engine": "server", "model": fingerprint(served.model.hf), "models": others}
+            others = {name: model.fingerprint for name, model in sorted(served.models.items())}
+            self._identity = {"engine": "server", "model": served.model.fingerprint, "models": others}
         path = self._folder.batches / f"{batch.id}.answers.jsonl"
         facts = {"versions": {"counterpoint": __version__}, "input": {"name": batch.input_file_id}}
         return Journal(str(path), identity=self._identity, facts=facts, read=OpenAI().entry)

@@ -55,6 +55,8 @@ async def keep_upload(request: Request, files: Files, *, most: int, seconds: flo
         return await asyncio.to_thread(files.keep, part, filename=name, purpose="batch", expires_s=expires_s)
     finally:
         await form.close()
+        for file in parser._files_to_close_on_error:  # a part that was cut off is in no form
+            file.close()
 
 
 @dataclass(slots=True)

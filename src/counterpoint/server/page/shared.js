@@ -1,6 +1,6 @@
 // What both pages do alike: ask the server, show tokens and what is behind them, keep the settings in the link.
 
-export const TOP = 6; // alternatives of a token
+const TOP = 6; // alternatives of a token
 export const $ = (id) => document.getElementById(id);
 export const number = (id) => Number($(id).value);
 
