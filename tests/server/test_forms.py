@@ -178,6 +178,21 @@ def test_a_call_in_a_response(client):
     )
 
 
+def test_what_begins_ends_in_the_events_of_a_cut_response(client):
+    tools = [{"type": "function", "name": "look", "parameters": PLACE, "strict": True}]
+    asked = {"model": "tiny", "tools": tools, "tool_choice": {"type": "function", "name": "look"}, "temperature": 0}
+    for count in (2, 12, 16, 20, 24):
+        events = list(client.responses.create(input="Where?", stream=True, max_output_tokens=count, **asked))
+        kinds = [event.type for event in events]
+        items = [event.item for event in events if event.type == "response.output_item.done"]
+        assert kinds[-1] == "response.incomplete" and [i.status for i in items] == ["incomplete"]
+        (last,) = events[-1].response.output
+        assert (last.id, last.type, last.status) == (items[0].id, "function_call", "incomplete")
+        told = [event.delta for event in events if event.type == "response.function_call_arguments.delta"]
+        whole = [event.arguments for event in events if event.type == "response.function_call_arguments.done"]
+        assert ["".join(told)] == whole == [last.arguments] == [items[0].arguments]
+
+
 def test_a_call_that_is_cut_is_a_text(client):
     choice = {"type": "function", "function": {"name": "look"}}
     done = client.chat.completions.create(**ASKED | {"max_tokens": 4}, tools=TOOLS, tool_choice=choice).choices[0]

@@ -232,6 +232,15 @@ def test_other_origins_only_where_allowed(model):
 def test_an_answer_names_its_request(server):
     answer = server.post(prompt="a", max_tokens=1)
     assert answer.headers["x-request-id"] == answer.json()["id"]
+    refused, missing = server.post(prompt="a", max_tokens=-7), httpx.get(server.base + "/nothing")
+    assert (refused.status_code, missing.status_code) == (400, 404)
+    assert refused.headers["x-request-id"].startswith("req_") and missing.headers["x-request-id"].startswith("req_")
+    body = {"prompt": "a", "max_tokens": 1}
+    for own, taken in (("mine-1", True), ("two words", False), ("x" * 129, False)):
+        for fields in (body, body | {"nonsense": 1}, body | {"stream": True}):
+            answer = httpx.post(server.base + "/v1/completions", json=fields, headers={"x-request-id": own}, timeout=60)
+            assert answer.headers.get_list("x-request-id") != [] and (answer.headers["x-request-id"] == own) is taken
+            assert len(answer.headers.get_list("x-request-id")) == 1
 
 
 def test_the_document_is_complete(server):

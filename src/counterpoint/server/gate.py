@@ -1,10 +1,11 @@
-"""What every request passes: its path made plain, the API key, the count of answers, and failures of ours."""
+"""What every request passes: its path made plain, the API key, its id, the count of answers, and failures of ours."""
 
 from __future__ import annotations
 
 import hmac
 import logging
 import re
+import uuid
 from typing import Any
 
 from fastapi.responses import JSONResponse
@@ -18,6 +19,8 @@ from counterpoint.server.metrics import Metrics
 log = logging.getLogger("counterpoint.server")
 
 
+#: an id that a client gives its request: visible ASCII
+_REQUEST_ID = re.compile(rb"[!-~]{1,128}")
 #: what follows `/v1/` in the paths that have it
 _VERSIONED = frozenset(path.split("/")[2] for path in openapi.PATHS if path.startswith("/v1/"))
 
@@ -47,6 +50,7 @@ class Gate:
             nonlocal begun
             if message["type"] == "http.response.start":
                 begun = True
+                message = {**message, "headers": _with_request_id(message["headers"], scope["headers"])}
                 self.metrics.requests.labels(known, str(message["status"])).inc()
             elif is_head:
                 message = {**message, "body": b""}
@@ -81,6 +85,16 @@ class Gate:
         given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
         scheme, _, key = given.strip().partition(b" ")
         return scheme.lower() == b"bearer" and hmac.compare_digest(key.strip(), self._expected)
+
+
+def _with_request_id(headers: Any, asked: Any) -> list[tuple[bytes, bytes]]:
+    """An answer's headers with `x-request-id`: the client's own, that of the answer, or a new one."""
+    own = next((value for name, value in asked if name == b"x-request-id"), b"")
+    if _REQUEST_ID.fullmatch(own):
+        return [*((name, value) for name, value in headers if name.lower() != b"x-request-id"), (b"x-request-id", own)]
+    if any(name.lower() == b"x-request-id" for name, _ in headers):
+        return list(headers)
+    return [*headers, (b"x-request-id", f"req_{uuid.uuid4().hex}".encode())]
 
 
 def _plain_path(path: str) -> str:

@@ -41,7 +41,7 @@ class ResponseAnswer(Answer):
     def end(self) -> bytes:
         (sample,) = self.samples
         if self._calls:
-            return self._event(f"response.{self._status}", response=self.whole())
+            return self._close_cut_call() + self._event(f"response.{self._status}", response=self.whole())
         part = self._part(sample)
         item = self._item(self._status, [part])
         opened = b""
@@ -63,10 +63,7 @@ class ResponseAnswer(Answer):
 
     def whole(self) -> dict[str, Any]:
         (sample,) = self.samples
-        if self._calls:
-            self._calls = [
-                item if item["status"] == "completed" else item | {"status": "incomplete"} for item in self._calls
-            ]
+        self._note_cut_calls()
         return self._response(self._status, self._calls or [self._item(self._status, [self._part(sample)])])
 
     def usage(self) -> dict[str, Any]:
@@ -102,11 +99,24 @@ class ResponseAnswer(Answer):
             told += self._event("response.function_call_arguments.delta", delta=piece.arguments, **at)
         if piece.is_whole:
             item = item | {"status": "completed"}
-            told += self._event(
-                "response.function_call_arguments.done", arguments=item["arguments"], name=item["name"], **at
-            ) + self._event("response.output_item.done", output_index=piece.number, item=item)
+            told += self._close_call(piece.number, item)
         self._calls[piece.number] = item
         return told
+
+    def _note_cut_calls(self) -> None:
+        self._calls = [c if c["status"] == "completed" else c | {"status": "incomplete"} for c in self._calls]
+
+    def _close_cut_call(self) -> bytes:
+        """The ends of the last call's events, where the text was cut inside of it."""
+        self._note_cut_calls()
+        last = self._calls[-1]
+        return b"" if last["status"] == "completed" else self._close_call(len(self._calls) - 1, last)
+
+    def _close_call(self, number: int, item: dict[str, Any]) -> bytes:
+        arguments = {"arguments": item["arguments"], "name": item["name"], "item_id": item["id"]}
+        return self._event("response.function_call_arguments.done", output_index=number, **arguments) + self._event(
+            "response.output_item.done", output_index=number, item=item
+        )
 
     def _open_message(self) -> bytes:
         part = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
