@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from conformance.oracle import guided
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, StoppingCriteria, StoppingCriteriaList
 
@@ -17,13 +17,13 @@ from counterpoint.errors import UsageError
 from counterpoint.guide import Guide
 from counterpoint.models.model import Model
 from counterpoint.transformers import generate
-from sweep.shrink import PAD, read, small_model
+from sweep.oracle import BEAMS, Oracle, TokenIds
+from sweep.shrink import PAD, small_model
 
-TokenIds = tuple[int, ...]
 Rows = Sequence[TokenIds]
 
 NEAR = 2e-3  # of log-probabilities; two that are nearer may change places between two ways to compute them
-NEW, NEW_BEAMS, BEAMS = 16, 6, 3
+NEW, NEW_BEAMS = 16, 6
 
 
 def _text(length: int, seed: int) -> TokenIds:
@@ -46,61 +46,12 @@ GUIDES = (
 )
 
 
-class Oracle:
-    """The model's own forward of every text anew, row by row; each text is read once."""
-
-    def __init__(self, model: PreTrainedModel) -> None:
-        self._model = model
-        self._known: dict[tuple[TokenIds, TokenIds], Tensor] = {}
-
-    @torch.no_grad()
-    def logits(self, text: TokenIds, generated: TokenIds) -> Tensor:
-        key = (text, generated)
-        if key not in self._known:
-            self._known[key] = read(self._model, text, generated)
-        return self._known[key]
-
-    def logprobs(self, prompt: TokenIds, negative: TokenIds, generated: TokenIds, guide: Guide) -> Tensor:
-        cond = self.logits(prompt, generated)
-        step, off = len(generated), guide.stop is not None and len(generated) >= guide.stop
-        if step < guide.start or off or _entropy(cond) < guide.gate:
-            return cond.double().log_softmax(-1)
-        return guided(cond, self.logits(negative, generated), guide)
-
-    def gap(self, prompt: TokenIds, negative: TokenIds, got: TokenIds, guide: Guide) -> float:
-        """How much less probable than the best tokens those of a greedy text are at most, in nats."""
-        gaps = [0.0]
-        for step, token in enumerate(got):
-            logprobs = self.logprobs(prompt, negative, got[:step], guide)
-            gaps.append(float(logprobs.max() - logprobs[token]))
-        return max(gaps)
-
-    def total(self, prompt: TokenIds, negative: TokenIds, got: TokenIds, guide: Guide) -> float:
-        return sum(float(self.logprobs(prompt, negative, got[:at], guide)[token]) for at, token in enumerate(got))
-
-    def best_beams(self, prompt: TokenIds, negative: TokenIds, guide: Guide, steps: int) -> float:
-        """The log-probability of what a beam search finds."""
-        running: list[tuple[float, TokenIds]] = [(0.0, ())]
-        for _ in range(steps):
-            grown = []
-            for total, tokens in running:
-                top = self.logprobs(prompt, negative, tokens, guide).topk(BEAMS)
-                grown += [(total + float(v), (*tokens, int(i))) for v, i in zip(top.values, top.indices)]
-            running = sorted(grown, key=lambda pair: -pair[0])[:BEAMS]
-        return running[0][0]
-
-
-def _entropy(logits: Tensor) -> float:
-    logprobs = logits.double().log_softmax(-1)
-    return float(-(logprobs.exp() * logprobs).sum())
-
-
 class Wrong(Exception):
     """A result differs from the oracle's."""
 
 
 class Theirs(Exception):
-    """transformers' own `generate` of the same call fails in the same way, without us."""
+    """transformers' own `generate` of the same call fails in the same way, without us, or never calls what it is given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +149,14 @@ def _padded(rows: Rows, *, left: bool = True) -> tuple[Tensor, Tensor]:
 
 def _ask(model: PreTrainedModel, prompts: Rows, negatives: Rows, *, masked: bool = True, **more: Any) -> Any:
     is_encoder = model.config.is_encoder_decoder
+    was_called = False
+
+    @functools.wraps(generate)  # transformers looks at its parameters
+    def ours(*args: Any, **kwargs: Any) -> Any:
+        nonlocal was_called
+        was_called = True
+        return generate(*args, **kwargs)
+
     ids, mask = _padded(prompts, left=not is_encoder)
     negative_ids, negative_mask = _padded(negatives)
     arguments: dict[str, Any] = {
@@ -207,14 +166,14 @@ def _ask(model: PreTrainedModel, prompts: Rows, negatives: Rows, *, masked: bool
         "max_new_tokens": NEW,
         "do_sample": False,
         "guide": GUIDE,
-        "custom_generate": generate,
+        "custom_generate": ours,
         **more,
     }
     if masked:
         arguments["attention_mask"] = mask
     count = _Count()
     try:
-        return model.generate(stopping_criteria=StoppingCriteriaList([count]), **arguments)
+        out = model.generate(stopping_criteria=StoppingCriteriaList([count]), **arguments)
     except ValueError as error:
         if count.steps:
             raise RuntimeError(f"after {count.steps} tokens: {error}") from error
@@ -223,6 +182,9 @@ def _ask(model: PreTrainedModel, prompts: Rows, negatives: Rows, *, masked: bool
         if _fails_alike(model, arguments, error):
             raise Theirs(f"{type(error).__name__}: {_line(error)}") from error
         raise
+    if not was_called:
+        raise Theirs(f"the generate of {type(model).__name__} calls no custom_generate and says nothing of it")
+    return out
 
 
 def _fails_alike(model: PreTrainedModel, arguments: dict[str, Any], error: Exception) -> bool:
@@ -307,7 +269,10 @@ def _states(model: PreTrainedModel, oracle: Oracle) -> None:
 
 def _assisted(model: PreTrainedModel, oracle: Oracle) -> None:
     """By the model itself, which guesses what guidance then changes; a text's model has an assistant of another class."""
-    assistant = model if model.config.is_encoder_decoder else small_model(LlamaForCausalLM, LlamaConfig, changes={})
+    assistant = model
+    if not model.config.is_encoder_decoder:
+        changes = {"vocab_size": model.config.get_text_config().vocab_size}
+        assistant = small_model(LlamaForCausalLM, LlamaConfig, changes=changes)
     _asked([P20], [N7], assistant_model=assistant)(model, oracle)
 
 

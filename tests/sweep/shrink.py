@@ -6,6 +6,7 @@ proportions than the first ones tried, the next ones are tried, until the model 
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import inspect
 import re
@@ -16,111 +17,26 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
-VOCAB = 200
-PAD, BOS = 0, 1
+from sweep.sizes import (
+    BOS,
+    FILLED,
+    FILLED_LAST,
+    FIRST,
+    HINTS,
+    LACKING,
+    LAST,
+    OF_OTHERS,
+    OTHERS,
+    PAD,
+    PARTS,
+    SCALES,
+    VOCAB,
+)
+
 SAME = 12  # failures after which no other proportions are tried, where all are one
 SPREAD = 0.25  # standard deviation of the weights
-CONTEXT = 256
-MOST_PARAMETERS = 100_000_000
+MOST_PARAMETERS, MOST_LAST = 100_000_000, 300_000_000
 TEXT = (5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17)  # longer than a window
-
-#: what part a number of a config plays, by the name of its field; the first that matches
-PARTS: tuple[tuple[str, str], ...] = (
-    (r"(^|_)pad_token_id$", "pad"),
-    (r"(^|_)bos_token_id$|decoder_start_token_id$", "bos"),
-    (r"^forced_\w+_token_id$", "none"),
-    (r"(^|_)(sep|cls|unk|mask|eos|eod)_token_id$", "special"),
-    (r"_token_(id|index)$", "placeholder"),
-    (r"vocab_size|_vocab$|^n_tokens$|^vocab_offset$", "vocab"),
-    (r"shared_layers$", "shared"),
-    (r"(layers?|depth|n_layer)$", "layers"),
-    (
-        r"(max_position_embeddings|n_positions|max_seq_len|max_target_positions|max_source_positions|context_length|n_ctx|"
-        r"model_max_length|max_sequence_length|seq_length|max_length)$",
-        "context",
-    ),
-    (r"original_max_position", "original"),
-    (
-        r"(sliding_window|window_size|local_attention|sliding_window_size|attention_window|mem_len|rel_extent)$",
-        "window",
-    ),
-    (r"(chunk_size|chunk_length|block_size|floor_scale|n_floor|index_topk|max_inference_chunksize)$", "chunk"),
-    (r"(key_value_heads|kv_heads|num_query_groups|n_head_kv|num_kv|n_kv_heads)$", "kv"),
-    (r"(qk_rope_head_dim|rotary_dim)$", "rope"),
-    (r"qk_head_dim$", "query"),
-    (r"(mamba_n_heads|mamba_num_heads|n_mamba_heads)$", "state_heads"),
-    (r"(mamba_d_head|mamba_head_dim|mamba_headdim)$", "state_head"),
-    (r"(head_dim|d_head|head_size|d_kv|kv_channels|qk_nope_head_dim|v_head_dim)$", "head"),
-    (r"(attention_heads|n_head|n_heads|num_heads|key_heads|value_heads|attn_heads)$", "heads"),
-    (r"(rank|_rank)$|^d_rel$|laurel", "rank"),
-    (r"(num_experts|num_local_experts|n_routed_experts|moe_num_experts|num_experts_total|n_experts)$", "experts"),
-    (r"(experts_per_tok(en)?|moe_topk|moe_k|top_k_experts|moe_top_k|experts_topk)$", "chosen"),
-    (r"^(n_group|topk_group|num_expert_group|\w*mamba_ngroups|n_groups)$", "one"),
-    (r"(d_state|state_size|ssm_state_size|conv_state)$", "state"),
-    (
-        r"(d_ssm|intermediate_size|ffn_dim|ffn_hidden_size|n_inner|d_ff|feed_forward_size|d_inner|dim_ff|inner_dim|mlp_dim)\w*$",
-        "inner",
-    ),
-    (
-        r"(hidden_size|d_model|n_embd|emb_dim|embedding_dim|dim_model|embed_proj_dim|embedding_size|embed_dim|lru_width|"
-        r"attention_hidden_size|model_dim|hidden_dim|hidden_size_\w+|projection_dim|word_embed_\w+|out_dim)$",
-        "hidden",
-    ),
-    (r"^num_image_tokens$|^image_seq_len(gth)?$", "picture"),
-)
-
-FIRST: dict[str, Any] = {
-    "pad": PAD, "bos": BOS, "none": None, "special": 2, "vocab": VOCAB, "layers": 2, "shared": 2, "context": CONTEXT, "original": 32, "window": 8,
-    "chunk": 8, "kv": 2, "rope": 8, "query": 16, "head": 8, "heads": 4, "state_heads": 8, "state_head": 8, "rank": 16,
-    "experts": 4, "chosen": 2, "one": 1, "state": 8, "inner": 64, "hidden": 32, "picture": 4, "sections": 4,
-}  # fmt: skip
-#: proportions that some classes want, tried in turn and in pairs
-OTHERS: tuple[dict[str, Any], ...] = (
-    {"filled": True},
-    {"layers": 4, "cycled": True},
-    {"mrope": True},
-    {"mrope": True, "sections": 2},
-    {"kv": 4},
-    {"heads": 8, "kv": 4},
-    {"head": 16},
-    {"head": 16, "rope": 16, "query": 32},
-    {"rope": 4, "query": 12},
-    {"state_heads": 4, "state_head": 16},
-    {"layers": 4},
-    {"layers": 6},
-    {"experts": 8},
-    {"head": 32},
-    {"hidden": 64, "head": 16},
-    {"kv": 1},
-    {"rank": 32},
-    {"chunk": 16},
-    {"heads": 2, "kv": 2, "head": 16},
-)
-
-
-#: what no name of a field tells: fields that have to agree, or that the default leaves out
-HINTS: dict[str, dict[str, Any]] = {
-    "DoryConfig": {
-        "n_input_layers": 1, "n_recurrent_layers": 1, "n_output_layers": 1, "num_hidden_layers": 3,
-        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
-    },
-    "GraniteMoeHybridConfig": {"layer_types": ["mamba", "attention"], "mamba_n_heads": 8, "mamba_d_head": 8},
-    "DeepseekV2Config": {"num_experts_per_tok": 2, "num_key_value_heads": 4},
-    "Lfm2MoeConfig": {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
-    "Dots1Config": {
-        "n_routed_experts": 4, "num_experts_per_tok": 2, "n_shared_experts": 1, "n_group": 1, "topk_group": 1,
-    },
-    "DbrxConfig": {"attn_config": {"kv_n_heads": 2, "rope_theta": 10000.0, "clip_qkv": 8.0}},
-    "ZambaConfig": {
-        "num_hidden_layers": 4, "layers_block_type": ["linear_attention", "hybrid"] * 2,
-        "attention_hidden_size": 64, "attention_head_dim": 16, "num_key_value_heads": 4, "n_mamba_heads": 2,
-    },
-    "XmodConfig": {"languages": ["en_XX"], "default_language": "en_XX"},
-    "ReformerConfig": {
-        "is_decoder": True, "attn_layers": ["local", "local"], "axial_pos_embds": False, "local_attn_chunk_length": 8,
-    },
-    "CohereCompassTextConfig": {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 10000.0}}},
-}  # fmt: skip
 
 
 class CantBuild(Exception):
@@ -140,15 +56,17 @@ def small_model(
     """
     failures: list[str] = []
     config_class = getattr(cls, "config_class", None) or config_class  # a text model of a composite config has its own
-    for sizes in proportions():
-        try:
-            config = small_config(config_class, sizes, changes)
-            return build(cls, config)
-        except Exception as error:  # noqa: BLE001 - other proportions may do
-            reason = f"{type(error).__name__}: {str(error).strip()[:200]}"
-            failures.append(reason)
-            if len(failures) == SAME and len(set(failures)) == 1:  # no proportion has a part in it
-                break
+    for attempts, same, most in ((proportions(), SAME, MOST_PARAMETERS), (last_proportions(), 3 * SAME, MOST_LAST)):
+        tried = len(failures)
+        for sizes in attempts:
+            try:
+                config = small_config(config_class, sizes, changes)
+                return build(cls, config, most=most)
+            except Exception as error:  # noqa: BLE001 - other proportions may do
+                reason = f"{type(error).__name__}: {str(error).strip()[:200]}"
+                failures.append(reason)
+                if len(failures) == tried + same and len(set(failures[tried:])) == 1:  # no proportion has a part in it
+                    break
     raise CantBuild("; ".join(list(dict.fromkeys(failures))[:3]))
 
 
@@ -161,6 +79,13 @@ def proportions() -> Iterator[dict[str, Any]]:
             yield {**FIRST, **one, **other}
 
 
+def last_proportions() -> Iterator[dict[str, Any]]:
+    """For classes that no other proportions fit: with all that their defaults leave out, and other parts made small."""
+    for sizes in ({}, *LAST):
+        for others in OF_OTHERS:
+            yield {**FIRST, "lacking": True, "filled": True, "others": others, **sizes}
+
+
 def small_config(
     config_class: type[PreTrainedConfig], sizes: dict[str, Any], wanted: dict[str, Any]
 ) -> PreTrainedConfig:
@@ -170,15 +95,16 @@ def small_config(
     for part in (config, *_parts(config)):
         for name in ("eos_token_id", "forced_eos_token_id", "forced_bos_token_id", "suppress_tokens"):
             if getattr(part, name, None) is not None:
-                setattr(part, name, None)
+                with contextlib.suppress(Exception):  # some check that there is one
+                    setattr(part, name, None)
     return config
 
 
-def build(cls: type[PreTrainedModel], config: PreTrainedConfig) -> PreTrainedModel:
+def build(cls: type[PreTrainedModel], config: PreTrainedConfig, *, most: int = MOST_PARAMETERS) -> PreTrainedModel:
     """A model with weights of one spread, tried on a short text and on one that is longer than any window."""
     with torch.device("meta"):
         count = sum(p.numel() for p in cls(copy.deepcopy(config)).parameters())
-    if count > MOST_PARAMETERS:
+    if count > most:
         raise ValueError(f"{count} parameters")
     torch.manual_seed(0)
     model = cls(config).eval()
@@ -232,9 +158,19 @@ def _changes(config: PreTrainedConfig, sizes: dict[str, Any]) -> dict[str, Any]:
     )
     changes: dict[str, Any] = {}
     placeholder = VOCAB - 12
+    small, text = sizes.get("only"), config.get_text_config()
+    filled = FILLED_LAST if sizes.get("lacking") else FILLED if sizes.get("filled") else ()
     for name, value in fields.items():
         if isinstance(value, PreTrainedConfig):
-            changes[name] = _changes(value, sizes | {"layers": 2} if kinds else sizes)
+            inner = sizes | {"layers": 2} if kinds else sizes
+            if sizes.get("lacking") and text is not config and value is not text:
+                inner = inner | {"only": sizes["others"], "filled": False}
+            # What the default of the whole says of a part need not be the part's own default.
+            own = value.to_diff_dict() if sizes.get("lacking") else {}
+            small_ones = _changes(value, inner)
+            alias = value.attribute_map | {kept: given for given, kept in value.attribute_map.items()}
+            left_out = {"transformers_version", *small_ones, *(alias.get(n) for n in small_ones)}
+            changes[name] = {n: v for n, v in own.items() if n not in left_out} | small_ones
             continue
         if name in ("rope_parameters", "rope_scaling") and isinstance(value, dict):
             changes[name] = _rope(value, sizes)
@@ -242,37 +178,45 @@ def _changes(config: PreTrainedConfig, sizes: dict[str, Any]) -> dict[str, Any]:
         if name == "attention_types":
             changes[name] = [[kinds, layers // len(kinds)] for kinds, _ in value]
             continue
-        if isinstance(value, (list, tuple)) and value and kinds and len(value) == len(kinds) and depth is not None:
+        is_by_layer = isinstance(value, (list, tuple)) and bool(value) and bool(kinds) and len(value) == len(kinds)
+        if small is not None and _part(name) not in small and not ("layers" in small and is_by_layer):
+            continue
+        if is_by_layer and depth is not None:
             changes[name] = type(value)(_small(name, value[at], sizes) for at in chosen)
             continue
         part = _part(name)
-        if value is None and sizes.get("filled") and part in ("head", "kv", "experts", "chosen", "heads"):
+        if value is None and sizes.get("lacking") and name in LACKING:
+            changes[name] = LACKING[name][:layers] if isinstance(LACKING[name], list) else LACKING[name]
+        elif value is None and part in filled:
             changes[name] = sizes[part]
         if isinstance(value, bool) or not isinstance(value, int):
             continue
         if part == "placeholder":
             changes[name], placeholder = placeholder, placeholder + 1
-        elif part is not None and not (part in SCALES and value <= SCALES[part]):
+        elif sizes.get(part, "") is not None and part is not None and not (part in SCALES and value <= SCALES[part]):
             changes[name] = sizes[part]
     if "kv_lora_rank" not in fields and "head_dim" in changes and fields.get("num_attention_heads") is None:
         del changes["head_dim"]
+    by_layer = vars(config).get("_heterogeneity_spec")
+    if by_layer is not None:
+        changes["per_layer_config"] = {
+            new: {n: sizes.get(_part(n) or "", v) for n, v in by_layer.per_layer_overrides[at].items()}
+            for new, at in enumerate(chosen or range(layers))
+            if at in by_layer.per_layer_overrides
+        }
     changes |= HINTS.get(type(config).__name__, {})
-    return {n: v for n, v in changes.items() if n in accepted or "kwargs" in accepted or n in type(config).__dict__}
-
-
-#: numbers so small already stay as they are: a window of 0 is none, one group is one
-SCALES = {
-    "window": 0,
-    "shared": 0,
-    "chunk": 0,
-    "kv": 1,
-    "layers": 0,
-    "rank": 0,
-    "chosen": 1,
-    "experts": 1,
-    "inner": 0,
-    "hidden": 0,
-}
+    width = fields.get("hidden_size")
+    if sizes.get("lacking") and "hidden_size" in changes and isinstance(width, int) and width > changes["hidden_size"]:
+        # A number that is as large as the width by default may have to go with it.
+        same = [n for n, v in fields.items() if v == width and n not in changes and not isinstance(v, bool)]
+        changes |= dict.fromkeys(same, changes["hidden_size"])
+    if sizes.get("whole_head") and {"head_dim", "qk_nope_head_dim"} <= fields.keys():
+        changes["head_dim"] = sizes["whole_head"]
+    named = accepted.keys() | {"model_type", "per_layer_config"}
+    if sizes.get("lacking"):
+        alias = {kept: given for given, kept in type(config).attribute_map.items() if given in named}
+        changes = {n if n in named else alias.get(n, n): v for n, v in changes.items()}
+    return {n: v for n, v in changes.items() if n in named or "kwargs" in accepted or n in type(config).__dict__}
 
 
 def _small(name: str, value: Any, sizes: dict[str, Any]) -> Any:
@@ -311,6 +255,8 @@ def _rope(value: dict[str, Any], sizes: dict[str, Any]) -> dict[str, Any]:
         changed["original_max_position_embeddings"] = sizes["original"]
     if "mrope_section" in changed or sizes.get("mrope"):  # for time, height and width: half of a head's rotated numbers
         changed["mrope_section"] = [sizes["sections"] - 2 * (each := max(sizes["sections"] // 3, 1)), each, each]
+        if sizes.get("mrope_last"):
+            changed["mrope_section"].reverse()
         if sizes["sections"] < 3:
             changed["mrope_section"] = [1, 1, 0]
     return changed
