@@ -1,4 +1,4 @@
-"""Adapters of a model: loaded, and turned on or off around a forward (a switch, see `switched`)."""
+"""Adapters of a model: loaded, taken out of peft's wrapper, and turned on or off around a forward (see `switched`)."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from counterpoint.errors import UsageError
+from counterpoint.errors import UnsupportedError, UsageError
+from counterpoint.models.close import is_close
+from counterpoint.models.devices import input_device
 
 
 class AdapterSwitch:
@@ -51,6 +54,38 @@ class AdapterSwitch:
                 _switch(layer, is_off, names)
             for parameter, flag in trainable:
                 parameter.requires_grad_(flag)
+
+
+@torch.no_grad()
+def unwrapped(model: nn.Module) -> PreTrainedModel:
+    """The model of transformers in a wrapper such as peft's, with its adapters; itself where nothing is around it.
+
+    Raises:
+        UsageError: there is no model of transformers in it.
+        UnsupportedError: the wrapper predicts something else than the model in it, by a trial, as with prompts and prefixes
+            that peft has learned.
+    """
+    if isinstance(model, PreTrainedModel):
+        return model
+    kind = type(model).__name__
+    inner = next((module for module in model.modules() if isinstance(module, PreTrainedModel)), None)
+    if inner is None:
+        raise UsageError(f"{kind} is no model of transformers; give one, or a name to counterpoint.load", param="model")
+    was_training = model.training
+    model.eval()  # dropout would make two forwards differ
+    ids = torch.tensor([[1, 2, 3]], device=input_device(inner))
+    try:
+        own, whole = inner(input_ids=ids).logits, model(input_ids=ids).logits
+        is_plain = own.shape == whole.shape and is_close(whole[0, -1], own[0, -1])
+    except Exception:  # whatever the wrapper asks for besides token ids
+        is_plain = False
+    model.train(was_training)
+    if not is_plain:
+        raise UnsupportedError(
+            f"{kind} predicts something else than the {type(inner).__name__} in it, as with prompts and prefixes that peft "
+            "has learned, which no branch could read; use an adapter that changes weights, such as LoRA"
+        )
+    return inner
 
 
 def load_adapter(hf: PreTrainedModel, folder: str, *, name: str = "adapter") -> None:

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from counterpoint.errors import ModelError, PromptError, UnsupportedError, UsageError
 from counterpoint.guide import finite
-from counterpoint.models.adapters import AdapterSwitch
+from counterpoint.models.adapters import AdapterSwitch, unwrapped
 from counterpoint.models.compiled import CompiledSteps
 from counterpoint.models.devices import input_device
 from counterpoint.models.fingerprint import fingerprint
@@ -51,7 +51,8 @@ class Model:
     """A causal language model, with its tokenizer where it has one.
 
     Args:
-        hf: the transformers model. It is put into evaluation mode.
+        hf: the transformers model, or peft's wrapper around one, of which the model inside is taken, with its adapters. It is
+            put into evaluation mode.
         tokenizer: None where prompts are token ids only.
         name: what messages call it.
         compile: "auto" makes products of few rows on the CPU by a kernel that the machine's C compiler builds once, in
@@ -61,8 +62,9 @@ class Model:
             another memory layout (same numbers), and the weights must not be exchanged for others any more.
 
     Raises:
-        UnsupportedError: the model is an encoder-decoder or has no output embeddings, or it has adapters and is to be
-            compiled.
+        UnsupportedError: the model is an encoder-decoder or has no output embeddings, it has adapters and is to be compiled,
+            or peft has learned a prompt or a prefix for it.
+        UsageError: `hf` is no model of transformers.
         ModelError: `compile` is something else.
     """
 
@@ -76,6 +78,7 @@ class Model:
     ) -> None:
         if compile not in (True, False, "auto"):
             raise ModelError(f"compile is {compile!r}; use True, False or 'auto'")
+        hf = unwrapped(hf)
         if hf.config.is_encoder_decoder:
             raise UnsupportedError(
                 f"{type(hf).__name__} is an encoder-decoder; guide it through counterpoint.transformers.generate"

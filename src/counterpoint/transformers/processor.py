@@ -12,6 +12,7 @@ from transformers import LogitsProcessor, PreTrainedModel
 from counterpoint.errors import GuideError, PromptError, UnsupportedError
 from counterpoint.formulas import NEG_INF
 from counterpoint.guide import Guide
+from counterpoint.models.adapters import unwrapped
 from counterpoint.models.ids import num_ids
 from counterpoint.models.padded import PaddedHistories
 from counterpoint.models.trials import abilities_of
@@ -61,7 +62,7 @@ class GuidanceLogitsProcessor(LogitsProcessor):
         prompt_len: int | None = None,
         form: RowForms | None = None,
     ) -> None:
-        self._model = model
+        self._model = model = unwrapped(model)
         self._guides = list(guide) if isinstance(guide, (list, tuple)) else [guide]
         if not self._guides or not all(isinstance(one, Guide) for one in self._guides):
             raise GuideError(f"guide is {guide!r}; use a Guide, or a list of one for each prompt")
