@@ -4,6 +4,7 @@ import random
 
 import pytest
 
+import counterpoint as cp
 from counterpoint.engine.stops import StopTexts
 from counterpoint.engine.text import MOST_AGAIN, TextStream
 
@@ -117,3 +118,18 @@ def test_how_long_stop_texts_are_does_not_matter_to_a_step():
         counts.append(Char.num_compared)
         assert stops.num_held == length
     assert counts[1] <= counts[0] <= 4 * 5000
+
+
+def test_a_models_texts_are_those_of_its_tokenizer():
+    model = cp.load("bundled", compile=False)
+    ids = [model.tokenizer.eos_token_id, *model.encode("The old man 's café, and\n  so on"), 7]
+    for keeps in (True, False):
+        want = model.tokenizer.decode(ids, skip_special_tokens=not keeps, clean_up_tokenization_spaces=False)
+        assert model.decode(ids, special_tokens=keeps) == want
+
+
+def test_a_tokenizer_with_a_decoder_of_its_own_is_asked():
+    model = cp.load("bundled", compile=False)
+    own = type("Own", (type(model.tokenizer),), {"_decode": lambda self, *args, **kwargs: "as I say"})
+    model.tokenizer.__class__ = own
+    assert model.decode([3, 4]) == "as I say"

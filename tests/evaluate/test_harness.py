@@ -332,7 +332,7 @@ def test_the_model_is_the_packages_own(monkeypatch):
     assert (name, options["weights"], options["compile"]) == ("bundled", "int8", False)
     assert lm.device.type == ("cuda" if torch.cuda.is_available() else "cpu")
     assert any(type(part).__name__.startswith("Int8") for part in lm.model.modules())
-    assert not lm.guided_model._has_kernels
+    assert not lm.guided_model.has_kernels
     assert os.path.isabs(lm.pretrained) and lm.get_model_info()["model_sha"] == ""  # no hub id is looked up
     assert GuidedLM().guided_model.dtype == torch.float32 == load("bundled").dtype
     assert GuidedLM(dtype="bfloat16").guided_model.dtype == torch.bfloat16

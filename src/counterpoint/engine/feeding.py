@@ -38,9 +38,12 @@ class Shapes:
 def feed(parts: Sequence[Part], shapes: Shapes = Shapes()) -> dict[Reader, Exception]:  # noqa: B008, a frozen value
     """Read these parts, those of one model in as few forwards as suits them; returns the rows that failed."""
     failed: dict[Reader, Exception] = {}
-    for rows in {id(reader.rows): reader.rows for reader, _ in parts}.values():
-        own = [part for part in parts if part[0].rows is rows]
-        for part in [part for part in own if shapes.block and part[0].is_reading_prompt]:
+    if not parts:
+        return failed
+    every = {id(reader.rows): reader.rows for reader, _ in parts}.values()
+    for rows in every:
+        own = list(parts) if len(every) == 1 else [part for part in parts if part[0].rows is rows]
+        for part in [part for part in own if part[0].is_reading_prompt] if shapes.block else []:
             own.remove(part)
             failed.update(_by_blocks(rows, part, shapes.block))
         for batch in _batches(own, shapes.most_together(rows)) if rows.is_joint else [[part] for part in own]:
@@ -88,11 +91,15 @@ def _up_to_a_block(reader: Reader, size: int, block: int) -> int:
 def _batches(parts: list[Part], most: int | None = None) -> list[list[Part]]:
     """Rows of like width go in one forward, so that padding stays small: all that write, then those that read. With
     `most`, so many rows at most, and only such as read one token."""
+    widths = {part[0]: _width(part) for part in parts}
+    if most is None and parts and max(widths.values()) <= MOST_PADDED:
+        return [parts]
     batches: list[list[Part]] = []
-    for part in sorted(parts, key=_width):
-        if most is not None and batches and (_width(part) > 1 or len(batches[-1]) >= most):
+    for part in sorted(parts, key=lambda part: widths[part[0]]):
+        width = widths[part[0]]
+        if most is not None and batches and (width > 1 or len(batches[-1]) >= most):
             batches.append([part])
-        elif batches and _width(part) <= max(MOST_PADDED, 2 * _width(batches[-1][0])):
+        elif batches and width <= max(MOST_PADDED, 2 * widths[batches[-1][0][0]]):
             batches[-1].append(part)
         else:
             batches.append([part])
@@ -134,7 +141,7 @@ def _forward(rows: Rows, parts: list[Part]) -> list[Reader]:
     for reader, size in parts:
         reader.history += reader.todo[:size]
         reader.todo = reader.todo[size:]
-    for number, (reader, logits) in enumerate(zip(wanted, predicted)):
+    for number, (reader, logits) in enumerate(zip(wanted, predicted.unbind())):
         if hidden is not None and reader.head is not None:
             logits.hidden = hidden[number]
         (reader.ahead if reader.guess and reader.logits else reader.logits).append(logits)

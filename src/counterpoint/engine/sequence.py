@@ -35,6 +35,7 @@ class Sequence:
         weights: for each further branch.
         guide: the request's, or a gentler one after an alarm.
         room: most tokens to generate.
+        ends: tokens that end the output.
         constraint: how far the output is in keeping its form.
         drafter: guesses tokens; None where none are wanted.
     """
@@ -48,6 +49,7 @@ class Sequence:
     weights: list[float]
     guide: Guide
     room: int
+    ends: frozenset[int]
     source: torch.Generator
     stream: TextStream | None
     processors: Processors
@@ -115,7 +117,7 @@ class Sequence:
             self._drop_branches()
         if self.constraint is not None:
             self.constraint.accept(token_id)
-        is_end = token_id in self.request.stop_ids or (not self.request.ignore_eos and token_id in self.model.eos_ids)
+        is_end = token_id in self.ends
         text = ""
         if self.stream is not None:
             text = "" if is_end else self.stream.add(token_id, can_stop=self.step > self.request.min_tokens)
@@ -307,8 +309,8 @@ def new_sequence(
     stream = None if model.tokenizer is None else TextStream(model.decode, request.stop)
     seed = None if request.seed is None else (request.seed + index) % NUM_SEEDS
     processors = request.processors
+    ends = request.stop_ids if request.ignore_eos else request.stop_ids | model.eos_ids
     if request.min_tokens:
-        ends = request.stop_ids if request.ignore_eos else request.stop_ids | model.eos_ids
         processors = (*processors, NoEarlyEnd(sorted(ends), request.min_tokens))
     return Sequence(
         request=request,
@@ -319,6 +321,7 @@ def new_sequence(
         predictions=predictions,
         weights=[b.weight for b in branches],
         room=request.room(model),
+        ends=ends,
         guide=request.guide,
         source=generator(seed, model.device),
         stream=stream,

@@ -20,6 +20,8 @@ MOST_BEHIND = 256  # tokens that a branch may have to catch up with
 def skippable(sequence: Sequence) -> list[Reader]:
     """The readers of a sequence that cost a forward of their own and can catch up."""
     request, cond = sequence.request, sequence.readers[0]
+    if all(reader.shares_forward(cond) for reader in sequence.readers[1:]):
+        return []
     reads_guesses = sequence.drafter is not None or sequence.given_next is not None
     is_seen = request.observe is not None or sequence.watched is not None
     if not sequence.output_ids or not cond.todo or reads_guesses or is_seen:

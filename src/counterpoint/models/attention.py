@@ -41,6 +41,8 @@ class FewQueries:
 
     def __init__(self, model: PreTrainedModel, *, compiled: bool = False) -> None:
         self._config = model.config.get_text_config()
+        # Asked at each step, and a config takes several calls of Python to give an attribute.
+        self._settings = self._config.__dict__
         # Falcon's own code, for one, asks what its attention is called, and takes another branch for a name it doesn't know.
         self._is_named = type(model)._supports_attention_backend
         suits = compiled and self._is_named and model.device.type == "cpu" and model.dtype in few_queries.NAMES
@@ -50,7 +52,7 @@ class FewQueries:
     @property
     def is_by_kernel(self) -> bool:
         """Whether steps of few tokens a row go through the kernel."""
-        return self.has_kernel and self._config._attn_implementation == "sdpa"
+        return self.has_kernel and self._settings.get("_attn_implementation_internal") == "sdpa"
 
     @contextmanager
     def joint(self, num_queries: int, *, traced: bool = False) -> Iterator[None]:

@@ -83,7 +83,7 @@ class Layer(CacheLayerMixin):
 def zeros(shape: tuple[int, ...], like: Tensor) -> Tensor:
     """Zeros of the dtype and on the device of `like`. On the CPU they take memory, and time, where they are written."""
     if like.device.type != "cpu" or not hasattr(mmap, "MAP_ANONYMOUS"):
-        return like.newzeros(shape)
+        return like.new_zeros(shape)
     num_bytes = math.prod(shape) * like.element_size()
     pages = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     return torch.frombuffer(pages, dtype=like.dtype).view(shape)

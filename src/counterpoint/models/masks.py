@@ -7,7 +7,7 @@ functions, instead of for a finished mask, gives every architecture's rules with
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -17,6 +17,8 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, create_mask
 from counterpoint.models.caches import MASKS_ARGUMENT
 
 Rule = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+TOGETHER = 64  # positions whose masks are made at once
+MOST_BYTES = 2**24  # of masks that are kept
 
 
 def _capture(*, mask_function: Rule, **_: object) -> Rule:
@@ -45,3 +47,40 @@ def ragged_mask(rule: Rule, positions: Tensor, reach: int) -> Tensor:
     zero = torch.zeros((), dtype=torch.long, device=positions.device)
     allowed = rule(zero, zero, queries, keys)
     return allowed.expand(positions.shape[0], 1, positions.shape[1], reach)
+
+
+class KeptMasks:
+    """Masks of single queries: where one at a position may attend is the same in each row and at each step.
+
+    Args:
+        rules: what `mask_rules` gives.
+    """
+
+    def __init__(self, rules: Rule | dict[str, Rule]) -> None:
+        self._rules, self._reach = rules, 0
+        self._kept: dict[
+            tuple[str | None, int], Tensor
+        ] = {}  # of a kind, so many positions from a multiple of these on
+
+    def addresses(self, kinds: Sequence[str | None], positions: Sequence[int], reach: int) -> list[int]:
+        """Of each kind, for each position, where its `reach` bytes lie in memory. They stay there until the next call.
+
+        Args:
+            kinds: of layers; None where the model has one rule. reach: more than any position, seldom another.
+        """
+        if reach != self._reach:
+            self._kept, self._reach = {}, reach
+        groups = {position // TOGETHER for position in positions}
+        missing = [key for kind in kinds for group in groups if (key := (kind, group)) not in self._kept]
+        if missing:
+            if (len(self._kept) + len(missing)) * TOGETHER * reach > MOST_BYTES:
+                self._kept, missing = {}, [(kind, group) for kind in kinds for group in groups]
+            for kind, group in missing:
+                rule = self._rules[kind] if isinstance(self._rules, dict) else self._rules
+                queries = torch.arange(group * TOGETHER, (group + 1) * TOGETHER)
+                self._kept[kind, group] = ragged_mask(rule, queries[None], reach)[0, 0].contiguous()
+        return [
+            self._kept[kind, position // TOGETHER].data_ptr() + position % TOGETHER * reach
+            for kind in kinds
+            for position in positions
+        ]

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Literal
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from counterpoint.errors import ModelError, PromptError, UnsupportedError, UsageError
 from counterpoint.guide import finite
@@ -91,7 +91,8 @@ class Model:
         self.hf = hf.eval()
         self.tokenizer = tokenizer
         self.name = name or type(hf).__name__
-        self._has_kernels = compile is not False
+        #: whether kernels of ours are used where they are there
+        self.has_kernels = compile is not False
         steps_too = compile is True or (compile == "auto" and hf.device.type == "cpu" and not adapted)
         self._compiled = CompiledSteps(hf, always=compile is True) if steps_too else None
         if compile is not False and hf.device.type == "cpu":
@@ -185,9 +186,17 @@ class Model:
         """The text of token ids, without special tokens unless they are asked for."""
         if self.tokenizer is None:
             raise PromptError(f"the model {self.name} has no tokenizer, so token ids can't be written as text")
+        if self._decodes_plainly:
+            return self.tokenizer.backend_tokenizer.decode(list(ids), skip_special_tokens=not special_tokens)
         return self.tokenizer.decode(
             list(ids), skip_special_tokens=not special_tokens, clean_up_tokenization_spaces=False
         )
+
+    @functools.cached_property
+    def _decodes_plainly(self) -> bool:
+        """Whether the tokenizer hands ids on to the library that it stands over, as they are."""
+        own, plain = type(self.tokenizer), PreTrainedTokenizerFast
+        return issubclass(own, plain) and own.decode is plain.decode and own._decode is plain._decode
 
     def with_adapter(self, name: str | None) -> Model:
         """This model as it is with one of its peft adapters on, or with None: the same weights, rows of its own.
@@ -295,7 +304,7 @@ class Model:
             UnsupportedError: the model can't be continued token by token.
         """
         return self.abilities.new_rows(
-            limit=self.context_len, kernels=self._has_kernels, steps=self._compiled, recorded=self._recorded
+            limit=self.context_len, kernels=self.has_kernels, steps=self._compiled, recorded=self._recorded
         )
 
 
@@ -306,7 +315,7 @@ class _SwitchedModel(Model):
         shown = " ".join([base.name, *(on.shown for on in switches.values())])
         super().__init__(base.hf, base.tokenizer, name=shown, compile=False)
         self._base, self._switches, self._variants = base, switches, base._variants
-        self._has_kernels, self._vectors = base._has_kernels, base._vectors
+        self.has_kernels, self._vectors = base.has_kernels, base._vectors
 
     @property
     def base(self) -> Model:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,19 +13,34 @@ from torch import Tensor
 from counterpoint.models.rows import Feed
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Packed:
     """R lines of Q tokens, and which of the Q x R predictions are wanted.
 
     Args:
-        tokens: (3, R, Q), the token ids, their positions in their rows, and the positions to write at. A line that has
+        numbers: 3 x R x Q, the token ids, their positions in their rows, and the positions to write at. A line that has
             fewer tokens is filled up.
+        num_lines, width: R and Q.
         lines, columns: of each wanted prediction, M of each.
+        device: of the tensors.
     """
 
-    tokens: Tensor
+    numbers: list[int]
+    num_lines: int
+    width: int
     lines: list[int]
     columns: list[int]
+    device: torch.device
+
+    @property
+    def num_tokens(self) -> int:
+        """R x Q"""
+        return self.num_lines * self.width
+
+    @functools.cached_property
+    def tokens(self) -> Tensor:
+        """(3, R, Q); made when it is first asked for."""
+        return torch.tensor(self.numbers, device=self.device).view(3, self.num_lines, self.width)
 
     @property
     def ids(self) -> Tensor:
@@ -44,13 +60,12 @@ class Packed:
     @property
     def wanted(self) -> Tensor:
         """(2, M), lines and columns."""
-        return torch.tensor([self.lines, self.columns], dtype=torch.long, device=self.tokens.device)
+        return torch.tensor([self.lines, self.columns], dtype=torch.long, device=self.device)
 
     def all_wanted(self) -> Packed:
         """The same with all predictions wanted, line by line."""
-        _, num_lines, width = self.tokens.shape
-        lines = [line for line in range(num_lines) for _ in range(width)]
-        return dataclasses.replace(self, lines=lines, columns=list(range(width)) * num_lines)
+        lines = [line for line in range(self.num_lines) for _ in range(self.width)]
+        return dataclasses.replace(self, lines=lines, columns=list(range(self.width)) * self.num_lines)
 
 
 def pack(
@@ -72,18 +87,21 @@ def pack(
             has been read yet.
     """
     fed = {line: feed.ids for line, feed in zip(lines, feeds)}
-    ids, positions, writes = [], [], []
+    ids: list[int] = []
+    positions: list[int] = []
+    writes: list[int] = []
     for line, start in enumerate(starts):
         own = fed.get(line, ())
         end, num_filling = start + len(own), width - len(own)
         filling = [0] * num_filling
-        ids.append([*own, *filling])
-        positions.append([*range(start, end), *filling])
-        writes.append(
-            [*range(start, end), *(range(end, end + num_filling) if spare is None else [spare] * num_filling)]
-        )
+        ids += [*own, *filling]
+        positions += [*range(start, end), *filling]
+        writes += [*range(start, end), *(range(end, end + num_filling) if spare is None else [spare] * num_filling)]
     return Packed(
-        torch.tensor([ids, positions, writes], device=device),
+        [*ids, *positions, *writes],
+        len(starts),
+        width,
         [line for line, feed in zip(lines, feeds) for _ in feed.columns],
         [column % len(feed.ids) for feed in feeds for column in feed.columns],
+        device,
     )

@@ -8,8 +8,8 @@ and can't do this.
 
 from __future__ import annotations
 
-import ctypes
 import time
+from array import array
 from collections.abc import Sequence
 
 import torch
@@ -24,9 +24,9 @@ from counterpoint.models.compiled import MOST_COLUMNS, CompiledSteps
 from counterpoint.models.devices import input_device
 from counterpoint.models.ids import num_ids
 from counterpoint.models.linears import Linears
-from counterpoint.models.masks import mask_rules, ragged_mask
+from counterpoint.models.masks import KeptMasks, mask_rules, ragged_mask
 from counterpoint.models.packed import Packed, pack
-from counterpoint.models.recorded.steps import RecordedSteps
+from counterpoint.models.recorded.steps import Masked, RecordedSteps
 from counterpoint.models.rows import Feed, Rows, Snapshot
 
 BLOCK = 256  # tokens by which the buffers grow
@@ -55,8 +55,9 @@ class RaggedRows(Rows):
         recorded: RecordedSteps | None = None,
     ) -> None:
         self._model, self._compiled, self._recorded = model, compiled, recorded
-        self._described: ctypes.Array[ctypes.c_int64] | None = None  # the buffers, as recorded steps take them
+        self._described: array[int] | None = None  # the buffers, as recorded steps take them
         self._rules = mask_rules(model)
+        self._kept_masks = KeptMasks(self._rules)
         self._cache_name = cache_argument(model.forward)
         self._linears = Linears(model) if linears is None else linears
         self._attention = FewQueries(model) if attention is None else attention
@@ -158,11 +159,13 @@ class RaggedRows(Rows):
             self._described = None
             self._num_slots, self._capacity = num_slots, capacity
 
-    @torch.no_grad()
     def forward(self, feeds: Sequence[Feed]) -> Tensor:
+        if torch.is_grad_enabled():
+            with torch.no_grad():
+                return self.forward(feeds)
         slots = [self._slot_of[feed.row] for feed in feeds]
-        width = max(len(feed.ids) for feed in feeds)
-        reach = max(self._length[feed.row] + len(feed.ids) for feed in feeds)
+        width = max([len(feed.ids) for feed in feeds])
+        reach = max([self._length[feed.row] + len(feed.ids) for feed in feeds])
         if reach > self._capacity:
             self._resize(self._num_slots, -(-reach // BLOCK) * BLOCK)
         began, by_record = None, self._suits_recorded(feeds, width)
@@ -182,8 +185,7 @@ class RaggedRows(Rows):
             spare=self._capacity,
             device=self._device,
         )
-        self._place.aim(used, packed.writes, reach)
-        logits = self._by_record(packed, used, reach) if by_record else self._call(packed)
+        logits = self._by_record(packed, used, reach) if by_record else self._by_model(packed, used, reach)
         if began is not None:
             self._step_s = time.perf_counter() - began
         self._advance(feeds)
@@ -195,15 +197,17 @@ class RaggedRows(Rows):
 
     def _suits_recorded(self, feeds: Sequence[Feed], width: int) -> bool:
         """Whether a forward of this shape is one call of a program, which is recorded here where there is none yet."""
-        steps, num_wanted = self._recorded, sum(len(feed.columns) for feed in feeds)
+        steps, num_wanted = self._recorded, sum([len(feed.columns) for feed in feeds])
         if steps is None or not steps.usable or not self._attention.is_by_kernel:
             return False
-        kinds = list(self._rules) if isinstance(self._rules, dict) else None
-        return (
-            steps.suits(len(feeds), width, num_wanted)
-            and steps.prepare(self._linears, self._attention, self._layers, kinds)
-            and steps.suits(len(feeds), width, num_wanted)  # known once there is a program
-        )
+        if not steps.suits(len(feeds), width, num_wanted):
+            return False
+        if self._described is None:
+            kinds = list(self._rules) if isinstance(self._rules, dict) else None
+            if not steps.prepare(self._linears, self._attention, self._layers, kinds):
+                return False
+            return steps.suits(len(feeds), width, num_wanted)  # known once there is a program
+        return True
 
     def _by_record(self, packed: Packed, slots: list[int], reach: int) -> Tensor:
         recorded = self._recorded
@@ -214,11 +218,28 @@ class RaggedRows(Rows):
             packed,
             slots,
             self._described,
-            self._masks(packed.positions),
+            self._masked(packed, reach, recorded.kinds),
             reach,
-            eager=lambda: self._call(packed, cut=False),
+            eager=lambda: self._by_model(packed, slots, reach, cut=False),
         )
-        return logits[:, : self._num_ids]
+        return logits if logits.shape[1] == self._num_ids else logits[:, : self._num_ids]
+
+    def _masked(self, packed: Packed, reach: int, kinds: Sequence[str]) -> Masked:
+        kinds = kinds if isinstance(self._rules, dict) else [None] * len(kinds)
+        if packed.width == 1:
+            positions = packed.numbers[packed.num_lines : 2 * packed.num_lines]
+            return Masked(self._kept_masks.addresses(kinds, positions, self._capacity), [0] * len(kinds), [])
+        made = {
+            kind: ragged_mask(self._rules if kind is None else self._rules[kind], packed.positions, reach).contiguous()
+            for kind in dict.fromkeys(kinds)
+        }
+        masks = [made[kind] for kind in kinds]
+        lines = range(packed.num_lines)
+        return Masked(
+            [mask.data_ptr() + line * mask.stride(0) for mask in masks for line in lines],
+            [mask.stride(2) for mask in masks],
+            masks,
+        )
 
     def _suits_compiled(self, feeds: Sequence[Feed], slots: list[int]) -> bool:
         """Whether rows that have been begun get few tokens, all of them asked for, and few slots are left out."""
@@ -266,6 +287,10 @@ class RaggedRows(Rows):
         if num_columns == 1 and packed.lines == list(range(len(feeds))):
             return logits[: len(feeds), 0]
         return logits[packed.lines, packed.columns]
+
+    def _by_model(self, packed: Packed, slots: list[int], reach: int, *, cut: bool = True) -> Tensor:
+        self._place.aim(slots, packed.writes, reach)
+        return self._call(packed, cut=cut)
 
     def _call(self, packed: Packed, *, cut: bool = True) -> Tensor:
         """The wanted predictions, (M, V); not `cut`, with what the head predicts past the ids that can be read."""

@@ -30,8 +30,8 @@ typedef struct {
   int64_t is_bf16, threads;
   int64_t R, Q, M, V, reach;                             /* lines, tokens of each, wanted predictions, logits, positions */
   const int64_t *ids, *positions, *writes, *slots, *wanted; /* (R, Q), (R, Q), (R, Q), (R), (M) */
-  const uint8_t **masks;                                 /* of each kind (R, Q, N); */
-  const int64_t *mask_strides;                           /* of the line and the token, for each kind */
+  const uint8_t **masks;                                 /* of each kind and line, (Q, N) */
+  const int64_t *mask_strides;                           /* of the token, for each kind */
   f32 *arena, *wanted_arena;                             /* (R Q, wide), (M, wanted_wide) */
   int64_t wide, wanted_wide;
   void *queries, *attended, *packed, *logits;
@@ -162,7 +162,7 @@ static void attention_of(const Run *run, const Part *part, void *scratch) {
                    {run->Q * H * l->size[0], l->size[0], H * l->size[0]},
                    {l->stride[0][0], l->stride[0][1], l->stride[0][2]},
                    {l->stride[1][0], l->stride[1][1], l->stride[1][2]},
-                   {run->mask_strides[2 * kind], 0, run->mask_strides[2 * kind + 1]}, 1};
+                   {0, 0, run->mask_strides[kind]}, 1};
 #pragma omp for schedule(dynamic)
   for (int64_t i = 0; i < run->R * l->G; i++) {
     const int64_t r = i / l->G, g = i % l->G, h = g * num_heads;
@@ -170,7 +170,7 @@ static void attention_of(const Run *run, const Part *part, void *scratch) {
     const char *k = (char *)l->buffer[0] + (run->slots[r] * s.k[0] + g * s.k[1]) * wide;
     const char *v = (char *)l->buffer[1] + (run->slots[r] * s.v[0] + g * s.v[1]) * wide;
     char *out = (char *)run->attended + (r * s.Q * H + h) * s.E * wide;
-    const uint8_t *mask = run->masks[kind] + r * s.mask[0];
+    const uint8_t *mask = run->masks[kind * run->R + r];
     if (run->is_bf16)
       attend_bf16((bf16 *)query, (bf16 *)k, (bf16 *)v, mask, (bf16 *)out, &s, o->number[0], num_heads, scratch);
     else

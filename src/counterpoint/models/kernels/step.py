@@ -6,6 +6,7 @@ import ctypes
 import functools
 import re
 import struct
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -95,7 +96,7 @@ class Program:
     wide: int
     wanted_wide: int
     kept: list[Tensor]
-    memory: list[ctypes.Array[ctypes.c_int64]] = field(init=False)
+    memory: list[array[int]] = field(init=False)
 
     def __post_init__(self) -> None:
         self.memory = [
@@ -105,9 +106,14 @@ class Program:
         ]
 
 
-def as_array(values: Sequence[int]) -> ctypes.Array[ctypes.c_int64]:
-    """Whole numbers as C reads them."""
-    return (ctypes.c_int64 * len(values))(*values)
+def as_array(values: Sequence[int]) -> array[int]:
+    """Whole numbers as C reads them. (Not of ctypes, which makes a type for each length.)"""
+    return array("q", values)
+
+
+def address(held: array) -> int:
+    """Where its first number lies, while somebody holds it."""
+    return held.buffer_info()[0]
 
 
 def packed_bytes(program: Program, num_tokens: int) -> int:
@@ -125,8 +131,8 @@ def run(program: Program, values: Sequence[int]) -> None:
         IndexError: an id or a position is in no table of the model's.
         MemoryError: there is none.
     """
-    parts, instructions, products = (ctypes.addressof(array) for array in program.memory)
-    failed = _library().step(as_array([len(program.parts), parts, instructions, products, *values]))
+    given = as_array([len(program.parts), *map(address, program.memory), *values])
+    failed = _library().step(address(given))
     if failed:
         raise (
             IndexError("a token id or a position is in no table of the model")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import ctypes
+import itertools
 import warnings
+from array import array
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 from transformers.cache_utils import CacheLayerMixin
 
@@ -26,7 +29,7 @@ from counterpoint.models.recorded.layout import NotRecordable, storage_of
 from counterpoint.models.recorded.lower import Lowered
 from counterpoint.models.recorded.operations import lowered
 from counterpoint.models.recorded.program import assembled
-from counterpoint.models.recorded.trace import Masks, record
+from counterpoint.models.recorded.trace import record
 
 MOST_TOKENS = 256  # of a forward, padding included
 MOST_COLUMNS = 128  # of a row
@@ -37,6 +40,21 @@ CLOSE = {torch.float32: 64 * 2.0**-23, torch.bfloat16: 16 * 2.0**-8}  # of the l
 HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 
 
+@dataclass(frozen=True, slots=True)
+class Masked:
+    """Masks in memory, a byte for each position, 1 where a token may attend.
+
+    Args:
+        addresses: of each kind, for each line, where the mask of its first token lies.
+        strides: of each kind, bytes from the mask of one token of a line to that of the next.
+        kept: tensors whose addresses these are.
+    """
+
+    addresses: list[int]
+    strides: list[int]
+    kept: list[Tensor]
+
+
 class RecordedSteps:
     """The recorded forward of one model, made when it is first wanted.
 
@@ -45,13 +63,16 @@ class RecordedSteps:
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
-        self._model = model
+        self._model, self._dtype = model, model.dtype
         self._cache_name = cache_argument(model.forward)
         self._program: step.Program | None = None
         self._lowered: Lowered | None = None
         self._compared: set[tuple[int, bool, bool]] = set()
         self._memory: dict[str, Tensor] = {}
+        self._rooms: list[int] = []
+        self._room_for = (-1, -1)  # tokens, and wanted predictions
         self._num_logits = self._widest = 0
+        self._last_handle = -1  # the number of the next hook when there was none
         self._hooks = [getattr(module, name) for module in model.modules() for name in HOOKS]
         #: why forwards are not recorded; None where they are, or that is not known yet
         self.refused: str | None = None
@@ -63,7 +84,15 @@ class RecordedSteps:
     @property
     def usable(self) -> bool:
         """Whether forwards go through the program now: nobody looks into the model's own, or changes it."""
-        return self.refused is None and not any(self._hooks) and not getattr(self._model, "peft_config", None)
+        return self.refused is None and not self._has_hooks() and not self._model.__dict__.get("peft_config")
+
+    def _has_hooks(self) -> bool:
+        # Each hook that is registered takes a number of torch's; the modules are asked where one was taken.
+        if RemovableHandle.next_id != self._last_handle:
+            if any(self._hooks):
+                return True
+            self._last_handle = RemovableHandle.next_id
+        return False
 
     def suits(self, num_rows: int, width: int, num_wanted: int) -> bool:
         """Whether a forward of this shape, with so many predictions wanted, is quicker so and takes little memory."""
@@ -114,7 +143,7 @@ class RecordedSteps:
             raise RuntimeError("nothing is recorded yet; call prepare first")
         return self._program, self._lowered
 
-    def described(self, layers: Sequence[CacheLayerMixin]) -> ctypes.Array[ctypes.c_int64]:
+    def described(self, layers: Sequence[CacheLayerMixin]) -> array[int]:
         """The buffers of layers as `run` takes them; anew whenever they have moved."""
         values, known = [], self._made[1].layers
         for index, layer in enumerate(layers):
@@ -126,12 +155,17 @@ class RecordedSteps:
             values += [keys.shape[1], keys.shape[3], others.shape[3]]
         return as_array(values)
 
+    @property
+    def kinds(self) -> list[Any]:
+        """The kinds of masks that the program takes, in its order."""
+        return self._made[1].kinds
+
     def run(
         self,
         packed: Packed,
         slots: Sequence[int],
-        layers: ctypes.Array[ctypes.c_int64],
-        masks: Masks,
+        layers: array[int],
+        masks: Masked,
         reach: int,
         *,
         eager: Callable[[], Tensor],
@@ -141,11 +175,10 @@ class RecordedSteps:
         Args:
             packed: R lines of Q tokens. slots: of each line, in the buffers.
             layers: what `described` gave.
-            masks: (R, 1, Q, N) of each kind, where a token may attend; N is `reach`.
+            masks: where a token may attend, of the positions up to `reach`.
             eager: the same by the model's own forward; called now and then, to compare.
         """
-        num_tokens = packed.ids.numel()
-        shape = (max(LEAST_REACH, reach).bit_length(), num_tokens > 6, packed.ids.shape[1] > 1)
+        shape = (max(LEAST_REACH, reach).bit_length(), packed.num_tokens > 6, packed.width > 1)
         if shape in self._compared:
             return self._run(packed, slots, layers, masks, reach)
         self._compared.add(shape)
@@ -157,41 +190,40 @@ class RecordedSteps:
         warnings.warn(f"steps are not recorded: {self.refused}", CompileWarning, stacklevel=4)
         return eager()
 
-    def _run(
-        self, packed: Packed, slots: Sequence[int], layers: ctypes.Array[ctypes.c_int64], masks: Masks, reach: int
-    ) -> Tensor:
-        program, lowered_ = self._made
-        (_, num_lines, width), dtype = packed.tokens.shape, self._model.dtype
-        num_tokens, num_wanted = num_lines * width, len(packed.lines)
-        all_masks = [masks[kind] if isinstance(masks, dict) else masks for kind in lowered_.kinds]
-        all_masks = [mask if mask.stride(3) == 1 else mask.contiguous() for mask in all_masks]
-        wanted = as_array([line * width + column for line, column in zip(packed.lines, packed.columns)])
-        of_slots, addresses = as_array(list(slots)), as_array([mask.data_ptr() for mask in all_masks])
-        strides = as_array([stride for mask in all_masks for stride in (mask.stride(0), mask.stride(2))])
-        logits = torch.empty((num_wanted, self._num_logits), dtype=dtype)
-        ids, positions, writes = packed.tokens.contiguous()
+    def _run(self, packed: Packed, slots: Sequence[int], layers: array[int], masks: Masked, reach: int) -> Tensor:
+        num_lines, width, num_tokens, num_wanted = packed.num_lines, packed.width, packed.num_tokens, len(packed.lines)
+        wanted = packed.lines if width == 1 else [a * width + b for a, b in zip(packed.lines, packed.columns)]
+        given = as_array([*packed.numbers, *slots, *wanted, *masks.addresses, *masks.strides])
+        sizes = (num_tokens, num_tokens, num_tokens, num_lines, num_wanted, len(masks.addresses))
+        places = [step.address(given) + 8 * before for before in itertools.accumulate(sizes, initial=0)]
+        logits = torch.empty((num_wanted, self._num_logits), dtype=self._dtype)
+        if self._room_for != (num_tokens, num_wanted):
+            self._rooms, self._room_for = self._new_rooms(num_tokens, num_wanted), (num_tokens, num_wanted)
         step.run(
-            program,
+            self._made[0],
             [
-                _address(layers), dtype is torch.bfloat16, torch.get_num_threads(),
-                num_lines, width, num_wanted, self._num_logits, reach,
-                ids.data_ptr(), positions.data_ptr(), writes.data_ptr(), _address(of_slots), _address(wanted),
-                _address(addresses), _address(strides),
-                self._room("arena", num_tokens * program.wide * 4), self._room("wanted", num_wanted * program.wanted_wide * 4),
-                program.wide, program.wanted_wide,
-                self._room("queries", num_tokens * self._widest * 4), self._room("attended", num_tokens * self._widest * 4),
-                self._room("packed", step.packed_bytes(program, max(num_tokens, num_wanted, 1))), logits.data_ptr(),
+                step.address(layers), self._dtype is torch.bfloat16, torch.get_num_threads(),
+                num_lines, width, num_wanted, self._num_logits, reach, *places, *self._rooms, logits.data_ptr(),
             ],
         )  # fmt: skip
         return logits
 
+    def _new_rooms(self, num_tokens: int, num_wanted: int) -> list[int]:
+        """The addresses of memory that is kept between steps, as C's `Run` has them."""
+        program = self._made[0]
+        return [
+            self._room("arena", num_tokens * program.wide * 4),
+            self._room("wanted", num_wanted * program.wanted_wide * 4),
+            program.wide,
+            program.wanted_wide,
+            self._room("queries", num_tokens * self._widest * 4),
+            self._room("attended", num_tokens * self._widest * 4),
+            self._room("packed", step.packed_bytes(program, max(num_tokens, num_wanted, 1))),
+        ]
+
     def _room(self, name: str, num_bytes: int) -> int:
-        """The address of memory that is kept between steps."""
+        """The address of so much memory."""
         held = self._memory.get(name)
         if held is None or held.numel() < num_bytes + 64:
             held = self._memory[name] = torch.empty(num_bytes * 5 // 4 + 64, dtype=torch.uint8)
         return -(-held.data_ptr() // 64) * 64
-
-
-def _address(array: ctypes.Array[ctypes.c_int64]) -> int:
-    return ctypes.addressof(array)
