@@ -146,9 +146,14 @@ def tempered(scores: Tensor, temperatures: Sequence[float]) -> Tensor:
     """Each row divided by its temperature, which is above 0; only differences within a row count. (N, V) -> (N, V)."""
     if all(temperature == 1 for temperature in temperatures):
         return scores
-    divisors = scores.new_tensor([min(max(temperature, LEAST), 1 / LEAST) for temperature in temperatures])
+    divisors = scores.new_tensor([in_range(temperature) for temperature in temperatures])
     # The largest is brought to 0 first, so that no temperature, however low, overflows.
     return (scores - scores.amax(-1, keepdim=True)) / divisors.unsqueeze(-1)
+
+
+def in_range(temperature: float) -> float:
+    """A temperature above 0 that float32 holds without overflow."""
+    return min(max(temperature, LEAST), 1 / LEAST)
 
 
 def truncated(scores: Tensor, sampling: Sampling) -> Tensor:
@@ -198,7 +203,7 @@ def draw_rows(scores: Tensor, sources: Sequence[torch.Generator]) -> list[int]:
     masses = probs.sum(1, dtype=torch.float64)  # in float32 a sum would be rounded more than what it is of
     if masses[:, 0].isnan().any():
         raise Failure("the scores of the next token hold NaN or infinity; load the model with dtype float32")
-    waits = _exponentials(num_blocks + BLOCK, sources, scores.device)
+    waits = torch.stack(uniform(scores.shape[-1], sources, scores.device)).clamp_(min=STEP / 2).log_().neg_()
     block = (masses / waits[:, :num_blocks]).argmax(-1)
     place = (probs[torch.arange(len(probs)), :, block] / waits[:, num_blocks:]).argmax(-1)
     return (place * num_blocks + block).tolist()
@@ -207,14 +212,15 @@ def draw_rows(scores: Tensor, sources: Sequence[torch.Generator]) -> list[int]:
 def pass_over(vocab_size: int, sampling: Sampling, source: torch.Generator) -> None:
     """Use up the random numbers of one `draw` from so many tokens, whose result is known already."""
     if not sampling.greedy:
-        _exponentials(-(-vocab_size // BLOCK) + BLOCK, [source], source.device)
+        uniform(vocab_size, [source], source.device)
 
 
-def _exponentials(count: int, sources: Sequence[torch.Generator], device: torch.device) -> Tensor:
-    """So many exponential random numbers from each source, in float64. (N, count)."""
+def uniform(vocab_size: int, sources: Sequence[torch.Generator], device: torch.device) -> list[Tensor]:
+    """The random numbers of one draw from each source, of the blocks and then of the places: N of (n + BLOCK,) float64, from
+    0 to below 1."""
+    count = -(-vocab_size // BLOCK) + BLOCK
     # In float32 the least would be 6e-8: far too coarse for a race of many tokens that are less likely than that.
-    uniform = [torch.rand(count, dtype=torch.float64, generator=source, device=device) for source in sources]
-    return torch.stack(uniform).clamp_(min=STEP / 2).log_().neg_()
+    return [torch.rand(count, dtype=torch.float64, generator=source, device=device) for source in sources]
 
 
 def _penalised(scores: Tensor, sampling: Sampling, prompt_ids: Sequence[int], output_ids: Sequence[int]) -> Tensor:

@@ -5,13 +5,14 @@ import platform
 import pytest
 from conformance.architectures import ARCHITECTURES
 
+from counterpoint.engine import scores
 from counterpoint.errors import CompileWarning
-from counterpoint.models.kernels import blocks, build, few_queries, few_rows, products
+from counterpoint.models.kernels import blocks, build, choice, few_queries, few_rows, products
 from counterpoint.models.model import Model
 
 CACHED = (
     *(build.loaded, few_rows.is_available, products._kernel, few_queries.is_available, few_queries._kernels),
-    *(blocks.is_available, blocks._kernels),
+    *(blocks.is_available, blocks._kernels, choice.is_available, choice._calls, scores.is_available),
 )
 
 
@@ -31,6 +32,7 @@ def test_right_without_newer_instructions(nothing_loaded, monkeypatch, tmp_path,
     monkeypatch.setattr(build, "FLAGS", own)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert few_rows.is_available() and few_queries.is_available() and blocks.is_available()
+    assert scores.is_available()
     assert len(list((tmp_path / "counterpoint").iterdir())) == 1
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import defaultdict
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,14 +14,14 @@ from torch import Tensor
 from counterpoint import formulas, guiding
 from counterpoint.engine.constrained import allowed, append_forced
 from counterpoint.engine.request import Observation, Progress, TokenLogprob
+from counterpoint.engine.scores import Scores, drawn
 from counterpoint.engine.sequence import Sequence
 from counterpoint.engine.watching import Numbers, measure
 from counterpoint.errors import Failure, NothingLeftError
-from counterpoint.sampling import NEG_INF, draw, draw_rows, processed, tempered, truncated
+from counterpoint.sampling import NEG_INF, draw, processed
 
 
-@dataclass(frozen=True, slots=True)
-class _Way:
+class _Way(NamedTuple):
     """What sequences have in common whose tokens are chosen together."""
 
     applied: bool  # guidance changes the distribution
@@ -62,12 +62,19 @@ def _told(sequence: Sequence, progress: list[Progress]) -> list[Progress]:
 def _choose_alike(group: list[Sequence], way: _Way) -> dict[Sequence, Progress]:
     try:
         left = allowed(group, group[0].readers[0].logits[0]) if way.constrained else None
-        masses = None if left is None else _masses(group, left)
-        scores = _from_logits(group, way.applied, left) if way.from_logits else None
-        if scores is None:
+        token_ids = None
+        if way.from_logits:
+            weighed = Scores(group, applied=way.applied, left=left)
+            if -1 in weighed.best:
+                return _some_by_formula(group, way, weighed.best)
+            token_ids, written = weighed.best if way.choice == "best" else weighed.drawn(group), weighed.written
+        else:
             cond, others, scores = _guided(group, way, left)
-        token_ids = None if way.choice == "each" else _tokens(group, scores, way.choice)
-        numbers = None if token_ids is None else _measured(group, scores, token_ids)
+            if way.choice != "each":
+                token_ids = scores.argmax(-1).tolist() if way.choice == "best" else drawn(group, scores)
+                written = lambda: scores  # noqa: E731
+        masses = None if left is None else _masses(group, left)
+        numbers = None if token_ids is None else _measured(group, written, token_ids)
     except Exception as error:  # of whatever kind: it ends one request and must not end the others
         if len(group) == 1:
             return {group[0]: group[0].fail(error)}
@@ -90,11 +97,19 @@ def _choose_alike(group: list[Sequence], way: _Way) -> dict[Sequence, Progress]:
     return progress
 
 
+def _some_by_formula(group: list[Sequence], way: _Way, best: list[int]) -> dict[Sequence, Progress]:
+    """Those without a best token are chosen for by the formula, and the others as they would be without them."""
+    rest = [sequence for sequence, token_id in zip(group, best) if token_id >= 0]
+    failed = [sequence for sequence, token_id in zip(group, best) if token_id < 0]
+    progress = _choose_alike(failed, way._replace(from_logits=False))
+    return progress | (_choose_alike(rest, way) if rest else {})
+
+
 def _way(sequence: Sequence) -> _Way:
     request, guide, sampling = sequence.request, sequence.guide, sequence.request.sampling
     is_watched = request.logprobs is not None or request.observe is not None or len(sequence.processors)
     each = is_watched or sampling.changes_order or sequence.given_next is not None
-    is_refined = guide.plausibility or guide.gate or guide.adaptive
+    is_refined = guide.gate or guide.adaptive
     return _Way(
         applied=guiding.applies(guide, sequence.needed_weights, sequence.step),
         constrained=sequence.constraint is not None,
@@ -110,49 +125,20 @@ def _masses(group: list[Sequence], left: Tensor) -> list[float | None]:
     return [mass if count > 1 else None for mass, count in zip(masses, left.sum(-1).tolist())]
 
 
-def _measured(group: list[Sequence], scores: Tensor, token_ids: list[int]) -> dict[Sequence, Numbers] | None:
+def _measured(
+    group: list[Sequence], written: Callable[[], Tensor], token_ids: list[int]
+) -> dict[Sequence, Numbers] | None:
     """The numbers of the step of those that are watched."""
     watched = [i for i, sequence in enumerate(group) if sequence.watched is not None]
     if not watched:
         return None
     logits = torch.stack([torch.stack(group[i].predicted()) for i in watched])
-    chosen = scores if len(watched) == len(group) else scores[watched]
-    numbers = measure(logits, chosen, [token_ids[i] for i in watched])
+    scores = written() if len(watched) == len(group) else written()[watched]
+    numbers = measure(logits, scores, [token_ids[i] for i in watched])
     for at, i in enumerate(watched):
         if group[i].readers[0].head is not None:
             numbers[at] = dataclasses.replace(numbers[at], hidden=group[i].readers[0].logits[0].hidden)
     return dict(zip([group[i] for i in watched], numbers))
-
-
-def _from_logits(group: list[Sequence], applied: bool, left: Tensor | None = None) -> Tensor | None:
-    """Scores in log space, (B, V), whose softmax is the guided distribution: normalising adds the same to all tokens.
-
-    None where the best is not finite: an infinite logit has rules of its own, which `formulas.combine_log` knows.
-    """
-    logits = torch.stack([row for sequence in group for row in sequence.predicted()]).float()
-    logits = logits.view(len(group), -1, logits.shape[-1])  # (B, 1 + K, V)
-    scores = logits[:, 0]
-    if applied and logits.shape[1] > 1:
-        # Conditioning each branch on a constraint first would add a number to each of them: here it can come last.
-        scores = formulas.combine_logits(
-            scores, logits[:, 1:], logits.new_tensor([sequence.needed_weights for sequence in group])
-        )
-    # Of each branch too: weighted by nothing or less, an infinite logit would not show in the scores.
-    finite = all(map(math.isfinite, logits.amax(-1).flatten().tolist()))
-    if left is not None:
-        scores = scores.masked_fill(~left, NEG_INF)
-    return scores if finite and all(map(math.isfinite, scores.amax(-1).tolist())) else None
-
-
-def _tokens(group: list[Sequence], scores: Tensor, choice: str) -> list[int]:
-    """A token for each row of scores (B, V), the same as one by one."""
-    if choice == "best":
-        return scores.argmax(-1).tolist()
-    samplings = [sequence.request.sampling for sequence in group]
-    scores = tempered(scores, [sampling.temperature for sampling in samplings])
-    if any(sampling.truncates for sampling in samplings):
-        scores = torch.stack([truncated(row, sampling) for row, sampling in zip(scores, samplings)])
-    return draw_rows(scores, [sequence.source for sequence in group])
 
 
 def _guided(group: list[Sequence], way: _Way, left: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -207,7 +193,9 @@ def _one(sequence: Sequence, cond: Tensor, others: Tensor, guided: Tensor, appli
         decided = cond
     given = sequence.given_next
     token_id = draw(scores, sampling, sequence.source) if given is None else given
-    if (numbers := _measured([sequence], guided[None], [token_id])) and sequence.hear(token_id, numbers[sequence]):
+    if (numbers := _measured([sequence], lambda: guided[None], [token_id])) and sequence.hear(
+        token_id, numbers[sequence]
+    ):
         return None
     if request.observe is not None:
         request.observe(sequence.index, Observation(sequence.step, token_id, cond, others, guided, applied))

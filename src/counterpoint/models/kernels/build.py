@@ -23,7 +23,7 @@ import torch
 from counterpoint.errors import CompileWarning
 
 FOLDER = Path(__file__).parent
-SOURCES = ("products.c", "blocks.c", "few_queries.c", "step.c")
+SOURCES = ("products.c", "blocks.c", "few_queries.c", "step.c", "choice.c")
 FLAGS = ("-O2", "-march=native", "-fPIC", "-fopenmp")
 COMPILE_LIMIT_S = 60
 #: the namespace of our operators, torch.ops.counterpoint
