@@ -85,6 +85,15 @@ def test_mistakes_are_one_line(run, tmp_path, prompts, more, said):
     assert not (tmp_path / "run" / "checkpoint.pt").exists()
 
 
+@pytest.mark.parametrize(
+    "out, said", [("few/run", "few' is a file; give a folder"), ("/proc/run", "which can't be written; give another folder")]
+)
+def test_folders_that_can_t_be_made(run, tmp_path, prompts, out, said):
+    (tmp_path / "few").write_text("What?\n")
+    status, _, err = run("distil", prompts, "--model", "bundled", "--out", tmp_path / out, *SETTING)
+    assert status == 2 and len(err.splitlines()) == 1 and said in err, err
+
+
 def test_too_few_prompts(run, tmp_path):
     (tmp_path / "few").write_text("What?\n")
     model = saved(tmp_path / "model")

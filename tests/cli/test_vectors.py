@@ -3,21 +3,11 @@ import xml.etree.ElementTree as ET
 
 import pytest
 import torch
-from server.conftest import make_model
 
 import counterpoint as cp
 from counterpoint.contexts import OtherModel, chat
 
 SHORT = ["--max-tokens", 6, "--temperature", 0]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    top = tmp_path_factory.mktemp("models")
-    model = make_model()
-    model.hf.save_pretrained(top / "main")
-    model.tokenizer.save_pretrained(top / "main")
-    return top / "main"
 
 
 @pytest.fixture
@@ -103,7 +93,10 @@ def test_show_and_the_other_format(run, files):
     "arguments, message",
     [
         (["vectors", "fit", "PAIRS", "--out", "x.txt"], "ends in .safetensors or .gguf"),
+        (["vectors", "fit", "PAIRS", "--out", "/proc/x.gguf"], "--out is '/proc/x.gguf', which can't be written"),
+        (["vectors", "fit", "EMPTY", "--out", "x.gguf"], "0 pairs are given; a vector needs 2"),
         (["vectors", "fit", "PAIRS", "--out", "x.gguf", "--system", "A"], "go together"),
+        (["generate", "Hi", "--vector", "V", "--model", "bundled"], "the vector is 32 wide and the states of bundled are 256 wide"),
         (["vectors", "fit", "PAIRS", "--out", "x.gguf", "--layers", "9-2"], "as 8-20 or 3,5,9"),
         (["vectors", "fit", "PAIRS", "--out", "x.gguf", "--layers", "7"], "layers has 7"),
         (["vectors", "fit", "PAIRS", "--out", "x.gguf", "--method", "ica"], "--method is 'ica'"),
@@ -123,12 +116,7 @@ def test_show_and_the_other_format(run, files):
         ),
     ],
 )
-def test_mistakes_are_one_line(run, folder, files, monkeypatch, arguments, message):
-    monkeypatch.chdir(files)
-    named = {"PAIRS": files / "pairs.jsonl", "ASKED": files / "asked.jsonl", "V": files / "v.gguf"}
-    model = ["--model", folder] if arguments[1] not in ("show", "sing") else []
-    status, _, err = run(*[named.get(a, a) for a in arguments], *model)
-    assert status == 2 and len(err.splitlines()) == 1, err
-    import re
-
-    assert re.search(message, err), err
+def test_mistakes_are_one_line(mistake, files, arguments, message):
+    (files / "empty.jsonl").write_text("")
+    named = {"EMPTY": files / "empty.jsonl", "PAIRS": files / "pairs.jsonl", "ASKED": files / "asked.jsonl", "V": files / "v.gguf"}
+    mistake(arguments, message, named, has_model=arguments[1] not in ("show", "sing"))

@@ -2,7 +2,6 @@ import json
 import re
 
 import pytest
-from server.conftest import make_model
 
 import counterpoint as cp
 
@@ -10,19 +9,11 @@ GIVEN = ["--negative", "no", "--scale", 3, "--max-tokens", 24, "--ignore-eos"]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    top = tmp_path_factory.mktemp("models")
-    model = make_model()
-    model.hf.save_pretrained(top / "main")
-    model.tokenizer.save_pretrained(top / "main")
-    return top / "main"
-
-
-@pytest.fixture(scope="module")
 def files(tmp_path_factory, folder):
     """Good texts, and a watch so strict that it rings at once: fitted on one text over and over."""
     top = tmp_path_factory.mktemp("files")
     lines = [{"prompt": f"Say {n}", "text": f"the number {n} is what I say now", "negative": "no"} for n in range(8)]
+    (top / "few.jsonl").write_text("\n".join(map(json.dumps, lines[:3])))
     (top / "good.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n\n")
     model = cp.load(folder)
     cp.Watch.fit(model, [("Hello", "aaaaaaaa" * 3)] * 8, negative="no", guide=cp.Guide(scale=3), window=6).save(
@@ -86,6 +77,8 @@ def test_in_a_job(run, folder, files, tmp_path):
         (["generate", "Hi", "--watch", "STRICT", "--model", "bundled"], "of another model"),
         (["generate", "Hi", "--watch", "STRICT", "--on-alarm", "ease"], "nothing guides the text"),
         (["watch", "fit", "STRICT", "--out", "x.json"], 'line 1 is .*; write {"prompt": TEXT, "text": TEXT}'),
+        (["watch", "fit", "FEW", "--out", "x.json"], "3 good texts are given; a watch needs 5"),
+        (["watch", "fit", "GOOD", "--out", "/proc/x.json"], "--out is '/proc/x.json', which can't be written"),
         (["watch", "fit", "GOOD", "--out", "x.json", "--method", "svm"], "--method is 'svm'"),
         (["watch", "fit", "GOOD", "--out", "x.json", "--features", "mood"], "--features is 'mood'"),
         (["watch", "fit", "GOOD", "--out", "x.json", "--negative-system", "none"], "needs --system"),
@@ -93,9 +86,5 @@ def test_in_a_job(run, folder, files, tmp_path):
         (["batch", "GOOD", "out", "--engine", "http://localhost:1", "--watch", "STRICT"], "--watch is for our own engine"),
     ],
 )  # fmt: skip
-def test_mistakes_are_one_line(run, folder, files, tmp_path, monkeypatch, arguments, message):
-    monkeypatch.chdir(tmp_path)
-    named = {"GOOD": files / "good.jsonl", "STRICT": files / "strict.json"}
-    model = [] if "--model" in arguments else ["--model", folder]
-    status, _, err = run(*[named.get(a, a) for a in arguments], *model)
-    assert status == 2 and len(err.splitlines()) == 1 and re.search(message, err), err
+def test_mistakes_are_one_line(mistake, files, arguments, message):
+    mistake(arguments, message, {"GOOD": files / "good.jsonl", "STRICT": files / "strict.json", "FEW": files / "few.jsonl"})

@@ -174,10 +174,24 @@ def test_dropout_is_taken_up_where_it_was(tmp_path):
 @pytest.mark.parametrize("changed", [{"seed": 1}, {"training": Training(epochs=1)}, {"adapter": Adapter(8)}])
 def test_a_folder_of_another_run_is_refused(made, changed):
     model, folder, _, _ = made
+    from counterpoint.distillation import run
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "write_examples", lambda *given, **more: pytest.fail("answers were written before that"))
+        for other, more in ((model, changed), (small_chat(seed=1), {})):
+            with pytest.raises(UsageError, match="a run of another model, guide or setting has begun; choose another folder"):
+                go(other, folder / "run", **more)
     with pytest.raises(UsageError, match="belongs to another model or corpus; choose another --out"):
-        go(model, folder / "run", **changed)
-    with pytest.raises(UsageError, match="belongs to another"):
-        go(small_chat(seed=1), folder / "run")
+        distil(model, QUESTIONS[:-1], out=folder / "run", rules=["regex=."], say=lambda line: None, **SETTING)
+
+
+def test_what_can_t_be_kept_or_written_is_told_before_any_answer(tmp_path):
+    with pytest.raises(PromptError, match="a text to keep is 'a', which is too short"):
+        go(small_chat(), tmp_path / "run", keep=["a"])
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="file/run', which can't be written: .*; give another folder"):
+        go(small_chat(), tmp_path / "file" / "run")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_without_a_folder_the_base_is_written(tmp_path):

@@ -177,7 +177,7 @@ def test_files_that_hold_no_vector(tmp_path):
     "pairs, more, message",
     [
         ([], {}, "0 pairs"),
-        (PAIRS[:1], {}, "1 pairs are given"),
+        (PAIRS[:1], {}, "1 pair is given; a vector needs 2 or more"),
         ([*PAIRS, ("", [3])], {}, "empty"),
         ([*PAIRS, ([3], [3])], {}, "pair 4 are the same"),
         (["ab"], {}, "pair 0"),

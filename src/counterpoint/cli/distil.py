@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from counterpoint.cli.command import Command, OptionGroup, Options
 from counterpoint.cli.contexts import SHARED_CONTEXTS, is_chat, read_shared
-from counterpoint.cli.kinds import FILE, NUMBER, SHARE, WORDS, Count, Input
+from counterpoint.cli.kinds import FILE, NUMBER, OUTPUT_FOLDER, SHARE, WORDS, Count, Input
 from counterpoint.cli.options import (
     GUIDE,
     MODEL,
@@ -83,8 +82,6 @@ def _check(options: Options) -> None:
         raise UsageError("--student-system is for a chat; add --chat or --system, or use --student-without")
     if options["student_without"] is not None and is_chat(options):
         raise UsageError("--student-without is for plain prompts; in a chat use --student-system")
-    if Path(options["out"]).exists() and not Path(options["out"]).is_dir():
-        raise UsageError(f"--out is {options['out']!r}, which is a file; give a folder")
     _configs(options)
     from counterpoint.distillation import read_rule
 
@@ -114,7 +111,7 @@ def _configs(options: Options) -> tuple[Adapter, Training, Writing]:
 
 @click.command("distil", cls=Command, groups=(ANSWERS, SHARED_CONTEXTS, GUIDE, LEARNING, SAMPLING, MODEL), check=_check)
 @click.argument("prompts", required=False, type=Input())
-@click.option("--out", required=True, type=click.Path(), help="Folder for the adapter and what a run keeps.")
+@click.option("--out", required=True, type=OUTPUT_FOLDER, help="Folder for the adapter and what a run keeps.")
 @click.option("--merge", is_flag=True, help="Write OUT/merged too: a plain model folder with the adapter added.")
 @click.option(
     "--save-base/--no-save-base",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -150,9 +151,34 @@ class Output(click.ParamType):
             raise UsageError(f"{_called(param)} is {value!r}, which is a folder; give a file's name")
         if not folder.is_dir():
             raise UsageError(f"{_called(param)} is {value!r} and there is no folder {str(folder)!r}; make it first")
-        if not os.access(path if path.exists() else folder, os.W_OK):
+        if not (os.access(path, os.W_OK) if path.exists() else _takes_files(folder)):
             raise UsageError(f"{_called(param)} is {value!r}, which can't be written; give another file")
         return value
+
+
+class OutputFolder(click.ParamType):
+    """A folder to write into, which is there or is made; its path, once it is known that files can be made in it."""
+
+    name = "folder"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        there = Path(value).absolute()
+        while not there.exists() and there != there.parent:
+            there = there.parent
+        if not value or not there.is_dir():
+            raise UsageError(f"{_called(param)} is {value!r}, and {str(there)!r} is a file; give a folder")
+        if not _takes_files(there):
+            raise UsageError(f"{_called(param)} is {value!r}, which can't be written; give another folder")
+        return value
+
+
+def _takes_files(folder: Path) -> bool:
+    """Whether a file can be made in a folder, by trying: what may be done says nothing of a disk that takes no files."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
 
 
 def _called(param: click.Parameter | None) -> str:
@@ -163,4 +189,4 @@ def _called(param: click.Parameter | None) -> str:
 
 
 NUMBER, SHARE, NUMBERS, WORDS = Number(), Number(0, 1), Numbers(), Words()
-FILE, OUTPUT = Input(), Output()
+FILE, OUTPUT, OUTPUT_FOLDER = Input(), Output(), OutputFolder()

@@ -40,6 +40,7 @@ def _check(options: Options) -> None:
 @click.option("--window", type=Count(4), default=16, show_default=True, help="Tokens that an alarm is about.")
 @click.option("--method", default="nearest", show_default=True, metavar="[nearest|forest]", help="Distance to good windows, or an isolation forest.")  # fmt: skip
 @click.option("--false-alarms", type=NUMBER, default=0.05, show_default=True, help="Share of good texts that may raise one.")  # fmt: skip
+@click.option("--echoes/--no-echoes", default=True, help="Whether a text that repeats its numbers is told by that.  [default: echoes]")  # fmt: skip
 @click.option("--features", default="numbers", show_default=True, metavar="[numbers|hidden]", help="Of each step: its numbers, or the states it predicts from (--no-compile).")  # fmt: skip
 def fit(good: str, out: str, **options: Any) -> None:
     """Make a watch from GOOD, a JSON Lines file of good texts, and write it to a file. 8 texts are enough.
@@ -54,7 +55,7 @@ def fit(good: str, out: str, **options: Any) -> None:
         lines = _lines(good)
         model = open_model(options)
         texts = [(_prompt(model, line, options), line["text"]) for line in lines]
-        given = {name: options[name] for name in ("window", "method", "features", "false_alarms")}
+        given = {name: options[name] for name in ("window", "method", "features", "false_alarms", "echoes")}
         watch = Watch.fit(model, texts, guide=guide, **given)
     watch.save(out)
     print(f"a watch of {len(watch.texts)} texts, {watch.window} tokens a window, in {out}", file=sys.stderr)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import platform
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
-if TYPE_CHECKING:
-    from counterpoint.distillation.gains import Gains
+from counterpoint.distillation.gains import Gains
 
 
 def versions() -> dict[str, str]:
@@ -147,3 +148,17 @@ def _table(rows: Sequence[tuple[str, ...]], head: tuple[str, ...] = ("", "")) ->
     cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
     lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
     return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in cells)])
+
+
+def finished(folder: Path, run: str, facts: Mapping[str, Any]) -> tuple[Gains, int, int, int] | None:
+    """What the same run gave when it was at its end; None where it was not, or was measured otherwise."""
+    try:
+        card = json.loads((folder / "distillation.json").read_text())
+    except (OSError, ValueError):
+        return None
+    measured = ("base", "teacher", "prompts", "answers", "rules", "writing")
+    if card.get("run") != run or any(card[name] != facts[name] for name in measured):
+        return None
+    gains = {name: value for name, value in card["gains"].items() if name != "closed"}
+    gains["rules"] = tuple((arm, kept, count) for arm, kept, count in gains["rules"])
+    return Gains(**gains), card["answers"]["kept"] + card["prompts"]["texts"], card["steps"], card["tokens"]

@@ -15,8 +15,35 @@ from counterpoint.errors import UsageError
 from counterpoint.models.gguf.find import find
 from counterpoint.models.loading import quietly
 from counterpoint.models.model import Model
+from counterpoint.train.checkpoint import replace_file
 
 MARK = "made-of.txt"  # tells a folder of one run, or of one model, from another's
+CHECKPOINT = "checkpoint.pt"
+
+
+def claim(folder: Path, own: str) -> None:
+    """Make the folder of a run, unless training has begun there under other settings.
+
+    Args:
+        own: tells the run's settings from others'.
+
+    Raises:
+        UsageError: it has, or files can't be made there.
+    """
+    mark = folder / MARK
+    if (folder / CHECKPOINT).exists() and mark.is_file() and mark.read_text() != own:
+        raise UsageError(
+            f"out is {str(folder)!r}, where a run of another model, guide or setting has begun; choose another folder, or "
+            "give what that one was given",
+            param="out",
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        replace_file(mark, own.encode())
+    except OSError as error:
+        raise UsageError(
+            f"out is {str(folder)!r}, which can't be written: {error.strerror or error}; give another folder", param="out"
+        ) from None
 
 
 @contextlib.contextmanager

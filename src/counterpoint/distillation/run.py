@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from counterpoint.distillation import card
 from counterpoint.distillation.answers import Example, Writer, facts_of, request_of, uncompiled, write_examples
 from counterpoint.distillation.config import Adapter, Training, Writing, plain
 from counterpoint.distillation.dialogues import Dialogue, as_prompt, split
-from counterpoint.distillation.folders import base_of, mark_of, save_model
+from counterpoint.distillation.folders import CHECKPOINT, base_of, claim, mark_of, save_model
 from counterpoint.distillation.gains import Gains, perplexity, shares, text_to_keep
 from counterpoint.distillation.own_prompts import write_prompts
 from counterpoint.distillation.reading import Contexts
@@ -163,7 +162,8 @@ class _Run:
         """All of it."""
         if given:
             self._check(given)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        kept, ordinary = self._ordinary(texts)
+        claim(self.folder, self._mark())
         store = Store(self.folder / "answers.sqlite")
         writer = self._writer(self.model, store)
         prompts = list(given)
@@ -188,7 +188,6 @@ class _Run:
         apart, guided, _ = write_examples(
             self.model, writer, prompts, held, config=once, what="answers to measure on", **write
         )
-        kept, ordinary = self._ordinary(texts)
         base = base_of(self.model.base, self.folder, save=save_base, say=self.say)
         facts = self._facts(base) | {
             "prompts": {
@@ -214,7 +213,7 @@ class _Run:
             self.seed,
         )
         folder, merged = self.folder / "adapter", self.folder / "merged" if merge else None
-        found = _finished(folder, print_of, facts)
+        found = card.finished(folder, print_of, facts)
         if found is not None and (merged is None or mark_of(merged) == print_of):
             return Distilled(folder, facts["base"]["path"], merged, *found)
         plain_writer = self._writer(
@@ -227,7 +226,7 @@ class _Run:
             held_out = Lessons(teacher, apart, self.training, off=off) if apart else None
             before = self._before(student, held_out, ordinary, writer.store, print_of)
             learnt = train(
-                student, lessons, held_out, self.training, path=self.folder / "checkpoint.pt", fingerprint=print_of,
+                student, lessons, held_out, self.training, path=self.folder / CHECKPOINT, fingerprint=print_of,
                 seed=self.seed, say=self.say, on_step=self.on_step,
             )  # fmt: skip
             after = self._writer(Model(self.model.hf, self.model.tokenizer, compile=False), writer.store)
@@ -301,6 +300,14 @@ class _Run:
             del training[name]
         return [plain(self.adapter), training]
 
+    def _mark(self) -> str:
+        """Tells runs of other models and settings apart before anything is written; what else there is, answers tell."""
+        told = (self.contexts.system, self.contexts.negative, self.contexts.student)
+        words = [value for value in told if value is None or isinstance(value, str)]
+        read = [str(self.contexts.guide), words, self.contexts.is_chat, self.contexts.ghost]
+        rules = [rule.name for rule in self.rules]
+        return key_of(self.model.fingerprint, self.model.base.fingerprint, self._settings(), read, rules, self.seed)
+
     def _facts(self, base: dict[str, Any]) -> dict[str, Any]:
         contexts = self.contexts
         told = {
@@ -325,17 +332,3 @@ class _Run:
             "seed": self.seed,
             "versions": card.versions(),
         }  # fmt: skip
-
-
-def _finished(folder: Path, run: str, facts: Mapping[str, Any]) -> tuple[Gains, int, int, int] | None:
-    """What the same run gave when it was at its end; None where it was not, or was measured otherwise."""
-    try:
-        card = json.loads((folder / "distillation.json").read_text())
-    except (OSError, ValueError):
-        return None
-    measured = ("base", "teacher", "prompts", "answers", "rules", "writing")
-    if card.get("run") != run or any(card[name] != facts[name] for name in measured):
-        return None
-    gains = {name: value for name, value in card["gains"].items() if name != "closed"}
-    gains["rules"] = tuple((arm, kept, count) for arm, kept, count in gains["rules"])
-    return Gains(**gains), card["answers"]["kept"] + card["prompts"]["texts"], card["steps"], card["tokens"]

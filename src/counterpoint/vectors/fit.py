@@ -95,7 +95,8 @@ def read_pairs(model: Model, pairs: Sequence[tuple[Any, Any]]) -> list[tuple[Ids
             raise UsageError(f"the two texts of pair {number} are the same; let them differ", param="pairs")
         read.append((towards, away))
     if len(read) < LEAST_PAIRS:
-        raise UsageError(f"{len(read)} pairs are given; a vector needs {LEAST_PAIRS} or more", param="pairs")
+        given = "1 pair is given" if len(read) == 1 else f"{len(read)} pairs are given"
+        raise UsageError(f"{given}; a vector needs {LEAST_PAIRS} or more", param="pairs")
     return read
 
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from counterpoint.errors import UsageError
+
 if TYPE_CHECKING:
     from counterpoint.engine.watching import Numbers
 
@@ -17,6 +19,7 @@ Array: TypeAlias = NDArray[np.float64]
 NEAREST = 3  # good windows that a distance is the mean of
 SCALE_FLOOR = 0.05  # of a number's spread among good windows: nats below it are no difference
 SEED = 0  # of an isolation forest
+LEAST_GOOD = 5  # texts
 LEAST = 0.02  # nats, added before a logarithm: below it everything is as sure
 NAMES = ("entropy", "cond_logprob", "guided_logprob", "divergence")  # a step's numbers, in order
 USUAL = NAMES[:3]
@@ -67,6 +70,27 @@ class Forest:
 
 
 JUDGES: dict[str, type[Nearest] | type[Forest]] = {"nearest": Nearest, "forest": Forest}
+
+
+def check_lengths(lengths: Sequence[int], window: int) -> None:
+    """Refuse good texts that are too few, or too short.
+
+    Args:
+        lengths: tokens of each.
+
+    Raises:
+        UsageError: with the number of the first one.
+    """
+    if len(lengths) < LEAST_GOOD:
+        raise UsageError(
+            f"{len(lengths)} good texts are given; a watch needs {LEAST_GOOD}, better 8 or more", param="good"
+        )
+    for number, length in enumerate(lengths):
+        if length < window:
+            raise UsageError(
+                f"good text {number} has {length} tokens and a window {window}; leave it out, or use a shorter window",
+                param="good",
+            )
 
 
 def bound(largest: Sequence[float], false_alarms: float) -> float:

@@ -12,7 +12,7 @@ from counterpoint.engine import Completion, Engine, prepare
 from counterpoint.engine.watching import Numbers
 from counterpoint.errors import PromptError, UsageError
 from counterpoint.models.model import Model
-from counterpoint.watch.distance import Array, row_of
+from counterpoint.watch.distance import Array, check_lengths, row_of
 
 OPTIONS = ("negative", "branches", "guide")
 
@@ -49,15 +49,18 @@ class _Listening:
         del self._steps[length:]
 
 
-def numbers_of(model: Model, texts: Sequence[Any], *, features: str = "numbers", **options: Any) -> list[Array]:
+def numbers_of(
+    model: Model, texts: Sequence[Any], *, features: str = "numbers", window: int | None = None, **options: Any
+) -> list[Array]:
     """The numbers of the steps of some texts, (T, 4) each; of features "hidden" their states, (T, H).
 
     Args:
         texts: (prompt, completion) each, as of `Watch.fit`.
+        window: of the watch that they are for, which refuses some before any is read.
         options: `negative`, `branches` and `guide` of all.
 
     Raises:
-        UsageError: a text is empty or of another kind, or an option is.
+        UsageError: a text is empty or of another kind, or an option is; they are too few or too short for the window.
     """
     unknown = [name for name in options if name not in OPTIONS]
     if unknown:
@@ -76,6 +79,8 @@ def numbers_of(model: Model, texts: Sequence[Any], *, features: str = "numbers",
                 f"good text {number} is too long for {model.name} with its prompt; shorten it", param="good"
             )
         requests.append(dataclasses.replace(request, given_ids=ids, watch=listener))
+    if window is not None:
+        check_lengths([len(request.given_ids) for request in requests], window)
     Engine(model).complete(requests)
     return [np.array(steps, dtype=np.float64).reshape(len(steps), -1) for steps in listener.texts]
 
