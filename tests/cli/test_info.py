@@ -18,7 +18,13 @@ def test_info_tells_kernels_and_caches(run, cache):
     status, out, _ = run("info", "--json")
     facts = json.loads(out)
     assert status == 0 and facts["kernel_few_rows"].startswith(("used", "not used: "))
+    assert facts["recorded_steps"] == "yes" or not build.has_compiler()
     assert str(cache) in facts["kept_kernels"]
+
+
+def test_info_tells_why_steps_are_not_recorded(run, cache):
+    facts = json.loads(run("info", "--no-compile", "--json")[1])
+    assert facts["recorded_steps"] == "no: compile is False, or it has adapters"
 
 
 def test_prune_frees_what_nothing_will_use_again(run, cache, tmp_path):

@@ -92,3 +92,14 @@ def test_steps_go_by_the_kernel(monkeypatch):
         assert not calls
         rows.forward([Feed(row, [20])])
     assert calls == [1] * model.hf.config.num_hidden_layers
+
+
+@needs_kernel
+@pytest.mark.parametrize("more, is_kernel", [({"output_router_logits": False}, True), ({"of_its_own": 5.0}, False)])
+def test_only_an_argument_that_asks_for_something_is_left_to_transformers(monkeypatch, more, is_kernel):
+    used, kernel = [], few_queries.few_queries
+    monkeypatch.setattr(few_queries, "few_queries", lambda *given: used.append(1) or kernel(*given))
+    module = Module()
+    module.num_key_value_groups = 2
+    by_kernel(module, *inputs(2, additive=False), **more)
+    assert bool(used) == is_kernel

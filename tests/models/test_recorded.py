@@ -1,5 +1,7 @@
 """Forwards as recorded programs: the logits of the model's own forward, on any rows; refused where they can't be."""
 
+import re
+
 import pytest
 import torch
 from conformance.architectures import ARCHITECTURES, VOCAB
@@ -123,6 +125,33 @@ def test_what_looks_at_numbers_is_not_recorded(build_model):
     row, same = rows.add(), own.add()
     assert torch.equal(rows.forward([Feed(row, text(9))]), own.forward([Feed(same, text(9))]))
     assert steps.refused and steps._program is None
+
+
+@pytest.mark.parametrize(
+    "build_model, said",
+    [
+        (small.dynamic, r"model.rotary_emb \(LlamaRotaryEmbedding\): "),
+        (lambda: ARCHITECTURES["mixtral"].build().eval(), r"model.layers.0.mlp\S* \(Mixtral\w+\): "),
+        (lambda: ARCHITECTURES["qwen2_5_vl"].build().eval(), r"rotary_emb \(Qwen2_5_VLRotaryEmbedding\): "),
+        (lambda: ARCHITECTURES["bloom"].build().eval(), "its rows don't share a forward"),
+    ],
+)
+def test_why_a_model_is_not_recorded_is_told(build_model, said):
+    hf = build_model()
+    assert re.search(said, cp.Model(hf).not_recorded())
+    assert not any(
+        any(hooks) for module in hf.modules() for hooks in (module._forward_hooks, module._forward_pre_hooks)
+    )
+
+
+def test_a_recorded_model_says_so_and_what_would_keep_it_from_it():
+    hf = ARCHITECTURES["llama"].build().eval()
+    assert "compile is False" in cp.Model(hf, compile=False).not_recorded()
+    model = cp.Model(hf)
+    hook = hf.model.layers[0].register_forward_hook(lambda *_: None)
+    assert "hooks" in model.not_recorded()
+    hook.remove()
+    assert model.not_recorded() is None
 
 
 def test_hooks_and_adapters_take_the_models_own_forward():

@@ -47,6 +47,7 @@ def command(name: str | None, as_json: bool, prune: bool, **options: Any) -> Non
         "tokenizer": model.tokenizer is not None,
         "chat_template": bool(model.tokenizer is not None and model.tokenizer.chat_template),
         **model.abilities.facts(model.context_len),
+        "recorded_steps": f"no: {why_not}" if (why_not := model.not_recorded()) else "yes",
         **_kept(),
     }
     from counterpoint.models.gguf.find import find

@@ -121,9 +121,9 @@ def by_formula(
 
 
 def _is_plain(mask: Tensor | None, dropout: float, more: dict[str, Any]) -> bool:
-    return (
-        mask is not None and not dropout and not any(more[name] is not None for name in more.keys() - IGNORED_ARGUMENTS)
-    )
+    # A flag that is False asks for nothing: Mixtral's layers, for one, hand on that of their router.
+    asked = [name for name, value in more.items() if value is not None and value is not False]
+    return mask is not None and not dropout and IGNORED_ARGUMENTS.issuperset(asked)
 
 
 AttentionInterface.register(KERNEL, by_kernel)

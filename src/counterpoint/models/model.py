@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import warnings
 import weakref
 from collections.abc import Callable, Hashable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import Literal
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from counterpoint.errors import ModelError, PromptError, UnsupportedError, UsageError
+from counterpoint.errors import CompileWarning, ModelError, PromptError, UnsupportedError, UsageError
 from counterpoint.guide import finite
 from counterpoint.models.adapters import AdapterSwitch, unwrapped
 from counterpoint.models.compiled import CompiledSteps
@@ -23,8 +24,9 @@ from counterpoint.models.fingerprint import fingerprint
 from counterpoint.models.ids import num_ids
 from counterpoint.models.kernels import build
 from counterpoint.models.layers import Directions, Layers, VectorSwitch, layers_of
+from counterpoint.models.ragged import RaggedRows
 from counterpoint.models.recorded.steps import RecordedSteps
-from counterpoint.models.rows import Rows
+from counterpoint.models.rows import Feed, Rows
 from counterpoint.models.switched import Switch, SwitchedRows
 from counterpoint.models.trials import Abilities, abilities_of
 from counterpoint.models.trials.shrink import get
@@ -306,6 +308,18 @@ class Model:
         return self.abilities.new_rows(
             limit=self.context_len, kernels=self.has_kernels, steps=self._compiled, recorded=self._recorded
         )
+
+    def not_recorded(self) -> str | None:
+        """Why steps are not recorded, found by reading a token; None where they are."""
+        if not self.abilities.causal:
+            return f"it can't be guided: {self.abilities.causal.reason}"
+        rows = self.new_rows()
+        if not isinstance(rows, RaggedRows):
+            return "its rows don't share a forward"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", CompileWarning)  # it is what is returned
+            rows.forward([Feed(rows.add(), [0])])
+        return rows.not_recorded
 
 
 class _SwitchedModel(Model):

@@ -209,6 +209,17 @@ class RaggedRows(Rows):
             return steps.suits(len(feeds), width, num_wanted)  # known once there is a program
         return True
 
+    @property
+    def not_recorded(self) -> str | None:
+        """Why forwards of few tokens are not recorded, known once there was one; None where they are."""
+        if self._recorded is None:
+            return "compile is False, or it has adapters"
+        if self._recorded.refused is not None:
+            return self._recorded.refused
+        if not self._attention.is_by_kernel:
+            return "it does not attend by our kernel"
+        return None if self._recorded.usable else "hooks look into its forward, or it has adapters"
+
     def _by_record(self, packed: Packed, slots: list[int], reach: int) -> Tensor:
         recorded = self._recorded
         assert recorded is not None  # `_suits_recorded` has seen it

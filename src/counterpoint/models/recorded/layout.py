@@ -35,7 +35,7 @@ def block_len(first: Tensor, second: Tensor, num_rows: tuple[int, int]) -> int:
         divmod(x.untyped_storage().nbytes() // x.element_size(), rows) for x, rows in zip((first, second), num_rows)
     ]
     if lengths[0] != lengths[1] or lengths[0][1]:
-        raise NotRecordable(f"a tensor {tuple(first.shape)} is not the same for each row")
+        raise NotRecordable(f"a tensor {tuple(first.shape)} mixes the rows, as a choice of experts does")
     return lengths[0][0]
 
 

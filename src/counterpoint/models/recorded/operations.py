@@ -35,11 +35,15 @@ def lowered(first: Trace, second: Trace) -> Lowered:
     Raises:
         NotRecordable: the forward is not made of what a program can do.
     """
-    lowering = _Operations(first, second)
-    if len(first.calls) != len(second.calls):
-        raise NotRecordable("it does other things with more rows")
+    lowering, place = _Operations(first, second), ""
     for own, other in zip(first.calls, second.calls):
-        lowering.take(own, other)
+        try:
+            lowering.take(own, other)
+        except NotRecordable as error:
+            raise NotRecordable(f"{own.place}: {error}") from None
+        place = own.place
+    if len(first.calls) != len(second.calls):
+        raise NotRecordable(f"{place}: it does other things with more rows")
     return lowering.finished()
 
 
@@ -80,7 +84,7 @@ class _Operations(Lowering):
         elif handler is not None:
             handler(out, arguments)
         else:
-            raise NotRecordable(f"it uses {own.name}")
+            raise NotRecordable(f"it uses {own.name}, which recorded steps have not")
 
     def _binary(self, name: str, out: Pair, arguments: dict[str, tuple]) -> None:
         if arguments.get("rounding_mode", (None,))[0] is not None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +37,7 @@ class Call:
     arguments: dict[str, Any]
     outs: list[Tensor]
     is_changing: bool  # one of its arguments is changed in place
+    place: str  # the module of the model that did it
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +87,24 @@ class _Recorder(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.calls: list[Call] = []
+        self._within: list[str] = []  # the modules that are running, the innermost last
+
+    @contextmanager
+    def told(self, model: PreTrainedModel) -> Iterator[None]:
+        """While this holds, the model's modules tell when they run."""
+        handles = []
+        for name, module in model.named_modules():
+            shown = f"{name} ({type(module).__name__})" if name else type(module).__name__
+            handles.append(module.register_forward_pre_hook(lambda *_, shown=shown: self._within.append(shown)))
+            handles.append(module.register_forward_hook(lambda *_: self._leave(), always_call=True))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _leave(self) -> None:
+        self._within.pop()
 
     def __torch_dispatch__(self, operator, types, args=(), kwargs=None):  # noqa: ANN001, the mode's own signature
         if operator._can_decompose():  # in inference mode such operations are not taken apart beforehand
@@ -98,7 +117,7 @@ class _Recorder(TorchDispatchMode):
         arguments = {argument.name: value for argument, value in zip(schema.arguments, args)} | (kwargs or {})
         outs = [x for x in (out if isinstance(out, (tuple, list)) else [out]) if isinstance(x, Tensor)]
         name = schema.name.removeprefix("aten::")
-        self.calls.append(Call(name, arguments, outs, schema.is_mutable))
+        self.calls.append(Call(name, arguments, outs, schema.is_mutable, self._within[-1] if self._within else ""))
         return out
 
 
@@ -124,7 +143,7 @@ def record(
     masks = {kind: torch.ones(num_rows, 1, 1, reach, dtype=torch.bool) for kind in kinds or [""]}
     cache = Cache(layers=[_Layer(index, reach) for index in range(num_layers)])
     recorder = _Recorder()
-    with torch.no_grad(), joint(), recorder:
+    with torch.no_grad(), joint(), recorder.told(model), recorder:
         logits = model(
             input_ids=ids,
             position_ids=positions,
