@@ -33,6 +33,11 @@ from counterpoint.models.loading import BUNDLED
 
 BATCH, RATE, WARMUP = 24, 1e-3, 100
 IMAGE = "<image>"
+#: each picture and each text on a line of its own, as it is trained
+TEMPLATE = (
+    "{% for m in messages %}{% if m['content'] is string %}{{ m['content'] }}\n{% else %}{% for p in m['content'] %}"
+    "{% if p['type'] == 'image' %}<image>\n{% else %}{{ p['text'] }}\n{% endif %}{% endfor %}{% endif %}{% endfor %}"
+)
 
 
 def build(size: int) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
@@ -56,7 +61,7 @@ def build(size: int) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
     images = CLIPImageProcessorPil(size=sides, do_center_crop=False)
     processor = LlavaProcessor(
         image_processor=images, tokenizer=tokenizer, patch_size=size // 6, vision_feature_select_strategy="default",
-        image_token=IMAGE, num_additional_image_tokens=1,
+        image_token=IMAGE, num_additional_image_tokens=1, chat_template=TEMPLATE,
     )  # fmt: skip
     return LlavaForConditionalGeneration(config), processor
 

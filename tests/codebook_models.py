@@ -107,11 +107,11 @@ def dia() -> PreTrainedModel:
     return with_random_weights(DiaForConditionalGeneration(config))
 
 
-def janus() -> PreTrainedModel:
+def janus(image_token_id: int = 98, vocab_size: int = 99, eos_token_id: int | None = 2) -> PreTrainedModel:
     config = JanusConfig(
         text_config={
             "model_type": "llama",
-            "vocab_size": 99,
+            "vocab_size": vocab_size,
             "hidden_size": 32,
             "num_hidden_layers": 2,
             "num_attention_heads": 4,
@@ -121,7 +121,7 @@ def janus() -> PreTrainedModel:
             "max_position_embeddings": 128,
             "pad_token_id": 0,
             "bos_token_id": 1,
-            "eos_token_id": 2,
+            "eos_token_id": eos_token_id,
         },
         vision_config={
             "hidden_size": 32,
@@ -145,7 +145,7 @@ def janus() -> PreTrainedModel:
             "num_patches": 5,
             "num_hidden_layers": 1,
         },
-        image_token_id=98,
+        image_token_id=image_token_id,
     )
     model = with_random_weights(JanusForConditionalGeneration(config))
     settings = model.generation_config

@@ -7,11 +7,10 @@ import pytest
 import torch
 
 import counterpoint as cp
-from counterpoint import formulas
 from counterpoint.errors import NoEffectWarning, PromptError
 
 STEPS = 24
-BANNED = [models.PICTURE, 111, 112, 113]  # a generated place for a picture would want one
+BANNED = models.BANNED
 TEXT = [5, 6, 7]
 NEGATIVES = {
     "other picture": (TEXT, 3),
@@ -32,31 +31,11 @@ def _model(name: str):
     return models.MODELS[name][0]()
 
 
-def forget(model) -> None:
-    """What a model keeps on its modules of the last picture."""
-    for module in model.modules():
-        if "rope_deltas" in vars(module):
-            module.rope_deltas = None
-
-
-@torch.no_grad()
 def stateless(name, model, prompt, negative, guide, *, sampled=False, num_steps=STEPS) -> list[int]:
-    """Each step reads both branches anew, pictures and all."""
-    ids: list[int] = []
-    weights = torch.tensor([guide.weights([cp.Branch(None)])])
-    for _ in range(num_steps):
-        rows = []
-        for branch in (prompt, negative):
-            forget(model)
-            whole = {**branch, "input_ids": torch.cat([branch["input_ids"], torch.tensor([ids], dtype=torch.long)], 1)}
-            logits = model(**models.with_masks(name, whole), use_cache=False).logits[:, -1]
-            rows.append(formulas.log_probs(logits))
-        plausibility = torch.tensor([guide.plausibility]) if guide.plausibility else None
-        scores = formulas.guided(rows[0], rows[1][:, None], weights, space=guide.space, plausibility=plausibility)
-        scores[:, BANNED] = float("-inf")
-        chosen = torch.multinomial(scores.softmax(-1), 1) if sampled else scores.argmax(-1, keepdim=True)
-        ids.append(int(chosen))
-    return ids
+    def draw(scores) -> int:
+        return int(torch.multinomial(scores.softmax(-1), 1)) if sampled else int(scores.argmax())
+
+    return models.stateless(name, model, [prompt, negative], guide, num_steps=num_steps, choose=draw)
 
 
 def guided(model, prompt, negative, guide, **options) -> list[int]:
@@ -95,7 +74,7 @@ def test_beams_and_several_samples(named):
     name, model = named
     prompt, negative = models.inputs(name, TEXT, 1), models.inputs(name, TEXT, 3)
     beams = {"num_beams": 3, "do_sample": False}
-    forget(model)
+    models.forget(model)
     assert guided(model, prompt, negative, GUIDES[0], **beams) == guided(
         model, prompt, negative, GUIDES[0], **beams, use_cache=False
     )

@@ -46,6 +46,9 @@ def command(name: str | None, as_json: bool, prune: bool, **options: Any) -> Non
         "vocabulary": model.vocab_size,
         "tokenizer": model.tokenizer is not None,
         "chat_template": bool(model.tokenizer is not None and model.tokenizer.chat_template),
+        "pictures": "no: no processor was found with it"
+        if model.processor is None
+        else f"through its {type(model.processor).__name__}, tried with the first prompt that has some",
         **model.abilities.facts(model.context_len),
         "recorded_steps": f"no: {why_not}" if (why_not := model.not_recorded()) else "yes",
         **_kept(),

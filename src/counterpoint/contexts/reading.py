@@ -10,6 +10,7 @@ from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 from counterpoint.contexts.branched_prompt import BranchedPrompt
+from counterpoint.contexts.inputs import Inputs
 from counterpoint.contexts.kinds import Empty, LastTokens, OtherModel, Rendered, Suffix, Swapped
 from counterpoint.contexts.other_model import check_tokenizer
 from counterpoint.errors import GuideError, PromptError, TooLongError, UsageError
@@ -28,17 +29,19 @@ class ReadBranch:
         weight: its weight in the combination; 0 where it takes no part.
         is_suffix: whether it follows the conditional branch instead of standing beside it.
         model: the model that reads it; None is the request's own.
+        inputs: what a processor made of it, where it is more than its ids.
     """
 
     ids: tuple[int, ...]
     weight: float
     is_suffix: bool = False
     model: Any = None
+    inputs: Inputs | None = None
 
     @property
     def context(self) -> Hashable:
         """What the branch reads, equal where two branches predict the same."""
-        return self.ids, self.is_suffix, self.model
+        return self.ids, self.is_suffix, self.model, self.inputs
 
 
 def read_request(
@@ -48,8 +51,12 @@ def read_request(
     negative: Any = None,
     branches: Sequence[Branch] | None = None,
     guide: Guide | None = None,
+    takes_inputs: bool = False,
 ) -> tuple[tuple[int, ...], tuple[ReadBranch, ...], Guide | None]:
     """The prompt's token ids, the further branches, and the guide that goes with them.
+
+    Args:
+        takes_inputs: the caller reads pictures too: those of the branches, and the prompt's, see `inputs_of`.
 
     Raises:
         GuideError: branches are given twice, or a weight can't be.
@@ -71,10 +78,34 @@ def read_request(
             with _blamed(f"branches[{number}]"):
                 swapped.append(dataclasses.replace(branch, context=_swapped(prompt, branch.context)))
         branches = swapped
-    return prompt_ids, read_branches(model, prompt_ids, negative=negative, branches=branches, guide=guide), guide
+    given = inputs_of(prompt)
+    if given is not None:
+        branches = _beside(given, branches)
+    read = read_branches(model, prompt_ids, negative=negative, branches=branches, guide=guide)
+    if not takes_inputs and (given is not None or any(branch.inputs is not None for branch in read)):
+        raise PromptError("a context has pictures or sounds, which are read by generate and stream alone; give a text")
+    return prompt_ids, read, guide
 
 
-def read_prompt(model: Model, prompt: str | Sequence[int] | Rendered, *, name: str = "prompt") -> tuple[int, ...]:
+def inputs_of(prompt: Any) -> Inputs | None:
+    """What a processor made of a prompt; None of one that is text alone."""
+    prompt = prompt.prompt if isinstance(prompt, BranchedPrompt) else prompt
+    return prompt if isinstance(prompt, Inputs) else None
+
+
+def _beside(prompt: Inputs, branches: Sequence[Branch] | None) -> Sequence[Branch] | None:
+    """Branches where another model reads the prompt, with its pictures too."""
+    return branches and [
+        dataclasses.replace(one, context=dataclasses.replace(one.context, context=prompt))
+        if isinstance(one.context, OtherModel) and one.context.context is None
+        else one
+        for one in branches
+    ]
+
+
+def read_prompt(
+    model: Model, prompt: str | Sequence[int] | Rendered | Inputs, *, name: str = "prompt"
+) -> tuple[int, ...]:
     """Token ids of a text or of token ids, checked; of `Empty()` the token that begins a text.
 
     Raises:
@@ -82,6 +113,11 @@ def read_prompt(model: Model, prompt: str | Sequence[int] | Rendered, *, name: s
     """
     if isinstance(prompt, Empty):
         return read_empty(model)
+    if isinstance(prompt, Inputs):
+        model.check_takes(prompt)
+        ids = _checked_ids(model, prompt.ids, name)
+        _check_len(model, ids, name)
+        return ids
     is_rendered = isinstance(prompt, Rendered)
     text = prompt.text if is_rendered else prompt
     if isinstance(text, str):
@@ -154,7 +190,7 @@ def _swapped(prompt: Any, context: Any) -> Any:
     if isinstance(prompt, Rendered):
         return Rendered(context.write(prompt.text))
     if not isinstance(prompt, str):
-        raise PromptError("the prompt is token ids, in which no passage can be swapped; give it as a text")
+        raise PromptError("the prompt is token ids or inputs, in which no passage can be swapped; give it as a text")
     return context.write(prompt)
 
 
@@ -162,7 +198,7 @@ def _read(model: Model, prompt_ids: tuple[int, ...], context: Any, weight: float
     for kind, read in _READERS.items():
         if isinstance(context, kind):
             return read(model, prompt_ids, context, weight)
-    return ReadBranch(read_prompt(model, context, name="negative"), weight)
+    return ReadBranch(read_prompt(model, context, name="negative"), weight, inputs=inputs_of(context))
 
 
 def _read_last(model: Model, prompt_ids: tuple[int, ...], context: LastTokens, weight: float) -> ReadBranch:
@@ -217,7 +253,11 @@ def _checked_ids(model: Model, ids: Any, name: str) -> tuple[int, ...]:
         ids = ids.tolist()
     first = ids[0] if isinstance(ids, (list, tuple)) and ids else ids
     if isinstance(first, Mapping) and "input_ids" in first:
-        raise PromptError(f"the {name} is what a tokenizer returns; give its ['input_ids'] of one text", param=name)
+        raise PromptError(
+            f"the {name} is what a tokenizer returns; give its ['input_ids'] of one text, or with pictures "
+            f"counterpoint.contexts.Inputs(...) of it",
+            param=name,
+        )
     if isinstance(first, Mapping):
         raise PromptError(
             f"the {name} is a conversation; give counterpoint.contexts.chat(model, messages) as the prompt", param=name

@@ -95,7 +95,9 @@ def show(
     Raises:
         UsageError: as `counterpoint.generate`.
     """
-    prompt_ids, read, _ = read_request(model, prompt, negative=negative, branches=branches, guide=guide)
+    prompt_ids, read, _ = read_request(
+        model, prompt, negative=negative, branches=branches, guide=guide, takes_inputs=True
+    )
     return show_read(model, prompt_ids, read)
 
 
@@ -126,7 +128,11 @@ def _slips(model: Model, prompt_ids: tuple[int, ...], prompt: str, branch: ReadB
     if branch.is_suffix:
         return slips
     if branch.ids == prompt_ids:
-        return slips if branch.model is not None else [*slips, "is the prompt itself, so it changes nothing"]
+        return (
+            slips
+            if branch.model is not None or branch.inputs is not None
+            else [*slips, "is the prompt itself, so it changes nothing"]
+        )
     # The end of the prompt, and nothing at all, are contexts of their own and differ by design.
     if branch.ids == prompt_ids[-len(branch.ids) :] or branch.ids == (model.bos_id,):
         return slips

@@ -40,6 +40,8 @@ def new_drafter(
     cond = sequence.readers[0]
     if cond.suffixes or not all(reader.rows.can_crop for reader in sequence.readers):
         return None
+    if model is not None and any(reader.inputs is not None for reader in sequence.readers):
+        return Lookup(sequence.request.prompt_ids)  # the draft model sees no pictures
     if model is not None:
         return _by_model(sequence, model, rows_of(model))
     own = [reader for reader in sequence.readers if reader is cond or reader.shares_forward(cond)]

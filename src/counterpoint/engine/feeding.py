@@ -54,8 +54,8 @@ def feed(parts: Sequence[Part], shapes: Shapes = Shapes()) -> dict[Reader, Excep
 def _by_blocks(rows: Rows, part: Part, block: int) -> list[tuple[Reader, Exception]]:
     reader, left = part
     while left and reader.todo:
-        # A row that can't be read in parts is read whole.
-        size = min(left, block - len(reader.history) % block) if rows.can_crop else left
+        # What can't be read in parts is read whole.
+        size = reader.num_next or min(left, block - len(reader.history) % block)
         if failed := _forward_or_halve(rows, [(reader, size)]):
             return failed
         left -= size
@@ -72,14 +72,14 @@ def portions(reading: list[Reader], budget: int | None, block: int | None = None
     sizes = dict.fromkeys(reading, 0)
     oldest, shortest = reading[0], sorted(reading, key=lambda reader: len(reader.todo))
     for reader, most in [(oldest, -(-left // 2)), *((reader, left) for reader in shortest)]:
-        # A row that can't be read in parts is read whole, whatever the budget.
-        room = min(len(reader.todo), MAX_CHUNK) if reader.rows.can_crop else len(reader.todo)
-        more = min(room - sizes[reader], most, left) if reader.rows.can_crop else room - sizes[reader]
+        # What can't be read in parts is read whole, whatever the budget.
+        room = reader.num_next or min(len(reader.todo), MAX_CHUNK)
+        more = min(room - sizes[reader], most, left) if reader.num_next is None else room - sizes[reader]
         sizes[reader], left = sizes[reader] + max(more, 0), left - max(more, 0)
     if block is not None:
         for reader, size in sizes.items():
             least = block if reader is oldest else 0
-            sizes[reader] = _up_to_a_block(reader, max(size, least), block) if reader.rows.can_crop else size
+            sizes[reader] = _up_to_a_block(reader, max(size, least), block) if reader.num_next is None else size
     return [(reader, size) for reader, size in sizes.items() if size > 0]
 
 
@@ -128,7 +128,11 @@ def _forward(rows: Rows, parts: list[Part]) -> list[Reader]:
     for reader, size in parts:
         ids = reader.todo[:size]
         if size < len(reader.todo):
-            feeds.append(Feed(reader.row, ids, columns=()))
+            feeds.append(Feed(reader.row, ids, columns=(), inputs=reader.opening))
+            continue
+        if reader.opening is not None:  # suffixes are read after it
+            feeds.append(Feed(reader.row, ids, inputs=reader.opening))
+            wanted.append(reader)
             continue
         # The first suffix rides along with the tokens; it is read after them and forgotten.
         suffix = reader.suffixes[0] if reader.suffixes else ()
@@ -163,7 +167,8 @@ def _predict(rows: Rows, feeds: Sequence[Feed], head: nn.Module | None) -> tuple
 
 def _forward_suffixes(rows: Rows, reader: Reader) -> list[tuple[Reader, Exception]]:
     try:
-        for suffix in reader.suffixes[1:]:
+        # The first was read along with the tokens, but for after pictures.
+        for suffix in reader.suffixes[len(reader.logits) - 1 :]:
             reader.logits.append(rows.forward([Feed(reader.row, suffix, scratch=len(suffix))])[0])
     except Exception as error:  # as above
         return [(reader, error)]

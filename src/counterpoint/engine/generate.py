@@ -7,7 +7,8 @@ from numbers import Integral
 from typing import Any, Unpack
 
 from counterpoint.constraints import Constraint
-from counterpoint.contexts import BranchedPrompt, read_request
+from counterpoint.contexts import BranchedPrompt, Inputs, Rendered, read_request
+from counterpoint.contexts.reading import inputs_of
 from counterpoint.engine.loop import Engine
 from counterpoint.engine.options import Options, RequestOptions, read_options, spelled_out
 from counterpoint.engine.request import Completion, Progress, Request, TokenLogprob
@@ -16,7 +17,7 @@ from counterpoint.guide import Branch, Guide
 from counterpoint.models.loading import as_model
 from counterpoint.models.model import Model
 
-Prompt = str | Sequence[int] | BranchedPrompt
+Prompt = str | Sequence[int] | Rendered | Inputs | BranchedPrompt
 
 
 class Piece(str):
@@ -45,8 +46,17 @@ def prepare(model: Model | str, prompt: Prompt, **options: Unpack[RequestOptions
     model = as_model(model)
     if isinstance(options.get("constraint"), Constraint):
         options["constraint"] = options["constraint"].compile(model)
-    prompt_ids, read, guide = read_request(model, prompt, negative=negative, branches=branches, guide=guide)
-    return Request(prompt_ids=prompt_ids, branches=read, guide=guide or Guide(), seed=seed, **read_options(options))
+    prompt_ids, read, guide = read_request(
+        model, prompt, negative=negative, branches=branches, guide=guide, takes_inputs=True
+    )
+    return Request(
+        prompt_ids=prompt_ids,
+        inputs=inputs_of(prompt),
+        branches=read,
+        guide=guide or Guide(),
+        seed=seed,
+        **read_options(options),
+    )
 
 
 @spelled_out(Options)

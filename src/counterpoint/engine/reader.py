@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
+from counterpoint.contexts import Inputs
 from counterpoint.engine.prefix import LEAST, PrefixStore, shared_length
 from counterpoint.models.rows import Rows, Snapshot
 
@@ -24,6 +25,7 @@ class Reader:
         snapshot: what an ended row had read, whose first `shared` tokens are the same; copied likewise.
         store: where to keep what was read.
         guess: tokens that may follow `todo`; read with it.
+        inputs: what a processor made of the beginning of `todo`, pictures and all; read as one. None is text alone.
         head: the model's output embeddings, where what they read is wanted with each prediction, as its `hidden`.
     """
 
@@ -40,12 +42,25 @@ class Reader:
     guess: list[int] = field(default_factory=list)
     ahead: list[Tensor] = field(default_factory=list)  # (V,) after each guessed token
     block: int | None = None  # prompts are read in blocks that end at its multiples, and shared up to there
+    inputs: Inputs | None = None
     head: nn.Module | None = None
     num_prompt: int = field(init=False)
     first_logits: Tensor | None = None  # (V,) after the prompt
 
     def __post_init__(self) -> None:
         self.num_prompt = len(self.todo)
+
+    @property
+    def opening(self) -> Inputs | None:
+        """What is read next, as one and by itself, where the row begins with pictures."""
+        return self.inputs if not self.history else None
+
+    @property
+    def num_next(self) -> int | None:
+        """How many tokens are read next where they can't be split; None where any number can be read."""
+        if self.opening is not None:
+            return len(self.opening.ids)
+        return None if self.rows.can_crop else len(self.todo)
 
     @property
     def is_reading_prompt(self) -> bool:
@@ -67,10 +82,13 @@ class Reader:
         best, longest = None, LEAST - 1
         wanted = self.todo[:-1]  # the last token is always read, since its prediction is wanted
         for other in earlier:
-            if other.rows is not self.rows or not other.alive:
+            if other.rows is not self.rows or not other.alive or other.inputs != self.inputs:
                 continue
             text = [*other.history, *other.todo]
-            if block is None:
+            if self.inputs is not None:  # its last token may be no text, so it is not read again
+                shared = len(self.todo) if self.todo == text[: other.num_prompt] and not other.suffixes else 0
+                shared = 0 if self.suffixes else shared
+            elif block is None:
                 shared = shared_length(text, wanted)
             elif text[: other.num_prompt] == self.todo and not (self.suffixes or other.suffixes):
                 shared = len(self.todo)
@@ -78,7 +96,7 @@ class Reader:
                 shared = min(shared_length(text, wanted), other.num_prompt) // block * block
             if shared > longest:
                 best, longest = other, shared
-        if store is not None and longest < len(self.todo):
+        if store is not None and longest < len(self.todo) and self.inputs is None:
             snapshot, shared = store.find(self.rows, wanted)
             shared = shared if block is None else shared // block * block
             if snapshot is not None and 0 < shared >= longest:
@@ -134,13 +152,17 @@ class Reader:
         length = self.num_prompt + num_output
         text = [*self.history, *self.todo][:length]
         kept = min(len(self.history), length - 1)
-        self.rows.crop(self.row, kept)
+        if self.inputs is not None and kept < len(self.inputs.ids):  # which are read as one
+            self.rows.free(self.row)
+            self.row, kept = None, 0
+        else:
+            self.rows.crop(self.row, kept)
         self.history, self.todo = text[:kept], text[kept:]
         self.logits, self.guess, self.ahead = [], [], []
 
     def keep(self) -> None:
         """Keep what was read for requests to come."""
-        if self.store is not None and self.row is not None:
+        if self.store is not None and self.row is not None and self.inputs is None:
             read = self.history
             if self.block is not None:  # what was written was not read in blocks
                 read = read[: min(len(read), self.num_prompt) // self.block * self.block]

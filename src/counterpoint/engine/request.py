@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import Tensor
 
 from counterpoint.constraints.compiled import Compiled
-from counterpoint.contexts import ReadBranch
+from counterpoint.contexts import Inputs, ReadBranch
 from counterpoint.engine.loops import checked_loop
 from counterpoint.engine.stops import fallbacks
 from counterpoint.engine.watching import MAX_EASES, Alarm, OnAlarm, Watches, check_watch
-from counterpoint.errors import NoEffectWarning, SamplingError, TooLongError, warn
+from counterpoint.errors import NoEffectWarning, SamplingError, TooLongError, UnsupportedError, warn
 from counterpoint.guide import Guide, NoEffect, acting, no_effect
 from counterpoint.sampling import Processor, Sampling
 from counterpoint.wire.numbers import logprob
@@ -54,6 +54,7 @@ class Request:
 
     Args:
         prompt_ids: the conditional branch.
+        inputs: what a processor made of it, where it is more than its ids.
         branches: the further branches.
         guide: how predictions are combined.
         sampling: how tokens are drawn.
@@ -80,6 +81,7 @@ class Request:
     """
 
     prompt_ids: tuple[int, ...]
+    inputs: Inputs | None = None
     branches: tuple[ReadBranch, ...] = ()
     guide: Guide = field(default_factory=lambda: Guide(scale=1.0))
     sampling: Sampling = field(default_factory=Sampling)
@@ -169,13 +171,22 @@ class Request:
 
     @property
     def _own_context(self) -> Hashable:
-        return ReadBranch(self.prompt_ids, 1.0).context
+        return ReadBranch(self.prompt_ids, 1.0, inputs=self.inputs).context
 
     def check(self, model: Model) -> None:
         """Raise what makes this request impossible on `model`; warn of what changes nothing."""
         for reads, length in self._lengths(model, self.branches):
             if reads.context_len is not None and length >= reads.context_len:
                 raise TooLongError(f"a context has {length} tokens and that of {reads.name} holds {reads.context_len}")
+        read = [(model, self.inputs), *((branch.model or model, branch.inputs) for branch in self.branches)]
+        for reads, inputs in read:
+            if inputs is not None:
+                reads.check_inputs(inputs)
+        if self.watch is not None and self.watch.hears_states and self.inputs is not None:
+            raise UnsupportedError(
+                "the watch hears states, which are not heard of pictures or sounds; use a watch of numbers",
+                param="watch",
+            )
         for name, ids in (("logit_bias", self.sampling.logit_bias), ("stop_ids", self.stop_ids)):
             outside = [token_id for token_id in ids if not 0 <= token_id < model.vocab_size]
             if outside:

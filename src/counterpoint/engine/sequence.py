@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from counterpoint.constraints.state import State
+from counterpoint.contexts import Inputs
 from counterpoint.engine.ahead import Ahead
 from counterpoint.engine.lookup import Lookup
 from counterpoint.engine.loops import Loops
@@ -289,10 +290,10 @@ def new_sequence(
     """
     branches = request.useful_branches
     suffixes = tuple(b.ids for b in branches if b.is_suffix)
-    readers = [Reader(rows_of(model), list(request.prompt_ids), suffixes)]
+    readers = [Reader(rows_of(model), list(request.prompt_ids), suffixes, inputs=request.inputs)]
     if request.watch is not None and request.watch.hears_states:
         readers[0].head = model.hf.get_output_embeddings()
-    seen: dict[tuple[int, tuple[int, ...]], int] = {(id(model), request.prompt_ids): 0}
+    seen: dict[tuple[int, tuple[int, ...], Inputs | None], int] = {(id(model), request.prompt_ids, request.inputs): 0}
     predictions: list[tuple[int, int]] = []
     num_suffixes = 0
     for branch in branches:
@@ -301,10 +302,10 @@ def new_sequence(
             predictions.append((0, num_suffixes))
             continue
         reads: Model = branch.model or model
-        key = (id(reads), branch.ids)
+        key = (id(reads), branch.ids, branch.inputs)
         if key not in seen:
             seen[key] = len(readers)
-            readers.append(Reader(rows_of(reads), list(branch.ids)))
+            readers.append(Reader(rows_of(reads), list(branch.ids), inputs=branch.inputs))
         predictions.append((seen[key], 0))
     stream = None if model.tokenizer is None else TextStream(model.decode, request.stop)
     seed = None if request.seed is None else (request.seed + index) % NUM_SEEDS

@@ -18,7 +18,8 @@ from counterpoint.evaluate.intervals import Difference, Interval, difference, in
 from counterpoint.formulas import log_probs
 from counterpoint.guide import Branch, Guide
 from counterpoint.guiding import combined
-from counterpoint.transformers.pictures import InputHistories
+from counterpoint.models.inputs import InputHistories
+from counterpoint.models.trials import abilities_of
 
 NEGATIVES = ("noisy", "blank", "without", "none")
 
@@ -186,7 +187,7 @@ def _scores(
     guides: Sequence[Guide],
 ) -> Tensor:
     """Guided log-probability of each answer. -> (guides, answers)."""
-    read = [InputHistories(model, branch) for branch in branches]
+    read = [InputHistories(model, branch, abilities_of(model).own_state()) for branch in branches]
     scores = torch.zeros(len(guides), len(answers))
     weights = [guide.weights([Branch(None)]) for guide in guides]
     for step in range(max(map(len, answers))):

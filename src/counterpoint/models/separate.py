@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,9 +21,10 @@ from transformers import PreTrainedModel
 from counterpoint.models.caches import cache_argument, cache_of
 from counterpoint.models.devices import input_device
 from counterpoint.models.ids import num_ids
+from counterpoint.models.inputs import InputHistories, placed
 from counterpoint.models.linears import Linears
 from counterpoint.models.rows import Feed, Rows
-from counterpoint.models.traces import Traces, unchanged
+from counterpoint.models.traces import OwnState, Traces, unchanged
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,12 @@ class _State:
     cache: Any = None
     num_cached: int = 0  # of `ids`
     ids: list[int] = field(default_factory=list)
+    num_opened: int = 0  # of `ids`, where the row began with pictures; then `own` reads them and all after them
+    own: InputHistories | None = None
+
+    def fork(self) -> _State:
+        own = None if self.own is None else self.own.fork()
+        return _State(copy.deepcopy(self.cache), self.num_cached, list(self.ids), self.num_opened, own)
 
     def forget(self) -> None:
         self.cache, self.num_cached = None, 0
@@ -74,12 +81,20 @@ class SeparateRows(Rows):
         model: any causal model of transformers.
         linears: the kernels of its linear layers; None is torch's own.
         manner: how it is called.
+        new_state: room for what prompts with pictures leave on the modules; None where there will be none.
     """
 
     is_joint = False
 
-    def __init__(self, model: PreTrainedModel, linears: Linears | None = None, *, manner: Manner | None = None) -> None:
-        self._model, self._manner = model, manner or Manner()
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        linears: Linears | None = None,
+        *,
+        manner: Manner | None = None,
+        new_state: Callable[[], OwnState] | None = None,
+    ) -> None:
+        self._model, self._manner, self._new_state = model, manner or Manner(), new_state
         self._linears = Linears(model) if linears is None else linears
         self._cache_name = cache_argument(model.forward)
         takes = inspect.signature(model.forward).parameters
@@ -104,7 +119,7 @@ class SeparateRows(Rows):
 
     def fork(self, row: int, length: int | None = None) -> int:
         new = self.add()
-        self._rows[new] = copy.deepcopy(self._rows[row])
+        self._rows[new] = self._rows[row].fork()
         if length is not None:
             self.crop(new, length)
         return new
@@ -113,6 +128,8 @@ class SeparateRows(Rows):
         """As in `Rows`; where the cache can't be cut back, the row's next forward reads all of it anew."""
         state = self._rows[row]
         del state.ids[length:]
+        if state.own is not None:
+            return  # what is read next begins anew by itself
         surplus = state.num_cached - length
         if surplus <= 0:
             return
@@ -138,6 +155,8 @@ class SeparateRows(Rows):
 
     def _one(self, feed: Feed) -> Tensor | None:
         state, ids = self._rows[feed.row], list(feed.ids)
+        if feed.inputs is not None or state.own is not None:
+            return self._continue_own(state, feed)
         start = len(state.ids)
         wanted = [start + c % len(ids) + 1 for c in feed.columns]  # lengths of the row after which logits are wanted
         state.ids += ids
@@ -149,6 +168,22 @@ class SeparateRows(Rows):
             raise
         if feed.scratch:
             self.crop(feed.row, len(state.ids) - feed.scratch)
+        return torch.stack([found[length] for length in wanted]) if wanted else None
+
+    def _continue_own(self, state: _State, feed: Feed) -> Tensor | None:
+        """Begin with pictures, or go on after them, as the model's own `generate` does."""
+        new, own = list(feed.ids), state.own
+        if feed.inputs is not None:
+            assert self._new_state is not None  # whoever makes rows for prompts with pictures gives it
+            own = InputHistories(self._model, placed(self._model, feed.inputs.values), self._new_state())
+        assert own is not None
+        opened = state.num_opened if feed.inputs is None else len(new)
+        ids = [*state.ids, *new]
+        lengths = [len(ids)] if feed.inputs is not None else range(len(state.ids) + 1, len(ids) + 1)
+        found = {length: own.logits([(0, tuple(ids[opened:length]))])[0] for length in lengths}
+        wanted = [len(ids) - len(new) + column % len(new) + 1 for column in feed.columns]
+        state.own, state.num_opened = own, opened
+        state.ids = ids[: len(ids) - feed.scratch]
         return torch.stack([found[length] for length in wanted]) if wanted else None
 
     def _read(self, state: _State, start: int, wanted: list[int]) -> dict[int, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -73,6 +74,12 @@ class OwnState:
         self._slots = [(m, name) for m in model.modules() for name in vars(m) if (type(m), name) in slots]
         self._places = [place for place in traces.places(model) if place not in self._slots]
         self._kept: list[Any] = [None] * len(self._slots)
+
+    def fork(self) -> OwnState:
+        """Room for another reader that goes on from here."""
+        new = copy.copy(self)
+        new._kept = copy.deepcopy(self._kept)
+        return new
 
     def forget(self) -> None:
         """Go on as a reader that has read nothing; to be called while `alone`."""

@@ -14,11 +14,11 @@ from transformers import GenerationConfig, PreTrainedModel
 from counterpoint.errors import GuideError, NoEffectWarning, PromptError
 from counterpoint.guide import Guide
 from counterpoint.models.caches import CACHE_NAMES, cache_of, is_empty
+from counterpoint.models.inputs import check_inputs
 from counterpoint.transformers.caller import Caller
 from counterpoint.transformers.forms import RowForms
 from counterpoint.transformers.guides import RowGuides
 from counterpoint.transformers.negatives import TokenIds, read_negatives, spread
-from counterpoint.transformers.pictures import check_inputs
 from counterpoint.transformers.processor import GuidanceLogitsProcessor, check_negatives, context_len
 
 # What the one-forward loop knows what to do with; anything else is left to transformers' own loop.

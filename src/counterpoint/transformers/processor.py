@@ -14,6 +14,7 @@ from counterpoint.formulas import NEG_INF
 from counterpoint.guide import Guide
 from counterpoint.models.adapters import unwrapped
 from counterpoint.models.ids import num_ids
+from counterpoint.models.inputs import InputHistories, check_inputs
 from counterpoint.models.padded import PaddedHistories
 from counterpoint.models.trials import abilities_of
 from counterpoint.transformers.caller import Caller, is_drafting, running_generate
@@ -23,7 +24,6 @@ from counterpoint.transformers.guides import RowGuides
 from counterpoint.transformers.histories import Histories, rows_for
 from counterpoint.transformers.loops import check_mask, check_reads_plainly, is_plain, own_loop_fault, reorders_beams
 from counterpoint.transformers.negatives import TokenIds, check_vocabulary, read_negatives, spread
-from counterpoint.transformers.pictures import InputHistories, check_inputs
 
 
 class GuidanceLogitsProcessor(LogitsProcessor):
@@ -165,7 +165,7 @@ class GuidanceLogitsProcessor(LogitsProcessor):
     def _read_inputs(self, generated: Tensor, num_prompts: int) -> Tensor:
         """Logits of the negative branch where that is no plain text. (R, generated) -> (R, V)."""
         if self._read is None or generated.shape[1] == 0:
-            self._read = InputHistories(self._model, self._negative_inputs)
+            self._read = InputHistories(self._model, self._negative_inputs, abilities_of(self._model).own_state())
         (count,) = self._negative_shape
         prompts = spread(count, len(generated), num_prompts, "negative_inputs", count)
         return self._read.logits([(prompt, tuple(row)) for prompt, row in zip(prompts, generated.tolist())])

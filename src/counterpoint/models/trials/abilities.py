@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from counterpoint.contexts.inputs import Inputs
 from counterpoint.errors import UnsupportedError
 from counterpoint.models.attention import FewQueries
 from counterpoint.models.compiled import CompiledSteps
 from counterpoint.models.devices import input_device
+from counterpoint.models.inputs import placed, uncached
 from counterpoint.models.linears import Linears
 from counterpoint.models.padded import PaddedHistories
 from counterpoint.models.ragged import RaggedRows
@@ -29,6 +31,7 @@ from counterpoint.models.trials.twin import twin_of
 
 ATTENTION = ("sdpa", "eager")  # what takes a mask for each row
 MOST_REMEMBERED = 8  # structures
+NUM_AFTER = 3  # tokens of text that are read after a prompt with pictures in its trial
 NO_TWIN = "no small model of its config can be built to try lengths on"
 
 _ABILITIES: weakref.WeakKeyDictionary[PreTrainedModel, tuple[object, Abilities]] = weakref.WeakKeyDictionary()
@@ -172,8 +175,41 @@ class Abilities:
         linears = Linears(model, compiled=kernels, keeps_layout=keeps_layout)
         if self.reads_jointly(limit):
             attention = FewQueries(model, compiled=kernels and bool(self.kernels))
-            return RaggedRows(model, steps, linears, attention, recorded)
-        return SeparateRows(model, linears, manner=self.manner)
+            return RaggedRows(model, steps, linears, attention, recorded, self.own_state)
+        return SeparateRows(model, linears, manner=self.manner, new_state=self.own_state)
+
+    def reads(self, inputs: Inputs, *, limit: int | None = None) -> Answer:
+        """Whether rows of `new_rows` can begin with such a prompt and go on with text, as the model reads both without a
+        cache. Tried with the first prompt of each kind, which costs two forwards of it.
+
+        Raises:
+            PromptError: the model can't read this prompt at all.
+        """
+        if not self.causal:
+            return self.causal
+        kind = ("inputs", *sorted(inputs.values), self.reads_jointly(limit))
+        if kind in self._own:
+            return self._own[kind]
+        plain = [token_id for token_id in self._texts.long if token_id not in inputs.ids]
+        new = (plain or list(self._texts.long))[:NUM_AFTER]
+        want = uncached(self._model, placed(self._model, inputs.values), new, self.own_state())
+        return self._try_own(kind, lambda: self._goes_on(inputs, new, want, limit))
+
+    def check_reads(self, inputs: Inputs, *, limit: int | None = None) -> None:
+        """Raise `UnsupportedError` where `reads` says no."""
+        found = self.reads(inputs, limit=limit)
+        if not found:
+            raise UnsupportedError(
+                f"{type(self._model).__name__} can't go on after pictures or sounds in the engine: {found.reason}; use "
+                "model.hf.generate(..., custom_generate=counterpoint.transformers.generate, negative_inputs=...)"
+            )
+
+    def _goes_on(self, inputs: Inputs, new: list[int], want: Tensor, limit: int | None) -> Answer:
+        rows = self.new_rows(limit=limit, kernels=False, keeps_layout=True)
+        row, other = rows.add(), rows.add()
+        first = rows.forward([Feed(other, self._texts.long[:3], columns=()), Feed(row, inputs.ids, inputs=inputs)])
+        rest = [rows.forward([Feed(row, [token_id]), Feed(other, [token_id])])[0] for token_id in new]
+        return self._compared(torch.stack([first[0], *rest]), list(want))
 
     def facts(self, limit: int | None = None) -> dict[str, str]:
         """What was found, for people to read.
