@@ -14,13 +14,12 @@ from counterpoint.distillation.answers import Writer
 from counterpoint.distillation.own_prompts import write_prompts
 from counterpoint.evaluate.answering import UNGUIDED
 from counterpoint.evaluate.instructions import Instruction
-from counterpoint.models.adapters import adapter_layers, load_adapter
+from counterpoint.models.adapters import load_adapter
 from counterpoint.models.fingerprint import fingerprint
 from counterpoint.store import Store
 from counterpoint.vectors.pairs import chat_pairs
 
 TURNS = 3  # of the user's in a conversation to learn from
-WEAKER = 0.75  # times the adapter, which leaves more of the model as it was
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,16 +98,11 @@ def arms_of(
     weights = fingerprint(model.hf)
     load_adapter(model.hf, str(adapter), name="distilled")
     learnt = fingerprint(model.hf)
-    load_adapter(model.hf, str(adapter), name="weaker")
-    for layer in adapter_layers(model.hf):
-        layer.set_scale("weaker", WEAKER)
     plain = model.with_adapter(None)
     return [
         Arm("unguided", plain, weights),
         Arm("guided", plain, weights, guide, 2),
         Arm("distilled", model.with_adapter("distilled"), f"{learnt}/on", needs="an adapter, from guided answers"),
-        Arm(f"distilled, times {WEAKER:g}", model.with_adapter("weaker"), f"{learnt}/{WEAKER}",
-            needs="the same adapter, its alpha lowered"),
         *(
             Arm(f"vector, strength {strength:g}", plain.with_vector(vector, strength),
                 f"{weights}/{vector.digest}/{strength}", needs="a vector, from pairs of prompts")

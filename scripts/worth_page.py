@@ -49,9 +49,8 @@ def _sections(record: dict[str, Any]) -> list[str]:
         _adherence(record["sampled"]),
         (
             "Way: how far from unguided to guided. Surprise: nats a token of the answers under the unguided model with the "
-            "instruction. The weaker adapter was added after the first figures were seen, since the whole one changed ordinary "
-            "text by more than 3 percent; the passages that the adapter learnt to keep are of the same source as those that it "
-            "is measured on, and others."
+            f"instruction. The adapter learnt to keep {card['prompts']['texts']} passages of the same source as those that it is measured "
+            "on, and others."
         ),
         "### What else changes",
         _ordinary(record["ordinary"]),

@@ -100,6 +100,7 @@ def test_show_and_the_other_format(run, files):
         (["vectors", "fit", "PAIRS", "--out", "x.gguf", "--layers", "9-2"], "as 8-20 or 3,5,9"),
         (["vectors", "fit", "PAIRS", "--out", "x.gguf", "--layers", "7"], "layers has 7"),
         (["vectors", "fit", "PAIRS", "--out", "x.gguf", "--method", "ica"], "--method is 'ica'"),
+        (["vectors", "fit", "PAIRS", "--out", "x.gguf", "--length", "far"], "--length is 'far'; use difference or states"),
         (["vectors", "fit", "PAIRS", "--out", "x.gguf", "--directions", "2"], "--directions is 2 and --method is mean"),
         (["vectors", "fit", "ASKED", "--out", "x.gguf"], 'line 1 is .*; write {"positive": TEXT, "negative": TEXT}'),
         (["vectors", "fit", "V", "--out", "x.gguf"], "not valid"),

@@ -61,3 +61,13 @@ def test_a_direction_that_all_pairs_share_is_found(quiet):
 
 def test_the_opposite_strength_leads_away(quiet):
     assert scan(quiet, PAIRS, layers=[0], strength=-1.0)[0].recovered < 0
+
+
+def test_a_strength_can_be_a_share_of_the_states(quiet):
+    """As far as the texts are apart and as long as the states are the same direction: only the strengths differ."""
+    vector, long = (cp.Vector.fit(quiet, PAIRS, layers=[0], length=length) for length in ("difference", "states"))
+    factor = float(vector.directions[0].norm() / long.directions[0].norm())
+    (found,) = scan(quiet, PAIRS, layers=[0])
+    (shared,) = scan(quiet, PAIRS, layers=[0], length="states", strength=factor)
+    assert found.size == pytest.approx(factor, rel=1e-4) and shared.size == found.size
+    assert shared.recovered == pytest.approx(found.recovered, abs=0.1)  # each fold has a length of its own

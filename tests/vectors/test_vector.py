@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 
 import counterpoint as cp
 from counterpoint.errors import UsageError
+from counterpoint.vectors.fit import read_pairs, states_of_pairs
 from counterpoint.vectors.principal import principal_directions
 
 PAIRS = [([5, 9, 17], [5, 9, 40]), ([7, 31, 17], [7, 31, 40]), ([66, 17], [66, 40]), ([80, 2, 3, 17], [80, 2, 3, 40])]
@@ -192,3 +193,16 @@ def test_mistakes_of_a_fit(llama, pairs, more, message):
     with pytest.raises(UsageError, match=message) as caught:
         cp.Vector.fit(llama, pairs, **more)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("method", ["mean", "pca"])
+def test_directions_as_long_as_the_states(llama, method):
+    plain = cp.Vector.fit(llama, PAIRS, layers=[0, 1], method=method)
+    long = cp.Vector.fit(llama, PAIRS, layers=[0, 1], method=method, length="states")
+    for layer, states in states_of_pairs(llama, read_pairs(llama, PAIRS), [0, 1]).items():
+        assert float(long.directions[layer].norm()) == pytest.approx(float(states.norm(dim=-1).mean()), rel=1e-5)
+        cosine = torch.cosine_similarity(long.directions[layer], plain.directions[layer], dim=0)
+        assert float(cosine) == pytest.approx(1.0, abs=1e-5)
+    assert long.about["length"] == "states"
+    with pytest.raises(UsageError, match="length is 'longer'; use difference or states"):
+        cp.Vector.fit(llama, PAIRS, length="longer")

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 ENDINGS = (".safetensors", ".gguf")
 METHODS = ("mean", "pca")
+LENGTHS = ("difference", "states")
 
 
 class _Layers(click.ParamType):
@@ -44,6 +45,8 @@ def _check(options: Options) -> None:
         raise UsageError("--system and --negative-system go together; give both, or neither for pairs of plain texts")
     if options["method"] not in METHODS:
         raise UsageError(f"--method is {options['method']!r}; use {' or '.join(METHODS)}")
+    if options["length"] not in LENGTHS:
+        raise UsageError(f"--length is {options['length']!r}; use {' or '.join(LENGTHS)}")
     if options["method"] == "mean" and options["directions"] != 1:
         raise UsageError(f"--directions is {options['directions']} and --method is mean; use --method pca")
 
@@ -55,6 +58,7 @@ PAIRS = OptionGroup(
         option("--negative-system", default=None, metavar="TEXT", help="The one that it leads away from."),
         option("--method", default="mean", metavar="[mean|pca]", help="Mean of the differences, or along the first principal ones."),
         option("--directions", type=Count(1), default=1, help="How many principal directions pca keeps."),
+        option("--length", default="difference", metavar="[difference|states]", help="Of a direction: as far as the texts are apart, or as long as the layer's states, so that a strength is a share of these."),
         option("--layers", type=_Layers(), default=None, metavar="FIRST-LAST", help="As 8-20 or 3,5,9.  [default: fit, one past the middle; scan, all but the first]"),
     ),
     _check,
@@ -70,7 +74,8 @@ def _pairs(model: Model, path: str, options: Options) -> list[tuple[Any, Any]]:
 
 
 def _fitting(options: Options) -> dict[str, Any]:
-    return {"method": options["method"], "num_directions": options["directions"], "layers": options["layers"]}
+    names = {"method": "method", "num_directions": "directions", "layers": "layers", "length": "length"}
+    return {name: options[option] for name, option in names.items()}
 
 
 def _check_out(options: Options) -> None:

@@ -17,6 +17,7 @@ from counterpoint.vectors.principal import principal_directions
 from counterpoint.vectors.vector import Vector
 
 METHODS = ("mean", "pca")
+LENGTHS = ("difference", "states")
 LEAST_PAIRS = 2
 USUAL_DEPTH = 0.57  # where a scan of SmolLM2 has its best; llama.cpp's and the papers' examples lie near it
 Ids = tuple[int, ...]
@@ -29,32 +30,42 @@ def fit(
     method: str = "mean",
     num_directions: int = 1,
     layers: Sequence[int] | None = None,
+    length: str = "difference",
 ) -> Vector:
     """See `Vector.fit`."""
-    check_method(method, num_directions)
+    check_method(method, num_directions, length)
     read = read_pairs(model, pairs)
     chosen = (usual_layer(model),) if layers is None else checked_layers(model, layers)
-    differences = {layer: found[0] - found[1] for layer, found in states_of_pairs(model, read, chosen).items()}
-    directions = {layer: direction(found, method, num_directions) for layer, found in differences.items()}
+    states = states_of_pairs(model, read, chosen)
+    directions = {layer: direction(found, method, num_directions, length) for layer, found in states.items()}
     if not any(bool(found.any()) for found in directions.values()):
         raise UsageError("the two texts of every pair end in the same states; let them differ before their last token")
-    about = {"method": method, "pairs": str(len(read)), "model": model.name}
+    about = {"method": method, "pairs": str(len(read)), "model": model.name, "length": length}
     if method == "pca":
         about["directions"] = str(num_directions)
     return Vector(directions, model.hf.config.get_text_config().model_type, about)
 
 
-def direction(differences: Tensor, method: str, num_directions: int) -> Tensor:
-    """What differences (N, H) of one layer have in common. -> (H,) of float32."""
+def direction(states: Tensor, method: str, num_directions: int, length: str = "difference") -> Tensor:
+    """What leads from the second texts' states to the first ones', (2, N, H), in one layer. -> (H,) of float32.
+
+    Args:
+        length: "difference", as far as the texts are apart on average, or "states", as long as the states are on average.
+    """
+    differences = states[0] - states[1]
     mean = differences.double().mean(0)
     if method == "pca":
         found, _ = principal_directions(differences, num_directions)
         mean = found.T @ (found @ mean)
+    if length == "states" and bool(mean.any()):
+        mean = mean * (states.double().norm(dim=-1).mean() / mean.norm())
     return mean.float()
 
 
-def check_method(method: str, num_directions: int) -> None:
-    """Raises UsageError: an unknown method, or a number of directions that none can have."""
+def check_method(method: str, num_directions: int, length: str = "difference") -> None:
+    """Raises UsageError: an unknown method or length, or a number of directions that none can have."""
+    if length not in LENGTHS:
+        raise UsageError(f"length is {length!r}; use {' or '.join(LENGTHS)}", param="length")
     if method not in METHODS:
         raise UsageError(f"method is {method!r}; use {' or '.join(METHODS)}", param="method")
     if isinstance(num_directions, bool) or not isinstance(num_directions, int) or num_directions < 1:

@@ -48,20 +48,21 @@ def scan(
     method: str = "mean",
     num_directions: int = 1,
     layers: Sequence[int] | None = None,
+    length: str = "difference",
     strength: float = 1.0,
     on_layer: Callable[[LayerScan], None] | None = None,
 ) -> list[LayerScan]:
     """Fit a direction for each layer on a part of the pairs and try it on the others, in up to 4 folds.
 
     Args:
-        model, pairs, method, num_directions, layers: as of `Vector.fit`.
+        model, pairs, method, num_directions, layers, length: as of `Vector.fit`.
         strength: times the direction, where it is added.
         on_layer: told each layer when it is done.
 
     Raises:
         UsageError: as of `Vector.fit`.
     """
-    check_method(method, num_directions)
+    check_method(method, num_directions, length)
     read = read_pairs(model, pairs)
     chosen = checked_layers(model, layers)
     states = states_of_pairs(model, read, chosen)
@@ -76,12 +77,12 @@ def scan(
         told, left = 0, 0.0
         for fold in folds:
             kept = [number for number in range(len(read)) if number not in fold]
-            along = direction(towards[kept] - away[kept], method, num_directions)
+            along = direction(states[layer][:, kept], method, num_directions, length)
             held = list(fold)
             told += int(((towards[held] - away[held]) @ along > 0).sum())
             with _added(model.layers, layer, along, strength):
                 left += sum(_divergence(first[n], _predicted(rows, read[n][1])) for n in held)
-        whole = direction(towards - away, method, num_directions)
+        whole = direction(states[layer], method, num_directions)
         size, differences = float(whole.norm()), towards - away
         found.append(
             LayerScan(

@@ -73,13 +73,15 @@ class Vector:
         method: Literal["mean", "pca"] = "mean",
         num_directions: int = 1,
         layers: Sequence[int] | None = None,
+        length: Literal["difference", "states"] = "difference",
     ) -> Vector:
         """The vector that leads from the second texts of some pairs to the first ones.
 
         Of each text the states after its last token are taken, of each pair their difference. "mean" is the mean of the
         differences. "pca" is that mean as far as it lies along the differences' first principal directions, which
         leaves out what differs in few pairs; with as many directions as pairs it is the mean. So in one layer strength 1
-        moves the states as far as the texts are apart on average; in several the additions pile up, and take less.
+        moves the states as far as the texts are apart on average, which is little where they differ in little; in several the
+        additions pile up, and take less.
 
         Args:
             model: the model that the vector is for, in whichever state it is.
@@ -87,6 +89,8 @@ class Vector:
                 what all pairs have in common is what the vector learns, so let them differ in all else.
             num_directions: of "pca", 1 or more.
             layers: for which layers, from 0; None is one a little past the middle. `vectors.scan` says what each does.
+            length: of each layer's direction: "difference" as above, or "states", as long as the layer's states are on
+                average: then a strength is a share of these, and means the same in every layer and for any pairs.
 
         Raises:
             UsageError: too few pairs, a text that is empty, or two that do not differ.
@@ -96,7 +100,7 @@ class Vector:
         """
         from counterpoint.vectors.fit import fit
 
-        return fit(model, pairs, method=method, num_directions=num_directions, layers=layers)
+        return fit(model, pairs, method=method, num_directions=num_directions, layers=layers, length=length)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Vector:
