@@ -186,8 +186,8 @@ def test_a_folder_of_another_run_is_refused(made, changed):
 
 
 def test_what_can_t_be_kept_or_written_is_told_before_any_answer(tmp_path):
-    with pytest.raises(PromptError, match="a text to keep is 'a', which is too short"):
-        go(small_chat(), tmp_path / "run", keep=["a"])
+    with pytest.raises(PromptError, match="a text to keep is '', which is too short"):
+        go(small_chat(), tmp_path / "run", keep=[""])
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="file/run', which can't be written: .*; give another folder"):
         go(small_chat(), tmp_path / "file" / "run")
@@ -277,8 +277,21 @@ def test_an_adapter_of_another_model_is_one_line(made, tmp_path):
         "it lacks 14 weights that LlamaForCausalLM takes": llama(num_hidden_layers=3),
     }
     for said, hf in others.items():
+        layers = [type(module) for module in hf.modules()]
         with pytest.raises(UsageError, match=f"can't be loaded: .*{said}") as raised:
             load_adapter(hf, str(done.adapter))
         assert "\n" not in str(raised.value)
+        # Nothing of it is left, and what could be trained still can.
+        assert [type(module) for module in hf.modules()] == layers and not hasattr(hf, "peft_config")
+        assert all(parameter.requires_grad for parameter in hf.parameters())
+    model = small_chat()
+    load_adapter(model.hf, str(done.adapter), name="own")
+    config = json.loads((done.adapter / "adapter_config.json").read_text()) | {"r": 3}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    (tmp_path / "adapter_model.safetensors").write_bytes((done.adapter / "adapter_model.safetensors").read_bytes())
+    before = model.hf(torch.tensor([PROBE])).logits
+    with pytest.raises(UsageError, match="can't be loaded"):
+        load_adapter(model.hf, str(tmp_path), name="other")
+    assert list(model.hf.peft_config) == ["own"] and torch.equal(model.hf(torch.tensor([PROBE])).logits, before)
     with pytest.raises((UnsupportedError, ModelError)):
         distil("nowhere/../model", QUESTIONS, out=tmp_path / "run", **SETTING)

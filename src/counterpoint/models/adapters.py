@@ -100,11 +100,30 @@ def load_adapter(hf: PreTrainedModel, folder: str, *, name: str = "adapter") -> 
         raise UsageError("adapters need peft; pip install '.[adapters]'")
     if not (Path(folder) / "adapter_config.json").is_file():
         raise UsageError(f"the folder {folder!r} has no adapter_config.json, so it is no adapter of peft")
+    known = set(getattr(hf, "peft_config", {}))
+    trainable = {parameter: parameter.requires_grad for parameter in hf.parameters()}
     try:
         _inject(hf, folder, name)
     except Exception as error:  # peft and safetensors raise many kinds for an adapter that does not fit
+        if name not in known:
+            _take_off(hf, name)
+            for parameter, flag in trainable.items():
+                parameter.requires_grad_(flag)
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UsageError(f"the adapter {folder!r} can't be loaded: {reason}") from error
+
+
+def _take_off(hf: PreTrainedModel, name: str) -> None:
+    """The model without an adapter that was put on in part; without any left, without peft's layers."""
+    layers = {where: layer for where, layer in hf.named_modules() if layer in set(adapter_layers(hf))}
+    for layer in layers.values():
+        layer.delete_adapter(name)
+    if hasattr(hf, "peft_config"):
+        hf.peft_config.pop(name, None)
+        if not hf.peft_config:
+            del hf.peft_config
+            for where, layer in layers.items():
+                hf.set_submodule(where, layer.get_base_layer())
 
 
 def _inject(hf: PreTrainedModel, folder: str, name: str) -> None:
