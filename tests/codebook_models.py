@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 from transformers import (
+    CsmConfig,
+    CsmForConditionalGeneration,
     DiaConfig,
     DiaForConditionalGeneration,
     JanusConfig,
@@ -151,6 +153,30 @@ def janus(image_token_id: int = 98, vocab_size: int = 99, eos_token_id: int | No
     settings = model.generation_config
     settings.pad_token_id, settings.bos_token_id, settings.generation_kwargs = 0, 1, {"boi_token_id": 5}
     return model
+
+
+def csm() -> PreTrainedModel:
+    common = {
+        "vocab_size": 64,
+        "hidden_size": 32,
+        "intermediate_size": 37,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "num_codebooks": 4,
+    }
+    config = CsmConfig(
+        **common,
+        text_vocab_size=80,
+        depth_decoder_config={**common, "backbone_hidden_size": 32},
+        bos_token_id=1,
+        pad_token_id=2,
+        codebook_pad_token_id=60,
+        audio_token_id=70,
+        audio_eos_token_id=71,
+    )
+    return with_random_weights(CsmForConditionalGeneration(config))
 
 
 @torch.no_grad()

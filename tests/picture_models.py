@@ -28,6 +28,7 @@ TEXT = {
     "eos_token_id": None,
     "pad_token_id": 0,
 }
+DRAWN = range(60, 68)  # tokens of which Emu3 makes pictures
 VISION = {"hidden_size": 32, "intermediate_size": 37, "num_hidden_layers": 2, "num_attention_heads": 4}
 _QWEN_VISION = {
     "depth": 2,
@@ -242,6 +243,24 @@ def chameleon() -> Any:
     )
 
 
+def emu3() -> Any:
+    vq = {
+        "codebook_size": 8,
+        "embed_dim": 8,
+        "latent_channels": 8,
+        "hidden_size": 32,
+        "num_attention_heads": 2,
+        "base_channels": 32,
+        "channel_multiplier": [1, 1],
+        "num_res_blocks": 1,
+        "attn_resolutions": [],
+        "temporal_downsample_factor": 1,
+    }
+    codes = {f"<|visual token {code:06}|>": DRAWN[code] for code in range(8)}
+    vocabulary = {"<image>": PICTURE, "<|extra_200|>": 118, **codes}
+    return _built("Emu3", transformers.Emu3Config(text_config={**TEXT}, vq_config=vq, vocabulary_map=vocabulary))
+
+
 def janus_understanding() -> Any:
     return janus(image_token_id=PICTURE, vocab_size=VOCABULARY, eos_token_id=None)
 
@@ -353,6 +372,7 @@ MORE = {
         _with(4, {"pixel_values": (1, 16, 48)}, spatial_shapes=[[4, 4]], pixel_attention_mask=[[1] * 16]),
     ),
     "Chameleon": (chameleon, _square(8, 16)),
+    "Emu3": (emu3, _with(20, {"pixel_values": (1, 3, 8, 8)}, image_sizes=[[8, 8]])),
     "Qwen2-Audio": (qwen2_audio, _with(4, {"input_features": (1, 8, 16)}, feature_attention_mask=[[1] * 16])),
     "Voxtral": (voxtral, _with(2, {"input_features": (1, 8, 16)})),
 }
@@ -407,13 +427,13 @@ def stateless(
     guide: Guide,
     *,
     num_steps: int,
-    choose: Callable[[Tensor], int] = lambda scores: int(scores.argmax()),
+    choose: Callable[[Tensor, Tensor], int] = lambda scores, _: int(scores.argmax()),
     weights: Sequence[float] | None = None,
 ) -> list[int]:
     """What the model writes where each step reads all branches anew, pictures and all.
 
     Args:
-        choose: from (V,) guided log-probabilities to a token.
+        choose: from (V,) guided log-probabilities, and those of the first branch, to a token.
         weights: of the further branches; None is the guide's for one.
     """
     ids: list[int] = []
@@ -433,5 +453,5 @@ def stateless(
             plausibility=plausibility,
         )
         scores[:, BANNED] = float("-inf")
-        ids.append(choose(scores[0]))
+        ids.append(choose(scores[0], rows[0][0]))
     return ids

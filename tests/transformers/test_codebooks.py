@@ -6,7 +6,7 @@ import functools
 import codebook_models as models
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, LogitsProcessorList
 
 import counterpoint as cp
 from counterpoint.errors import GuideError, NoEffectWarning, PromptError, UnsupportedError
@@ -221,6 +221,23 @@ def test_other_models_are_refused():
     model = LlamaForCausalLM(LlamaConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, vocab_size=9))
     with pytest.raises(UnsupportedError, match="custom_generate"):
         codebooks(model, PROMPTS)
+
+
+def test_a_class_that_writes_whole_frames_is_refused_everywhere():
+    model = models.csm()
+    ids = torch.tensor([[1, 5, 6]])
+    assert model.generate(ids, max_new_tokens=3, do_sample=False).dim() == 3  # frames of codes
+    processor = cp.transformers.GuidanceLogitsProcessor(model, cp.Guide(scale=3.0), negative_prompt_ids=ids[:, :1])
+    calls = [
+        lambda: codebooks(model, {"input_ids": ids}),
+        lambda: model.generate(ids, custom_generate=cp.transformers.generate, guidance_scale=3.0, max_new_tokens=3),
+        lambda: model.generate(ids, logits_processor=LogitsProcessorList([processor]), max_new_tokens=3),
+        lambda: cp.generate(cp.Model(model), [1, 5, 6], negative=[1], max_tokens=3),
+        lambda: cp.generate(cp.Model(model), cp.contexts.Inputs({"input_ids": ids}), negative=[1], max_tokens=3),
+    ]
+    for call in calls:
+        with pytest.raises(UnsupportedError, match="a loop of its own"):
+            call()
 
 
 @functools.cache

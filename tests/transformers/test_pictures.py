@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import counterpoint as cp
-from counterpoint.errors import NoEffectWarning, PromptError
+from counterpoint.errors import NoEffectWarning, PromptError, UnsupportedError
 
 STEPS = 24
 BANNED = models.BANNED
@@ -28,11 +28,11 @@ def named(request):
 
 @functools.cache
 def _model(name: str):
-    return models.MODELS[name][0]()
+    return models.ALL[name][0]()
 
 
 def stateless(name, model, prompt, negative, guide, *, sampled=False, num_steps=STEPS) -> list[int]:
-    def draw(scores) -> int:
+    def draw(scores, _cond) -> int:
         return int(torch.multinomial(scores.softmax(-1), 1)) if sampled else int(scores.argmax())
 
     return models.stateless(name, model, [prompt, negative], guide, num_steps=num_steps, choose=draw)
@@ -83,7 +83,7 @@ def test_beams_and_several_samples(named):
         **prompt,
         custom_generate=cp.transformers.generate,
         negative_inputs=negative,
-        guidance_scale=0.0,
+        guide=GUIDES[2],
         max_new_tokens=6,
         num_return_sequences=2,
         do_sample=True,
@@ -107,7 +107,7 @@ def test_a_negative_equal_to_the_prompt_changes_nothing(named):
             **prompt,
             custom_generate=cp.transformers.generate,
             negative_inputs=models.inputs(name, TEXT, 1),
-            guidance_scale=3.0,
+            guide=GUIDES[0],
             **options,
         )
     assert got.sequences.tolist() == want.sequences.tolist()
@@ -137,3 +137,49 @@ def test_what_cannot_be_a_negative_is_refused():
             guided(model, prompt, negative, GUIDES[0])
     with pytest.raises(PromptError, match="both given"):
         guided(model, prompt, other, GUIDES[0], negative_prompt_ids=torch.tensor([[1]]))
+
+
+def test_mllama_goes_on_beside_its_picture():
+    name, model = "mllama", _model("mllama")
+    prompt, negative = models.inputs(name, TEXT, 1), models.inputs(name, TEXT, 3)
+    for guide in GUIDES:
+        want = stateless(name, model, prompt, negative, guide)
+        assert guided(model, prompt, negative, guide, do_sample=False) == want, guide
+
+
+@pytest.mark.parametrize("sampled", [False, True])
+@pytest.mark.parametrize(
+    "guide", [cp.Guide(scale=s, space=space) for s in (0, 3) for space in ("log", "prob")], ids=str
+)
+def test_emu3_draws(guide, sampled):
+    name, model = "Emu3", _model("Emu3")
+    prompt, negative = models.inputs(name, TEXT, None), models.inputs(name, [8, 9], None)
+
+    def draw(scores, _cond) -> int:
+        only, drawn = torch.full_like(scores, float("-inf")), list(models.DRAWN)
+        # transformers' processor takes all that it allows for equal where guidance has ruled out all of it.
+        only[drawn] = scores[drawn] if scores[drawn].isfinite().any() else 0.0
+        return int(torch.multinomial(only.softmax(-1), 1)) if sampled else int(only.argmax())
+
+    torch.manual_seed(8)
+    want = models.stateless(name, model, [prompt, negative], guide, num_steps=STEPS, choose=draw)
+    torch.manual_seed(8)
+    out = model.generate(
+        **prompt,
+        custom_generate=cp.transformers.generate,
+        negative_prompt_ids=negative["input_ids"],
+        guide=guide,
+        prefix_allowed_tokens_fn=lambda _, __: list(models.DRAWN),
+        max_new_tokens=STEPS,
+        do_sample=sampled,
+        top_k=0,
+    )
+    got = out[0, prompt["input_ids"].shape[1] :].tolist()
+    assert got == want
+
+
+def test_a_scale_that_a_class_keeps_to_itself_is_an_error():
+    model, prompt = _model("Janus"), models.inputs("Janus", TEXT, 1)
+    options = {"custom_generate": cp.transformers.generate, "negative_inputs": prompt, "max_new_tokens": 2}
+    with pytest.raises(UnsupportedError, match="keeps guidance_scale, 3.0, to itself; pass guide="):
+        model.generate(**prompt, **options, guidance_scale=3.0)

@@ -26,6 +26,7 @@ class Caller:
     """The `generate` that is running. `names` are its local variables."""
 
     names: dict[str, Any]
+    withheld_scale: Any = None  # the guidance_scale that a class's own `generate` was given and did not hand on
 
     def __getitem__(self, name: str) -> Any:
         if name not in self.names:
@@ -37,10 +38,15 @@ class Caller:
 
 def running_generate() -> Caller | None:
     """The innermost `generate` on the stack, None where there is none."""
+    found: dict[str, Any] | None = None
     for frame in _stack():
-        if frame.f_code is GENERATE:
-            return Caller(frame.f_locals)
-    return None
+        if found is None and frame.f_code is GENERATE:
+            found = frame.f_locals
+        elif found is not None and frame.f_code.co_name == "generate" and frame.f_locals.get("self") is found["self"]:
+            given = frame.f_locals.get("kwargs")
+            if isinstance(given, dict) and given.get("guidance_scale") is not None:
+                return Caller(found, given["guidance_scale"])
+    return None if found is None else Caller(found)
 
 
 def is_drafting() -> bool:

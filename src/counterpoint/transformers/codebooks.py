@@ -18,6 +18,7 @@ from counterpoint.errors import GuideError, NoEffectWarning, PromptError, Unsupp
 from counterpoint.formulas import log_probs
 from counterpoint.guide import Branch, Guide, no_effect
 from counterpoint.guiding import combined
+from counterpoint.models.trials.own_loop import writes_more
 from counterpoint.transformers.branched import GuidedBranches, guide_samples
 
 Inputs = Mapping[str, Any]
@@ -59,9 +60,10 @@ def codebooks(
     """
     kind = model.config.model_type
     if kind not in ENCODERS and kind != "janus":
+        more = writes_more(model)
+        way_out = "pass custom_generate=counterpoint.transformers.generate to its generate" if more is None else more
         raise UnsupportedError(
-            f"{type(model).__name__} has no codebooks of a kind known here ({', '.join(ENCODERS)}, janus); "
-            "pass custom_generate=counterpoint.transformers.generate to its generate"
+            f"{type(model).__name__} has no codebooks of a kind known here ({', '.join(ENCODERS)}, janus); {way_out}"
         )
     num_prompts = _num_rows(inputs, "inputs")
     guides = _guides(guide, num_prompts)

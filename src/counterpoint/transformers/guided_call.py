@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
-from counterpoint.errors import GuideError, NoEffectWarning, PromptError
+from counterpoint.errors import GuideError, NoEffectWarning, PromptError, UnsupportedError
 from counterpoint.guide import Guide
 from counterpoint.models.caches import CACHE_NAMES, cache_of, is_empty
 from counterpoint.models.inputs import check_inputs
@@ -228,6 +228,11 @@ def guides_of(
 ) -> list[Guide] | None:
     """The guides, one or one a prompt; None where nothing asks for guidance."""
     scale = config.guidance_scale
+    if scale is None and caller.withheld_scale is not None:
+        raise UnsupportedError(
+            f"{type(caller['self']).__name__}.generate keeps guidance_scale, {caller.withheld_scale}, to itself; pass "
+            "guide=counterpoint.Guide(scale=...) instead"
+        )
     if (
         has_form
         and guide is None

@@ -13,6 +13,7 @@ from transformers import Cache, GenerationConfig, PreTrainedModel
 from counterpoint.errors import PromptError, UnsupportedError
 from counterpoint.models.caches import cache_of
 from counterpoint.models.trials import LoopCall, abilities_of
+from counterpoint.models.trials.own_loop import writes_more
 from counterpoint.transformers.caller import Caller
 from counterpoint.transformers.encoded import writes_encoded
 from counterpoint.transformers.negatives import at_some_edges
@@ -93,8 +94,13 @@ def check_mask(caller: Caller, is_encoder_decoder: bool) -> None:
 
 
 def check_reads_plainly(model: PreTrainedModel) -> None:
-    """Raise where peft changes what a row reads, or the weights it meets, outside the model's own forward."""
-    kind = type(model).__name__
+    """Raise where a class writes otherwise than token by token, or peft changes what a row reads, or the weights it meets,
+    outside the model's own forward."""
+    kind, more = type(model).__name__, writes_more(model)
+    if more is not None:
+        raise UnsupportedError(
+            f"{kind} can't be guided: {more}; use a model of MusicGen's kind, or one that writes tokens"
+        )
     if "prepare_inputs_for_generation" in vars(model) and not _prepares_as_its_class(model):
         raise UnsupportedError(
             f"prepare_inputs_for_generation of this {kind} adds to its inputs, as with prompt and prefix tuning of peft, "

@@ -23,7 +23,7 @@ from counterpoint.models.recorded.steps import RecordedSteps
 from counterpoint.models.rows import Feed, Rows
 from counterpoint.models.separate import Manner, SeparateRows
 from counterpoint.models.traces import OwnState, Traces, slots_of
-from counterpoint.models.trials.own_loop import LoopCall
+from counterpoint.models.trials.own_loop import LoopCall, writes_more
 from counterpoint.models.trials.shrink import get
 from counterpoint.models.trials.structure import ANEW, YES, Answer, Structure, first_line
 from counterpoint.models.trials.texts import Texts
@@ -87,6 +87,9 @@ class Abilities:
     @functools.cached_property
     def causal(self) -> Answer:
         """Whether it can be continued token by token at all: plain ids suffice, and no prediction sees later tokens."""
+        more = writes_more(self._model)
+        if more is not None:
+            return Answer(False, more)
         return self._try_own("causal", self._causal) if self._structure is None else self._structure.causal
 
     def _causal(self) -> Answer:
@@ -167,11 +170,7 @@ class Abilities:
         """
         model = self._model
         input_device(model)  # raises where there are no weights
-        if not self.causal:
-            raise UnsupportedError(
-                f"{type(model).__name__} can't be guided: {self.causal.reason}; use a causal language model "
-                "(for classes with config.is_decoder, set it to True)"
-            )
+        self._check_causal()
         linears = Linears(model, compiled=kernels, keeps_layout=keeps_layout)
         if self.reads_jointly(limit):
             attention = FewQueries(model, compiled=kernels and bool(self.kernels))
@@ -185,8 +184,6 @@ class Abilities:
         Raises:
             PromptError: the model can't read this prompt at all.
         """
-        if not self.causal:
-            return self.causal
         kind = ("inputs", *sorted(inputs.values), self.reads_jointly(limit))
         if kind in self._own:
             return self._own[kind]
@@ -197,11 +194,19 @@ class Abilities:
 
     def check_reads(self, inputs: Inputs, *, limit: int | None = None) -> None:
         """Raise `UnsupportedError` where `reads` says no."""
+        self._check_causal()
         found = self.reads(inputs, limit=limit)
         if not found:
             raise UnsupportedError(
                 f"{type(self._model).__name__} can't go on after pictures or sounds in the engine: {found.reason}; use "
                 "model.hf.generate(..., custom_generate=counterpoint.transformers.generate, negative_inputs=...)"
+            )
+
+    def _check_causal(self) -> None:
+        if not self.causal:
+            raise UnsupportedError(
+                f"{type(self._model).__name__} can't be guided: {self.causal.reason}; use a causal language model "
+                "(for classes with config.is_decoder, set it to True)"
             )
 
     def _goes_on(self, inputs: Inputs, new: list[int], want: Tensor, limit: int | None) -> Answer:

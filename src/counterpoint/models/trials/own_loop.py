@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers.generation.configuration_utils import ALL_STATIC_CACHE_IMPLEMENTATIONS
 
 from counterpoint.models.trials.course import Difference
@@ -16,6 +16,14 @@ from counterpoint.models.trials.course import Difference
 TokenIds = tuple[int, ...]
 
 FEW = 5  # tokens of a chunk, so that short texts are read in several
+
+
+def writes_more(model: PreTrainedModel) -> str | None:
+    """Why what follows is no row of tokens: the class has a loop of its own, as models of sounds have that write all codes of
+    a frame within a step. None where it has transformers'."""
+    if getattr(type(model), "_sample", GenerationMixin._sample) is GenerationMixin._sample:
+        return None
+    return "its class writes by a loop of its own, more than a token a step"
 
 
 @dataclass(frozen=True, slots=True)
