@@ -93,7 +93,16 @@ static void along(const Instruction *o, f32 *to, const f32 *const p[3], const in
     CASE(SUB, a - x * B)
     CASE(MUL, a * B)
     CASE(DIV, a / B)
-    CASE(POW, pow_of(a, B))
+    case POW:
+      if (s[1] == 0 && *p[1] == 3) { /* the cube in GPT-2's activation */
+        for (int64_t i = 0; i < n; i += 16) {
+          const Floats a = A;
+          set(to, s[3], i, n - i, a * a * a, r);
+        }
+        break;
+      }
+      for (int64_t i = 0; i < n; i += 16) set(to, s[3], i, n - i, pow_of(A, B), r);
+      break;
     CASE(MAXIMUM, pick(a > B, a, B))
     CASE(MINIMUM, pick(a < B, a, B))
     CASE(NEG, -a)
@@ -132,10 +141,16 @@ static void along(const Instruction *o, f32 *to, const f32 *const p[3], const in
       break;
     }
     case LAYER_NORM: {
-      f32 sum = 0, squares = 0;
-      for (int64_t i = 0; i < n; i += 16) sum += sum_of(A);
-      const f32 mean = sum / n;
-      for (int64_t i = 0; i < n; i++) squares += (p[0][i * s[0]] - mean) * (p[0][i * s[0]] - mean);
+      Floats parts = {0}, wide = {0};
+      for (int64_t i = 0; i < n; i += 16) parts += A; /* past the last it is 0 */
+      const f32 mean = sum_of(parts) / n;
+      int64_t whole = 0;
+      for (; whole + 16 <= n; whole += 16) {
+        const Floats v = get(p[0], s[0], whole, 16) - mean;
+        wide += v * v;
+      }
+      f32 squares = sum_of(wide);
+      for (int64_t i = whole; i < n; i++) squares += (p[0][i * s[0]] - mean) * (p[0][i * s[0]] - mean);
       const f32 by = 1 / sqrtf(squares / n + x);
       for (int64_t i = 0; i < n; i += 16) {
         Floats v = (A - mean) * by;

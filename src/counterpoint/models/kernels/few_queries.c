@@ -12,6 +12,9 @@ arXiv 1805.02867). What lies before or after all that a row may attend to is not
 #define BLOCK 64 /* keys */
 
 static inline f32 max_of(Floats v) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_max_ps((__m512)v);
+#endif
   f32 most = v[0];
   for (int i = 1; i < 16; i++) most = v[i] > most ? v[i] : most;
   return most;
@@ -30,9 +33,12 @@ int64_t attention_bytes(int64_t num_queries, int64_t D, int64_t E) {
 static inline void weigh(f32 *p, const uint8_t *allowed, int64_t num, f32 scaling, Seen *seen, f32 *values,
                          int64_t E) {
   Floats largest = (Floats){0} + seen->most;
-  for (int64_t n = 0; n < BLOCK; n++) p[n] = n < num && allowed[n] ? p[n] * scaling : -__builtin_inff();
   for (int64_t n = 0; n < BLOCK; n += 16) {
-    const Floats v = floats_f32(p + n);
+    Bytes some = {0};
+    if (n < num) memcpy(&some, allowed + n, num - n < 16 ? num - n : 16);
+    const Ints stays = __builtin_convertvector(some, Ints) != 0, none = (Ints)((Floats){0} - __builtin_inff());
+    const Floats v = (Floats)(((Ints)(floats_f32(p + n) * scaling) & stays) | (none & ~stays));
+    *(Floats *)(p + n) = v;
     const Ints is_more = v > largest;
     largest = (Floats)(((Ints)v & is_more) | ((Ints)largest & ~is_more));
   }

@@ -11,7 +11,9 @@ states lie in panels, one of 16 rows in each lane, and each weight is given to a
 #define PAIRS 1
 #endif
 
-#define MOST_FEW 6 /* rows; more are read in panels */
+/* Rows; more are read in panels. A panel costs as much for 7 rows as for 16, and beyond 2048 numbers it leaves the nearest
+cache in float32. few_rows.py knows the least of these. */
+static int64_t most_few(const Product *p) { return p->kind == W_BF16 || p->K > 2048 ? 8 : 6; }
 
 enum { READ_F32, READ_PAIRS, READ_BLOCKS }; /* how states are laid out */
 
@@ -39,7 +41,7 @@ int64_t packed_bytes(const Product *p, int64_t T) {
 
 void packed_over(Packed *to, const Product *p, int64_t T, void *memory) {
   *to = (Packed){.T = T, .K = p->K, .units = units_of(p)};
-  to->is_many = T > MOST_FEW && p->K % 4 == 0 && reading(p) != READ_BLOCKS;
+  to->is_many = T > most_few(p) && p->K % 4 == 0 && reading(p) != READ_BLOCKS;
   to->rows = memory;
   to->panels = to->rows + up_to_16(T) * to->units;
 }

@@ -10,6 +10,7 @@
 #endif
 
 #define UNROLL _Pragma("GCC unroll 16")
+#define AHEAD_FEW 1024 /* numbers of a weight in 2 bytes */
 
 typedef float f32;
 typedef uint16_t bf16;
@@ -45,6 +46,22 @@ static inline f32 sum_of(Floats v) {
   for (int i = 0; i < 8; i++) sums[i] = v[i] + v[i + 8];
   for (int i = 0; i < 4; i++) sums[i] += sums[i + 4];
   return (sums[0] + sums[2]) + (sums[1] + sums[3]);
+#endif
+}
+
+/* The sums of 4 vectors, each as sum_of makes it: to the bit */
+static inline void sums_of_4(const Floats v[4], f32 out[4]) {
+#if defined(__AVX512F__)
+  const __m512 a = (__m512)v[0], b = (__m512)v[1], c = (__m512)v[2], d = (__m512)v[3];
+  const __m512 ab = _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
+  const __m512 cd = _mm512_add_ps(_mm512_shuffle_f32x4(c, d, 0x44), _mm512_shuffle_f32x4(c, d, 0xee));
+  __m512 all = _mm512_add_ps(_mm512_shuffle_f32x4(ab, cd, 0x88), _mm512_shuffle_f32x4(ab, cd, 0xdd));
+  all = _mm512_add_ps(all, _mm512_permute_ps(all, 0x4e)); /* the four numbers of a lane of 128 bits are one vector's */
+  all = _mm512_add_ps(all, _mm512_permute_ps(all, 0xb1));
+  const __m512i firsts = _mm512_set_epi32(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 12, 8, 4, 0);
+  _mm_storeu_ps(out, _mm512_castps512_ps128(_mm512_permutexvar_ps(firsts, all)));
+#else
+  for (int i = 0; i < 4; i++) out[i] = sum_of(v[i]);
 #endif
 }
 
@@ -108,14 +125,17 @@ static inline Floats exp_of(Floats x) {
     for (; k + STEP <= K; k += STEP) {                                                                            \
       V a[C];                                                                                                     \
       UNROLL for (int c = 0; c < C; c++) a[c] = LOAD_W(w + c * far + k);                                          \
+      if (R == 4 && sizeof(W) == 2) /* the processor's own prefetching falls behind so much work */               \
+        UNROLL for (int c = 0; c < C; c++) __builtin_prefetch(w + c * far + k + AHEAD_FEW);                       \
       UNROLL for (int r = 0; r < R; r++) {                                                                        \
         V b = LOAD_X(x + r * wide + k);                                                                           \
         UNROLL for (int c = 0; c < C; c++) sums[r][c] = ADD(sums[r][c], a[c], b);                                 \
       }                                                                                                           \
     }                                                                                                             \
-    UNROLL for (int r = 0; r < R; r++) UNROLL for (int c = 0; c < C; c++) {                                       \
-      out[r][c] = sum_of(sums[r][c]);                                                                             \
-      for (int64_t rest = k; rest < K; rest++)                                                                    \
+    UNROLL for (int r = 0; r < R; r++) {                                                                          \
+      if (C == 4) sums_of_4(sums[r], out[r]);                                                                     \
+      else UNROLL for (int c = 0; c < C; c++) out[r][c] = sum_of(sums[r][c]);                                     \
+      UNROLL for (int c = 0; c < C; c++) for (int64_t rest = k; rest < K; rest++)                                 \
         out[r][c] += f32_from_##X(x[r * wide + rest]) * f32_from_##W(w[c * far + rest]);                          \
     }                                                                                                             \
   }
