@@ -160,9 +160,12 @@ class Structure:
     def _find_manner(self) -> Manner:
         styles = [(True, False), (False, False), (False, True), (True, True)]
         anew_from = None if self._settled is None else self._lengths[self._settled]
+        # What joint rows had read no longer held past these lengths; nor does a row's own cache, most often.
+        ends = {answer.upto for answer in self._joint.values() if answer and answer.upto not in (None, anew_from)}
         for positions, mask in styles:
             for several in (True, False):
-                manner = self._fitted(Manner(positions, mask, several, False, (), anew_from, self.traces))
+                start = Manner(positions, mask, several, False, tuple(sorted(ends)), anew_from, self.traces)
+                manner = self._fitted(start)
                 if manner is not None:
                     return replace(manner, crops=self._crops(manner))
         return replace(ANEW, traces=self.traces)
