@@ -20,7 +20,7 @@ from counterpoint.models.attention import FewQueries
 from counterpoint.models.model import Model
 from counterpoint.models.separate import Manner
 from counterpoint.models.traces import traces_of, unchanged
-from counterpoint.models.trials import abilities_of
+from counterpoint.models.trials import LoopCall, abilities_of
 from counterpoint.models.trials.twin import twin_of
 from models import small
 from models.small import EVERY, LLAMA, VOCAB
@@ -208,6 +208,17 @@ def test_a_trial_is_made_once_and_with_few_forwards():
     assert len(calls) == num
     again = small.llama()
     assert abilities_of(again)._structure is abilities_of(model)._structure
+
+
+@pytest.mark.parametrize("around", ["autocast", "device", "training"])
+def test_what_is_switched_on_around_a_trial_changes_no_answer(around):
+    model = small.llama(head_dim=20, attention_dropout=0.5)  # a config that no other test has tried
+    model.config.name_or_path = around
+    with torch.autocast("cpu", torch.bfloat16, enabled=around == "autocast"):
+        with torch.device("meta" if around == "device" else "cpu"):
+            able = abilities_of(model.train(around == "training"))
+            assert able.joint and able.causal and able.padded and able.own_loop(LoopCall(padded=True))
+    assert model.training is (around == "training")
 
 
 def test_what_forwards_leave_on_modules_is_found_and_put_back():

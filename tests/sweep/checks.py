@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import warnings
 from collections.abc import Callable, Sequence
@@ -36,6 +37,7 @@ def _text(length: int, seed: int) -> TokenIds:
 P5, P9, Q9, P20, P28, P37 = (_text(n, seed) for seed, n in enumerate((5, 9, 9, 20, 28, 37)))
 N3, N7, N12, N30 = (_text(n, 10 + seed) for seed, n in enumerate((3, 7, 12, 30)))
 SHARED = P20 + N3  # begins as the prompt does
+P100, N90 = _text(100, 20), _text(90, 21)  # what an encoder reads: block-sparse attention begins to act at 56
 AGAIN = P9 + P5 + P9 + P5 + P9[:4]  # repeats itself, for drafts
 GUIDE = Guide(scale=3.0)
 GUIDES = (
@@ -205,7 +207,8 @@ def _tokens(model: PreTrainedModel, out: Tensor, prompts: Rows) -> list[TokenIds
 def _asked(prompts: Rows, negatives: Rows, **more: Any) -> Callable[[PreTrainedModel, Oracle], None]:
     def run(model: PreTrainedModel, oracle: Oracle) -> None:
         out = _ask(model, prompts, negatives, **more)
-        compare(oracle, prompts, negatives, [GUIDE] * len(prompts), _tokens(model, out, prompts))
+        new = more.get("max_new_tokens", NEW)
+        compare(oracle, prompts, negatives, [GUIDE] * len(prompts), _tokens(model, out, prompts), new)
 
     return run
 
@@ -284,6 +287,8 @@ CHECKS = {
         Check("engine, shared beginnings", _shared, ("causal",)),
         Check("engine, drafts", _drafts, ("causal",)),
         Check("padded prompts", _asked([P5, P20], [N30, N3])),
+        Check("long prompts, padded", _asked([P100, P20], [N7, N90]), ("encoder",)),
+        Check("a long prompt", _asked([P100], [N90], max_new_tokens=40), ("encoder",)),
         Check("prompts of one length", _asked([P9, Q9], [N12, N3])),
         Check("prompts without a mask", _asked([P5, P20], [N12, N12], masked=False), ("causal", "image")),
         Check("padding that ends texts", _pads_with_end, ("causal", "image")),
@@ -303,7 +308,7 @@ def outcome(check: Check, model: PreTrainedModel, oracle: Oracle) -> str:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            check.run(model, oracle)
+            check.run(copy.deepcopy(model) if model.config.is_encoder_decoder else model, oracle)
         except Wrong as error:
             return f"wrong: {error}"
         except Theirs as error:

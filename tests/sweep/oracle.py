@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from conformance.oracle import guided
 from torch import Tensor
@@ -19,14 +21,16 @@ class Oracle:
     """The model's own forward of every text anew, row by row; each text is read once."""
 
     def __init__(self, model: PreTrainedModel) -> None:
-        self._model = model
+        self._model = copy.deepcopy(model) if model.config.is_encoder_decoder else model
         self._known: dict[tuple[TokenIds, TokenIds], Tensor] = {}
 
     @torch.no_grad()
     def logits(self, text: TokenIds, generated: TokenIds) -> Tensor:
         key = (text, generated)
         if key not in self._known:
-            self._known[key] = read(self._model, text, generated)
+            # Some encoders switch to another attention for good at a short text.
+            fresh = copy.deepcopy(self._model) if self._model.config.is_encoder_decoder else self._model
+            self._known[key] = read(fresh, text, generated)
         return self._known[key]
 
     def logprobs(self, prompt: TokenIds, negative: TokenIds, generated: TokenIds, guide: Guide) -> Tensor:

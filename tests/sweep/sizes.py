@@ -30,6 +30,10 @@ PARTS: tuple[tuple[str, str], ...] = (
     ),
     (r"(chunk_size|chunk_length|block_size|floor_scale|n_floor|index_topk|max_inference_chunksize)$", "chunk"),
     (r"index_kpool$", "pool"),
+    (r"^local_radius$", "window"),
+    (r"^relative_attention_max_distance$", "distance"),
+    (r"^relative_attention_num_buckets$", "buckets"),
+    (r"^num_random_blocks$", "one"),
     (r"^num_codebooks$", "books"),
     (r"(key_value_heads|kv_heads|num_query_groups|n_head_kv|num_kv|n_kv_heads)$", "kv"),
     (r"(qk_rope_head_dim|rotary_dim)$", "rope"),
@@ -57,7 +61,7 @@ PARTS: tuple[tuple[str, str], ...] = (
 
 FIRST: dict[str, Any] = {
     "pad": PAD, "bos": BOS, "none": None, "special": 2, "vocab": VOCAB, "layers": 2, "shared": 2, "context": CONTEXT, "original": 32, "window": 8,
-    "chunk": 8, "pool": 4, "books": None, "kv": 2, "rope": 8, "query": 16, "head": 8, "heads": 4, "state_heads": 8, "state_head": 8, "rank": 16,
+    "chunk": 8, "pool": 4, "distance": 16, "buckets": 8, "books": None, "kv": 2, "rope": 8, "query": 16, "head": 8, "heads": 4, "state_heads": 8, "state_head": 8, "rank": 16,
     "experts": 4, "chosen": 2, "one": 1, "state": 8, "inner": 64, "hidden": 32, "picture": 4, "sections": 4,
 }  # fmt: skip
 #: proportions that some classes want, tried in turn and in pairs

@@ -49,6 +49,29 @@ def test_the_way_out_is_one_that_a_trial_has_shown() -> None:
     assert model.generate(ids, attention_mask=mask, max_new_tokens=3, **ask).shape[1] == 4
 
 
+@pytest.mark.parametrize("holes", [(0, 1, 2), (4, 5)])
+@pytest.mark.parametrize("kind", ["rwkv", "gpt_neo"])
+@torch.no_grad()
+def test_one_prompt_with_padding_before_or_between_its_tokens(kind: str, holes: tuple[int, ...]) -> None:
+    """RWKV reads padding; a window counts what lies between."""
+    model = getattr(small, kind)()
+    ids = torch.tensor([[7 + 11 * at % 90 for at in range(12)]])
+    mask = torch.ones_like(ids)
+    mask[0, list(holes)] = 0
+    ask = {"negative_prompt_ids": torch.tensor([[9, 8, 7]]), "guidance_scale": 3.0, "custom_generate": generate}
+    ask |= {"max_new_tokens": 12, "do_sample": False}
+    want = model.generate(ids[mask != 0][None], **ask)[0, 12 - len(holes) :]
+    assert model.generate(ids, attention_mask=mask, **ask)[0, 12:].tolist() == want.tolist()
+    try:
+        states = model.generate(
+            ids, attention_mask=mask, output_hidden_states=True, return_dict_in_generate=True, **ask
+        )
+    except UnsupportedError as error:
+        assert "padded" in str(error) or "padding" in str(error)
+    else:
+        assert states.sequences[0, 12:].tolist() == want.tolist()
+
+
 def test_each_kind_of_call_is_tried_by_itself() -> None:
     static = GenerationConfig(cache_implementation="static")
     assert LoopCall.of(static, num_rows=5, padded=True) == LoopCall(2, True, "static")

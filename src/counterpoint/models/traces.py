@@ -113,6 +113,24 @@ def unchanged(places: list[Place]) -> Iterator[None]:
             _put(module, name, value)
 
 
+@contextlib.contextmanager
+def unswitched(model: nn.Module) -> Iterator[None]:
+    """Leave the parts of a model and their plain settings as they are now: some switch to another attention for good where
+    a text is short."""
+    kept = [(module, dict(module._modules), _settings(module)) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, parts, settings in kept:
+            module._modules.clear()
+            module._modules.update(parts)
+            vars(module).update(settings)
+
+
+def _settings(module: nn.Module) -> dict[str, Any]:
+    return {name: value for name, value in vars(module).items() if value is None or isinstance(value, (bool, int, str))}
+
+
 def _state(module: nn.Module) -> dict[str, Any]:
     own = {name: value for name, value in vars(module).items() if not name.startswith("_")}
     return {name: _copy(value) for name, value in {**own, **module._buffers}.items() if _is_plain(value)}

@@ -15,7 +15,7 @@ from counterpoint.models.caches import cache_of
 from counterpoint.models.trials import LoopCall, abilities_of
 from counterpoint.models.trials.own_loop import writes_more
 from counterpoint.transformers.caller import Caller
-from counterpoint.transformers.encoded import writes_encoded
+from counterpoint.transformers.encoded_trials import encoded_trials
 from counterpoint.transformers.negatives import at_some_edges
 
 
@@ -38,15 +38,21 @@ def own_loop_fault(
     call = LoopCall.of(config, num_rows=num_rows, padded=is_padded)
     shape = f"(attention_mask of shape {tuple(prompt_mask.shape)})" if prompt_mask is not None else ""
     if model.config.is_encoder_decoder:
-        if writes_encoded(model, call):
+        trials = encoded_trials(model)
+        if trials.writes(call):
             return None
-        other = _plainer(call, lambda plainer: writes_encoded(model, plainer))
+        other = _plainer(call, trials.writes)
         way_out = other or "use another encoder-decoder, or a decoder-only model"
         return f"{kind} writes something else in transformers' own loop than without a cache, by a trial; {way_out}"
     if is_padded and not bool((prompt_mask[:, -1] != 0).all()):
         return (
             f"input_ids are padded on the right {shape}, which transformers' own loops can't continue; pad them on the "
             "left"
+        )
+    if is_padded and bool(((prompt_mask[:, 1:] == 0) & (prompt_mask[:, :-1] != 0)).any()):
+        return (
+            f"input_ids have padding between their tokens {shape}, which transformers' own loops count as text in windows "
+            "and states; pad them on the left"
         )
     able = abilities_of(model)
     answer = able.own_loop(call)

@@ -18,7 +18,8 @@ from counterpoint.models.inputs import InputHistories, check_inputs
 from counterpoint.models.padded import PaddedHistories
 from counterpoint.models.trials import abilities_of
 from counterpoint.transformers.caller import Caller, is_drafting, running_generate
-from counterpoint.transformers.encoded import EncodedHistories, continues_encoded
+from counterpoint.transformers.encoded import EncodedHistories
+from counterpoint.transformers.encoded_trials import encoded_trials
 from counterpoint.transformers.forms import RowForms
 from counterpoint.transformers.guides import RowGuides
 from counterpoint.transformers.histories import Histories, rows_for
@@ -91,7 +92,7 @@ class GuidanceLogitsProcessor(LogitsProcessor):
                 f"{type(model).__name__} is an encoder-decoder, whose prompt's last token is no text of its own; "
                 "pass negative_prompt_ids"
             )
-        if self._negatives is not None and model.config.is_encoder_decoder and not continues_encoded(model):
+        if self._negatives is not None and model.config.is_encoder_decoder and not encoded_trials(model).continues():
             raise UnsupportedError(
                 f"{type(model).__name__} writes something else with its cache than without, by a trial, so it can't be guided "
                 "exactly; use another encoder-decoder, or a decoder-only model"

@@ -6,7 +6,6 @@ import functools
 import weakref
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -28,6 +27,7 @@ from counterpoint.models.trials.shrink import get
 from counterpoint.models.trials.structure import ANEW, YES, Answer, Structure, first_line
 from counterpoint.models.trials.texts import Texts
 from counterpoint.models.trials.twin import twin_of
+from counterpoint.models.trials.undisturbed import undisturbed
 
 ATTENTION = ("sdpa", "eager")  # what takes a mask for each row
 MOST_REMEMBERED = 8  # structures
@@ -283,7 +283,7 @@ class Abilities:
         """The answer of a trial on the model itself; `found`, what its twin showed, where it agrees."""
         if name not in self._own:
             try:
-                with torch.no_grad():
+                with undisturbed(self._model):
                     self._own[name] = trial()
             except Exception as error:  # any failure of the trial means that this model's forward is of another kind
                 self._own[name] = Answer(False, first_line(error))
@@ -296,7 +296,8 @@ def _structure_of(model: PreTrainedModel) -> Structure | None:
         model.config.to_json_string(use_diff=False) + str(model.config.get_text_config()._attn_implementation),
     )
     if key not in _STRUCTURES:
-        twin = twin_of(model)
+        with undisturbed():
+            twin = twin_of(model)
         while len(_STRUCTURES) >= MOST_REMEMBERED:
             del _STRUCTURES[next(iter(_STRUCTURES))]
         _STRUCTURES[key] = None if twin is None else Structure(twin)

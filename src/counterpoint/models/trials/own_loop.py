@@ -96,9 +96,8 @@ class Written:
         return None
 
 
-def write(model: PreTrainedModel, rows: Sequence[TokenIds], call: LoopCall, num_new: int) -> Written:
-    """Let a decoder-only model's own loop go on with rows that are padded on the left."""
-    width = max(map(len, rows))
+def write(model: PreTrainedModel, rows: Sequence[TokenIds], call: LoopCall, num_new: int, width: int) -> Written:
+    """Let a decoder-only model's own loop go on with rows that are padded on the left to `width` tokens."""
     ids = torch.tensor([(0,) * (width - len(row)) + row for row in rows], device=model.device)
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=model.device)
     config = call.settings(num_new, pad_token_id=0)

@@ -22,7 +22,7 @@ LAYERS = re.compile(r"layers?$|^depth$|blocks?$")
 EXPERTS = re.compile(r"experts?$|expert_num$")
 CHOSEN = re.compile(r"experts_per|moe_top_?k|^top_?k|n_groups?$|topk_group|expert_group")
 NO_LENGTH = re.compile(
-    r"_ids?$|_index$|token|vocab|version|seed|heads?$|layers?$|experts?|groups?$|kernel|classes|labels"
+    r"_ids?$|_index$|index(es|ices)$|idxs?$|section|factor|token|vocab|version|seed|heads?$|layers?$|experts?|groups?$|kernel|classes|labels"
 )
 MOST_FREE = 64
 LEAST_HEAD = 8  # numbers in a head of the small model, at least
@@ -112,10 +112,14 @@ def divisors(config: PreTrainedConfig) -> list[int]:
 
 
 def length_fields(config: PreTrainedConfig) -> dict[Path, int]:
-    """Numbers that may be lengths in tokens, by where they stand in the text's config."""
+    """Numbers that may be lengths in tokens, by where they stand in the text's config, or in that of an encoder-decoder."""
     found: dict[Path, int] = {}
-    text = config.get_text_config()
+    text = _text_of(config)
     _collect(vars(text), (), found)
+    if config.is_encoder_decoder:
+        for name, part in vars(config).items():
+            if isinstance(part, PreTrainedConfig):
+                _collect(vars(part), (name,), found)
     _collect({str(layer): fields for layer, fields in (_by_layer(text) or {}).items()}, (BY_LAYER,), found)
     return {path: value for path, value in found.items() if value >= LEAST_LENGTH}
 
@@ -128,11 +132,15 @@ def with_lengths(config: PreTrainedConfig, fields: dict[Path, int], *, tables: b
     """
     small = copy.deepcopy(config)
     large = sorted({value for value in fields.values() if value > KEPT_LENGTH})
-    places = [TABLE] * len(large) if tables else [min(FIRST + APART * at, MOST) for at in range(len(large))]
+    first, most = FIRST, MOST
+    if config.is_encoder_decoder:  # relative positions fail where they end before the buckets that stay as they are
+        kept = max((value for value in fields.values() if value <= KEPT_LENGTH), default=0)
+        first, most = max(FIRST, kept + APART), MOST + APART
+    places = [TABLE] * len(large) if tables else [min(first + APART * at, most) for at in range(len(large))]
     new = dict(zip(large, places))
     for path, value in fields.items():
         if value in new:
-            _put(small.get_text_config(), path, new[value])
+            _put(_text_of(small), path, new[value])
     lengths: dict[int, int] = {}
     for value in sorted(set(fields.values())):
         # Where several stand for one, the least is what begins to act first.
@@ -149,6 +157,8 @@ def _collect(values: dict[str, Any], at: Path, found: dict[Path, int]) -> None:
             found[(*at, name)] = value
         elif isinstance(value, dict):
             _collect(value, (*at, name), found)
+        elif isinstance(value, list) and not NO_LENGTH.search(name) and not WIDTH.search(name):
+            _collect({str(place): one for place, one in enumerate(value)}, (*at, name), found)
 
 
 def _put(config: PreTrainedConfig, path: Path, value: int) -> None:
@@ -159,9 +169,21 @@ def _put(config: PreTrainedConfig, path: Path, value: int) -> None:
         _by_layer(config)[int(path[1])][path[2]] = value
         return
     holder = getattr(config, path[0])
+    if isinstance(holder, PreTrainedConfig):
+        _put(holder, path[1:], value)
+        return
     for name in path[1:-1]:
-        holder = holder[name]
-    holder[path[-1]] = value
+        holder = _at(holder, name)
+    holder[int(path[-1]) if isinstance(holder, list) else path[-1]] = value
+
+
+def _at(holder: Any, name: str) -> Any:
+    return holder[int(name)] if isinstance(holder, list) else holder[name]
+
+
+def _text_of(config: PreTrainedConfig) -> PreTrainedConfig:
+    """Where the lengths of what is read stand."""
+    return config if config.is_encoder_decoder else config.get_text_config()
 
 
 def _set(config: PreTrainedConfig, name: str, value: Any) -> None:

@@ -6,8 +6,6 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import torch
-
 from counterpoint.models.attention import FewQueries
 from counterpoint.models.padded import PaddedHistories
 from counterpoint.models.ragged import RaggedRows
@@ -18,6 +16,7 @@ from counterpoint.models.trials.own_loop import LoopCall, write
 from counterpoint.models.trials.texts import Texts, TokenIds
 from counterpoint.models.trials.ties import settled_len
 from counterpoint.models.trials.twin import Twin
+from counterpoint.models.trials.undisturbed import undisturbed
 
 LEAST_TEXT = 8  # tokens
 NEW = 3  # tokens that transformers' own loop writes in its trial
@@ -67,7 +66,8 @@ class Structure:
             is_twin=True,
         )
         self._longest = 0
-        self._texts.find_traces(self._find_longest)
+        with undisturbed(twin.model):
+            self._texts.find_traces(self._find_longest)
         self._is_bounded = 0 < self._longest < len(self._texts.long)
         self._texts.shorten(self._longest)
         marks = [mark for mark in sorted(twin.lengths) if mark <= self._longest]
@@ -77,7 +77,6 @@ class Structure:
         self._reach = self._longest if self._settled is None else self._settled
         self._marks = [mark for mark in marks if mark <= self._reach]
 
-    @torch.no_grad()
     def _find_longest(self) -> None:
         """Find how many tokens the twin's own forward reads without failing."""
         long = self._texts.long
@@ -90,13 +89,12 @@ class Structure:
             least, most = (middle, most) if self._reads(long[:middle]) else (least, middle)
         self._longest = least
 
-    @torch.no_grad()
     def _find_settled(self, marks: list[int]) -> int | None:
         """Up to which mark no choice between equals can turn what the twin predicts; None where there is none."""
         if self._longest < LEAST_TEXT:
             return None
         try:
-            with self._texts.unchanged():
+            with undisturbed(self._model), self._texts.unchanged():
                 return settled_len(self._texts.read_several, marks, self._longest)
         except Exception:  # of whatever kind: a forward of several texts is another trial's to find
             return None
@@ -154,7 +152,7 @@ class Structure:
     @functools.cached_property
     def manner(self) -> Manner:
         """How rows are read one by one. `ANEW` where no cache of the model's can be relied on."""
-        with torch.no_grad():
+        with undisturbed(self._model):
             return replace(ANEW, traces=self.traces) if self._reach < LEAST_TEXT else self._find_manner()
 
     def _find_manner(self) -> Manner:
@@ -255,8 +253,9 @@ class Structure:
             walks.append((start, self._reach - start))
         for width, num_new in walks:
             rows = [texts.long[:width], texts.short[: max(width - 3, 2) if call.padded else width]]
+            rows = rows[-call.num_rows :] if call.padded else rows[: call.num_rows]
             with texts.unchanged():
-                written = write(self._model, rows[: call.num_rows], call, num_new)
+                written = write(self._model, rows, call, num_new, width)
             found = written.first_difference(lambda _, got, ids, row: texts.agrees(got, ids, of=row))
             if found is not None:
                 return found
@@ -295,7 +294,7 @@ class Structure:
         if self._reach < LEAST_TEXT and self._settled is not None:
             return Answer(False, "it chooses among equals, which any other way to read turns")
         try:
-            with torch.no_grad(), self._texts.unchanged():
+            with undisturbed(self._model), self._texts.unchanged():
                 return trial()
         except Exception as error:  # any failure of the trial means that this model's forward is of another kind
             return Answer(False, first_line(error))

@@ -36,7 +36,7 @@ class Texts:
 
     def __init__(self, model: PreTrainedModel, longest: int, *, is_twin: bool) -> None:
         self.model, self._is_twin = model, is_twin
-        self._ids = ids = _plain_ids(model)
+        self._ids = ids = plain_ids(model)
         self.long = tuple(ids[(7 * at * at + 3 * at + 1) % len(ids)] for at in range(longest))
         self.short = tuple(ids[(5 * at * at + 11 * at + 2) % len(ids)] for at in range(longest))
         takes = inspect.signature(model.forward).parameters
@@ -123,7 +123,7 @@ class Texts:
         return logits[0, :, : self._num_ids]
 
 
-def _plain_ids(model: PreTrainedModel) -> list[int]:
+def plain_ids(model: PreTrainedModel) -> list[int]:
     """Token ids that have no part of their own in the model: padding, ends, pictures."""
     special: set[int] = set()
     for config in (model.config, model.config.get_text_config(), model.generation_config):

@@ -57,7 +57,9 @@ def _try(model: PreTrainedModel, divisor: int, num_layers: int | None) -> Twin |
             return None
         twin = _built(type(model), shrunk.config)
         slots = slots_of(twin)
-        twin(input_ids=torch.tensor([[1, 3, 2]]), use_cache=False)
+        ids = torch.tensor([[1, 3, 2]])
+        decoded = {"decoder_input_ids": ids} if small.is_encoder_decoder else {}
+        twin(input_ids=ids, use_cache=False, **decoded)
     except Exception:  # of whatever kind: these sizes do not go together
         return None
     return Twin(twin, shrunk.lengths, shrunk.tables, slots)
@@ -73,6 +75,8 @@ def _shrunk_lengths(kind: type[PreTrainedModel], config: PreTrainedConfig) -> Sh
     if not _same(kind, shrunk.config, shapes):
         neutral = {p: v for p, v in fields.items() if _same(kind, with_lengths(config, {p: v}).config, shapes)}
         shrunk = with_lengths(config, neutral)
+        if config.is_encoder_decoder:  # its tables stay as long as its encoder's texts may have to be
+            return shrunk
         for path in fields.keys() - neutral.keys():
             shrunk = _with_table(kind, shrunk, path, fields[path])
     return shrunk
