@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoModelForMultimodalLM, Qwen3_5
 
 import counterpoint as cp
 from counterpoint import contexts
+from counterpoint.cli import main
 from counterpoint.contexts import Inputs, picture_chat, picture_prompt, pictures
 from counterpoint.errors import GuideError, PromptError
 from counterpoint.models.loading import _class_for
@@ -162,3 +163,36 @@ def test_pictures_are_read_where_the_weights_were_saved_with_them():
         (None, AutoModelForCausalLM),
     ):
         assert _class_for(Qwen3_5Config(architectures=architectures)) is want
+
+
+def run(capsys, *arguments: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as ended:
+        main([*arguments, "--max-tokens", "5", "--temperature", "0"])
+    told = capsys.readouterr()
+    return ended.value.code or 0, told.out, told.err
+
+
+@pytest.mark.parametrize(
+    "options, negative",
+    [([], None), (["--negative-picture", "blank"], pictures.blank), (["--negative-system", "Be wrong."], "Be wrong.")],
+    ids=["unguided", "a picture", "a system message"],
+)
+def test_the_command_line_reads_pictures(folder, model, tmp_path, capsys, options, negative):
+    photo().save(tmp_path / "photo.png")
+    built = (
+        picture_prompt(model, asked(photo()))
+        if negative is None
+        else picture_chat(model, asked(photo()), negative=negative)
+    )
+    guide = None if negative is None else cp.Guide()
+    want = cp.generate(model, built, guide=guide, max_tokens=5, temperature=0).text
+    code, out, told = run(capsys, "generate", QUESTION, "--picture", str(tmp_path / "photo.png"), *options, "--model", str(folder))
+    assert (code, out) == (0, want + "\n"), told
+    bad = [
+        (["--negative-picture", "blank"], "--negative-picture needs --picture"),
+        (["--picture", str(tmp_path / "photo.png"), "--negative-picture", "fog"], "use noisy:STEPS"),
+        (["--picture", str(SCRIPT)], "no picture in it"),
+    ]
+    for wrong, message in bad:
+        code, _, told = run(capsys, "generate", QUESTION, *wrong, "--model", str(folder))
+        assert code == 2 and message in told and told.count("\n") == 1

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from counterpoint.contexts.pictures import blank, noisy, without
+from counterpoint.contexts.pictures import blank, change_of, noisy, without
 from counterpoint.errors import PromptError
 
 
@@ -60,3 +60,12 @@ def test_wrong_arguments_are_one_line(picture, call):
     with pytest.raises(PromptError) as caught:
         call(picture)
     assert "\n" not in str(caught.value) and "use" in str(caught.value)
+
+
+def test_changes_by_their_names(picture):
+    for kind, want in (("noisy", noisy(picture)), ("noisy:90", noisy(picture, 90)), ("blank", blank(picture))):
+        assert np.array_equal(np.asarray(change_of(kind)(picture)), np.asarray(want))
+    assert change_of("none")(picture) is None
+    for kind in ("fog", "noisy:x", "noisy:1001", "blank:3", ""):
+        with pytest.raises(PromptError, match="use noisy:STEPS"):
+            change_of(kind)

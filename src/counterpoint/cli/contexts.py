@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 # Each of these makes the branches by itself; --branch alone goes with --chat, --system and --negative-system.
 WAYS = (
     "negative", "negative_file", "last_tokens", "empty", "suffix", "without", "document", "contrast", "adapter",
-    "negative_system",
+    "negative_system", "negative_picture",
 )  # fmt: skip
 
 
@@ -65,9 +66,11 @@ def _check(options: Options) -> None:
         given += ["--branch"] if given or not is_chat(options) else []
     if len(given) > 1:
         raise UsageError(f"{' and '.join(given)} are given; keep one, or write the branches with --branch")
-    for name, needs in (("instead", "without"), ("undo", "adapter")):
+    for name, needs in (("instead", "without"), ("undo", "adapter"), ("negative_picture", "picture")):
         if options.get(name) and not options[needs]:
-            raise UsageError(f"--{name} needs --{needs}")
+            raise UsageError(f"--{name.replace('_', '-')} needs --{needs}")
+    if options.get("picture") and options.get("document"):
+        raise UsageError("--picture and --document are both given; keep one")
     if is_chat(options) and given and given[0] in ("--without", "--contrast", "--adapter"):
         raise UsageError(f"{given[0]} is for a plain prompt; in a chat use --branch with JSON")
     is_bare = options.get("no_prompt")
@@ -102,6 +105,11 @@ CONTEXTS = OptionGroup(
         option("--system", default=None, metavar="TEXT", help="The system message before PROMPT."),
         option(
             "--negative-system", default=None, metavar="TEXT", help="Another system message, or 'none', or 'default'."
+        ),
+        option("--picture", type=FILE, multiple=True, help="A picture before PROMPT; may be given several times."),
+        option(
+            "--negative-picture", default=None, metavar="KIND|FILE",
+            help="The same with each picture as noisy:STEPS, as blank, or none; or with this picture.",
         ),
         option("--contrast", default=None, metavar="NAME", help="Against what this weaker model predicts."),
         option(
@@ -172,9 +180,12 @@ def read_contexts(options: Options) -> Contexts:
     branches = _branches(model, options) if options["branch"] else None
     if not is_chat(options):
         return Contexts(model, prompt, negative, branches)
-    turns = [{"role": "user", "content": prompt}]
+    turns = [{"role": "user", "content": _with_pictures(options["picture"], prompt)}]
     messages = turns if options["system"] is None else [{"role": "system", "content": options["system"]}, *turns]
-    built = contexts.chat(model, messages, negative=negative, branches=branches)
+    if options["picture"] and negative is None and branches is None:
+        return Contexts(model, contexts.picture_prompt(model, messages))
+    chat = contexts.picture_chat if options["picture"] else contexts.chat
+    built = chat(model, messages, negative=negative, branches=branches)
     if len(messages) == 1 and negative is None and branches is None:  # a turn, and nothing to move away from
         return Contexts(model, built.prompt)
     return Contexts(model, built)
@@ -188,7 +199,30 @@ def read_shared(model: Model, options: Options) -> dict[str, Any]:
 
 def is_chat(options: Options) -> bool:
     """Whether a prompt is what a user says."""
-    return options["chat"] or options["system"] is not None or options["negative_system"] is not None
+    return bool(
+        options["chat"]
+        or options["system"] is not None
+        or options["negative_system"] is not None
+        or options.get("picture")
+    )
+
+
+def _with_pictures(paths: Sequence[str], prompt: str) -> Any:
+    if not paths:
+        return prompt
+    parts: list[dict[str, Any]] = [{"type": "image", "image": path} for path in paths]
+    return [*parts, {"type": "text", "text": prompt}]
+
+
+def _picture_change(given: str) -> Any:
+    """A kind of change, or a file's picture in the place of each."""
+    from counterpoint.contexts import pictures
+    from counterpoint.contexts.picture_chat import picture_of
+
+    if not os.path.exists(given):
+        return pictures.change_of(given)
+    other = picture_of(given)
+    return lambda image: other
 
 
 def _negative(options: Options) -> Any:
@@ -197,6 +231,8 @@ def _negative(options: Options) -> Any:
     if options["negative_system"] is not None:
         named = {system.value: system for system in System}
         return named.get(options["negative_system"], options["negative_system"])
+    if options.get("negative_picture") is not None:
+        return _picture_change(options["negative_picture"])
     if options["last_tokens"] is not None:
         return LastTokens(options["last_tokens"])
     if options["empty"]:

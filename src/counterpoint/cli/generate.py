@@ -34,7 +34,7 @@ def _check(options: Options) -> None:
     elif options["prompt"] is not None or options["prompt_file"] is not None or options["no_prompt"]:
         raise UsageError("--jsonl holds the prompts and one is given too; keep one of them")
     else:
-        for name in ("branch", "chat", "system", "show_branches", "with_model", *WAYS[2:]):
+        for name in ("branch", "chat", "system", "picture", "show_branches", "with_model", *WAYS[2:]):
             if options[name] not in (None, False, ()):
                 raise UsageError(
                     f"--{name.replace('_', '-')} is for one PROMPT; write branches into the lines of --jsonl"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from counterpoint.errors import PromptError
@@ -75,6 +76,20 @@ def blank(image: Image) -> Image:
     """
     _check(image)
     return without(image, (0, 0, *image.size))
+
+
+def change_of(kind: str, *, seed: int = 0) -> Callable[[Image], Image | None]:
+    """How a picture becomes that of a negative, by a name: "noisy", "noisy:STEPS", "blank", or "none" for no picture.
+
+    Raises:
+        PromptError: another name.
+    """
+    name, _, steps = kind.partition(":")
+    if name == "noisy" and (not steps or (steps.isdigit() and int(steps) <= NUM_STEPS)):
+        return lambda image: noisy(image, int(steps or 500), seed=seed)
+    if kind in ("blank", "none"):
+        return blank if kind == "blank" else lambda image: None
+    raise PromptError(f"the negative picture is {kind!r}; use noisy:STEPS (0 to {NUM_STEPS}), blank or none")
 
 
 def _picture(pixels) -> Image:

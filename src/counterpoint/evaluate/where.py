@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, ProcessorMixin
 
 from counterpoint.contexts import pictures
-from counterpoint.errors import UsageError
+from counterpoint.errors import PromptError, UsageError
 from counterpoint.evaluate.drawn import ACROSS, DOWN, SHAPES, Drawn, drawn
 from counterpoint.evaluate.intervals import Difference, Interval, difference, interval
 from counterpoint.formulas import log_probs
@@ -20,8 +20,6 @@ from counterpoint.guide import Branch, Guide
 from counterpoint.guiding import combined
 from counterpoint.models.inputs import InputHistories
 from counterpoint.models.trials import abilities_of
-
-NEGATIVES = ("noisy", "blank", "without", "none")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,16 +75,16 @@ class Outcome:
         return dict(Counter(zip(self.right, self.answered)))
 
 
-def check_negative(kind: str) -> tuple[str, int]:
-    """The kind of a negative picture, and its steps of noise.
-
-    Raises:
-        UsageError: another kind than those of `negative_picture`.
-    """
-    name, _, steps = kind.partition(":")
-    if name not in NEGATIVES or (steps and not (name == "noisy" and steps.isdigit() and int(steps) <= 1000)):
-        raise UsageError(f"the negative picture is {kind!r}; use noisy:STEPS (0 to 1000), blank, without or none")
-    return name, int(steps or 500)
+def check_negative(kind: str) -> None:
+    """Raise `UsageError` for another kind than those of `negative_picture`."""
+    if kind == "without":
+        return
+    try:
+        pictures.change_of(kind)
+    except PromptError:
+        raise UsageError(
+            f"the negative picture is {kind!r}; use noisy:STEPS (0 to 1000), blank, without or none"
+        ) from None
 
 
 def negative_picture(kind: str, image: Any, shown: Drawn, *, seed: int) -> Any:
@@ -98,15 +96,13 @@ def negative_picture(kind: str, image: Any, shown: Drawn, *, seed: int) -> Any:
     Raises:
         UsageError: another kind.
     """
-    name, steps = check_negative(kind)
-    if name == "noisy":
-        return pictures.noisy(image, steps, seed=seed)
-    if name == "without":
+    check_negative(kind)
+    if kind == "without":
         size, half = image.size[0], shown.extent / 2
         lows, highs = (shown.x - half, shown.y - half), (shown.x + half, shown.y + half)
         box = (*(max(0, int(low * size)) for low in lows), *(min(size, int(high * size) + 1) for high in highs))
         return pictures.without(image, box)
-    return pictures.blank(image) if name == "blank" else None
+    return pictures.change_of(kind, seed=seed)(image)
 
 
 @torch.no_grad()
