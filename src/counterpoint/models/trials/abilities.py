@@ -6,6 +6,7 @@ import functools
 import weakref
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
