@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
 from models.small import VOCAB, built
+from torch import Tensor
 from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
     BigBirdPegasusConfig,
     BigBirdPegasusForConditionalGeneration,
     PreTrainedModel,
@@ -28,9 +32,7 @@ DISTANCE = 128  # at which relative positions end
 
 def _t5(cls: type[PreTrainedModel] = T5ForConditionalGeneration) -> PreTrainedModel:
     config = T5Config(d_kv=8, d_ff=64, num_layers=2, num_heads=4, relative_attention_max_distance=DISTANCE, **SIZES)
-    model = built(cls, config)
-    model.generation_config.decoder_start_token_id = 1
-    return model
+    return built(cls, config)
 
 
 class Forgetful(T5ForConditionalGeneration):
@@ -68,6 +70,37 @@ def test_padding_is_tried_in_long_batches(cls: type[PreTrainedModel], padded: bo
     assert trials.writes(LoopCall(padded=False)) and trials.writes(LoopCall(padded=True)) is padded
 
 
+def _bart() -> PreTrainedModel:
+    layers = dict.fromkeys(("encoder_layers", "decoder_layers"), 2)
+    heads = dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), 4)
+    widths = dict.fromkeys(("encoder_ffn_dim", "decoder_ffn_dim"), 64)
+    config = BartConfig(**layers, **heads, **widths, max_position_embeddings=64, bos_token_id=1, **SIZES)
+    config.forced_eos_token_id = None
+    return built(BartForConditionalGeneration, config)
+
+
+@pytest.mark.parametrize(
+    ("model", "kept", "refused"),
+    [
+        (_t5(), [1] * 6 + [0] * 2, None),
+        (_t5(), [0] * 2 + [1] * 6, None),
+        (_t5(), [1] * 3 + [0] * 2 + [1] * 3, "padding between .* pad them on the right"),
+        (_bart(), [1] * 6 + [0] * 2, None),
+        (_bart(), [0] * 2 + [1] * 6, "pad input_ids on the right"),  # its positions begin with the padding
+        (_bart(), [0] + [1] * 3 + [0] + [1] * 3, "padding between .* pad them on the right"),
+    ],
+)
+def test_padding_of_one_prompt_on_either_side(model: PreTrainedModel, kept: list[int], refused: str | None) -> None:
+    mask, negative = torch.tensor([kept]), (8, 9)
+    ids = torch.tensor([[7, 12, 9, 33, 21, 6, 40, 11]]) * mask
+    if refused is not None:
+        with pytest.raises(UnsupportedError, match=refused):
+            _guided(model, ids.tolist(), negative, mask)
+        return
+    got = _guided(model, ids.tolist(), negative, mask)[0]
+    assert got == _anew(model, tuple(ids[mask != 0].tolist()), negative, len(got))
+
+
 def test_what_is_read_beside_a_long_text_leaves_its_attention_as_it_was() -> None:
     """Its encoder attends by blocks from 56 tokens on, and to everything for good once it has read a shorter text."""
     config = BigBirdPegasusConfig(
@@ -75,7 +108,6 @@ def test_what_is_read_beside_a_long_text_leaves_its_attention_as_it_was() -> Non
         decoder_ffn_dim=64, block_size=8, num_random_blocks=1, max_position_embeddings=256, bos_token_id=1, **SIZES,
     )  # fmt: skip
     model = built(BigBirdPegasusForConditionalGeneration, config)
-    model.generation_config.decoder_start_token_id = 1
     fresh = copy.deepcopy(model)
     prompt, negative = tuple((7 * at * at + 3) % 190 + 3 for at in range(100)), (8, 9, 40)
     for _ in range(2):
@@ -86,10 +118,12 @@ def test_what_is_read_beside_a_long_text_leaves_its_attention_as_it_was() -> Non
     assert got != _anew(short, prompt, negative, len(got))  # the difference tells in this text
 
 
-def _guided(model: PreTrainedModel, prompts: list[tuple[int, ...]], negative: tuple[int, ...]) -> list[list[int]]:
+def _guided(
+    model: PreTrainedModel, prompts: list[Sequence[int]], negative: tuple[int, ...], mask: Tensor | None = None
+) -> list[list[int]]:
     out = model.generate(
         input_ids=torch.tensor(prompts),
-        attention_mask=torch.ones((len(prompts), len(prompts[0])), dtype=torch.long),
+        attention_mask=torch.ones((len(prompts), len(prompts[0])), dtype=torch.long) if mask is None else mask,
         negative_prompt_ids=torch.tensor([negative]),
         guidance_scale=3.0,
         custom_generate=generate,

@@ -74,7 +74,7 @@ def test_one_prompt_with_padding_before_or_between_its_tokens(kind: str, holes: 
 
 def test_each_kind_of_call_is_tried_by_itself() -> None:
     static = GenerationConfig(cache_implementation="static")
-    assert LoopCall.of(static, num_rows=5, padded=True) == LoopCall(2, True, "static")
+    assert LoopCall.of(static, num_rows=5, padded=True) == LoopCall(2, True, static="static")
     assert LoopCall.of(GenerationConfig(cache_implementation="dynamic"), num_rows=1, padded=False) == LoopCall(1)
     chunks = LoopCall.of(GenerationConfig(prefill_chunk_size=256), num_rows=1, padded=False)
     assert chunks == LoopCall(1, chunked=True) and chunks.settings(3).prefill_chunk_size < 8

@@ -42,7 +42,8 @@ def claim(folder: Path, own: str) -> None:
         replace_file(mark, own.encode())
     except OSError as error:
         raise UsageError(
-            f"out is {str(folder)!r}, which can't be written: {error.strerror or error}; give another folder", param="out"
+            f"out is {str(folder)!r}, which can't be written: {error.strerror or error}; give another folder",
+            param="out",
         ) from None
 
 

@@ -93,10 +93,14 @@ class EncodedTrials:
         return True
 
     def _writes(self, call: LoopCall, length: int) -> bool:
-        model, texts = self._model(), self._texts(length, alike=not call.padded)[: call.num_rows]
+        model, texts = self._model(), self._texts(length, alike=not call.padded)
+        texts = texts[-call.num_rows :] if call.padded else texts[: call.num_rows]
+        gaps = [((0,) * (length - len(text)), (1,) * len(text)) for text in texts]
+        pads = [((self._pad,) * len(gap), text) for (gap, _), text in zip(gaps, texts)]
+        ids, mask = ([left + right if call.left else right + left for left, right in rows] for rows in (pads, gaps))
         out = model.generate(
-            input_ids=torch.tensor([(*t, *[self._pad] * (length - len(t))) for t in texts], device=model.device),
-            attention_mask=torch.tensor([[1] * len(t) + [0] * (length - len(t)) for t in texts], device=model.device),
+            input_ids=torch.tensor(ids, device=model.device),
+            attention_mask=torch.tensor(mask, device=model.device),
             generation_config=call.settings(
                 NEW,
                 decoder_start_token_id=self._start,

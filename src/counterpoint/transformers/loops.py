@@ -34,10 +34,16 @@ def own_loop_fault(
         prompt_mask: (B, L); None is no padding.
         limit: most tokens that a row can come to.
     """
-    kind, is_padded = type(model).__name__, has_padding(prompt_mask)
-    call = LoopCall.of(config, num_rows=num_rows, padded=is_padded)
+    kind, is_padded, is_encoder = type(model).__name__, has_padding(prompt_mask), model.config.is_encoder_decoder
+    is_left = is_encoder and is_padded and not bool((prompt_mask[:, 0] != 0).all())
+    call = LoopCall.of(config, num_rows=num_rows, padded=is_padded, left=is_left)
     shape = f"(attention_mask of shape {tuple(prompt_mask.shape)})" if prompt_mask is not None else ""
-    if model.config.is_encoder_decoder:
+    if is_padded and _has_gaps(prompt_mask):
+        return (
+            f"input_ids have padding between their tokens {shape}, which transformers' own loops count as text in "
+            f"positions, windows and states; pad them on the {'right' if is_encoder else 'left'}"
+        )
+    if is_encoder:
         trials = encoded_trials(model)
         if trials.writes(call):
             return None
@@ -48,11 +54,6 @@ def own_loop_fault(
         return (
             f"input_ids are padded on the right {shape}, which transformers' own loops can't continue; pad them on the "
             "left"
-        )
-    if is_padded and bool(((prompt_mask[:, 1:] == 0) & (prompt_mask[:, :-1] != 0)).any()):
-        return (
-            f"input_ids have padding between their tokens {shape}, which transformers' own loops count as text in windows "
-            "and states; pad them on the left"
         )
     able = abilities_of(model)
     answer = able.own_loop(call)
@@ -70,13 +71,21 @@ def own_loop_fault(
     return f"{kind} {what}: {answer.reason}; {other or way_out or 'use counterpoint.generate'}"
 
 
+def _has_gaps(mask: Tensor) -> bool:
+    """Whether any row of (B, L) has padding on both sides of which there are tokens."""
+    kept = mask != 0
+    starts = kept[:, 1:] & ~kept[:, :-1]  # a token after padding
+    return bool((starts.sum(1) + kept[:, 0] > 1).any())
+
+
 def _plainer(call: LoopCall, does: Callable[[LoopCall], bool]) -> str | None:
     """What to leave out of a call so that transformers' own loop does; None where nothing helps."""
     ways = [
         ("leave cache_implementation out", call.static is not None, {"static": None}),
         ("leave prefill_chunk_size out", call.chunked, {"chunked": False}),
-        ("pass prompts of one length", call.padded, {"padded": False}),
-        ("pass one prompt at a time", call.num_rows > 1, {"padded": False, "num_rows": 1}),
+        ("pad input_ids on the right", call.left, {"left": False}),
+        ("pass prompts of one length", call.padded, {"padded": False, "left": False}),
+        ("pass one prompt at a time", call.num_rows > 1, {"padded": False, "left": False, "num_rows": 1}),
     ]
     return next((way for way, asked, fields in ways if asked and does(replace(call, **fields))), None)
 

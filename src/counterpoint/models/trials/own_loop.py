@@ -32,23 +32,26 @@ class LoopCall:
 
     Args:
         num_rows: 1, or 2 for any more.
-        padded: rows are of different lengths, padded on the left (an encoder's on the right).
+        padded: rows are of different lengths, padded on the left (an encoder's on the right, unless `left`).
+        left: an encoder's rows are padded on the left.
         static: the name of a cache of fixed size; None is a growing one.
         chunked: prompts are read in chunks.
     """
 
     num_rows: int = 2
     padded: bool = False
+    left: bool = False
     static: str | None = None
     chunked: bool = False
 
     @classmethod
-    def of(cls, config: GenerationConfig, *, num_rows: int, padded: bool) -> LoopCall:
+    def of(cls, config: GenerationConfig, *, num_rows: int, padded: bool, left: bool = False) -> LoopCall:
         """The kind of a call with these settings."""
         name = config.cache_implementation
         return cls(
             min(num_rows, 2),
             padded,
+            left,
             name if name in ALL_STATIC_CACHE_IMPLEMENTATIONS else None,
             config.prefill_chunk_size is not None,
         )
