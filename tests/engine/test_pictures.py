@@ -68,7 +68,12 @@ def test_samples_are_those_of_the_stateless_loop(name):
     for index, tokens in enumerate(got):
         source = generator(5 + index, "cpu")
         want = models.stateless(
-            name, model.hf, [prompt, other], GUIDES[1], num_steps=12, choose=lambda s, _, g=source: draw(s, Sampling(), g)
+            name,
+            model.hf,
+            [prompt, other],
+            GUIDES[1],
+            num_steps=12,
+            choose=lambda s, _, g=source: draw(s, Sampling(), g),
         )
         assert tokens == want
 
@@ -150,6 +155,7 @@ def test_what_is_neutral_changes_nothing_to_the_bit(name, neutral):
     assert (got.token_ids, got.logprobs) == (want.token_ids, want.logprobs)
 
 
+@pytest.mark.filterwarnings("ignore:`hidden_state` is deprecated:FutureWarning")  # inside transformers 5.17
 @pytest.mark.parametrize(
     "name, message",
     [("mllama", "after pictures or sounds.*keys of shape.*negative_inputs"), ("PaliGemma", "can't be guided: it is not causal")],

@@ -139,6 +139,7 @@ def test_what_cannot_be_a_negative_is_refused():
         guided(model, prompt, other, GUIDES[0], negative_prompt_ids=torch.tensor([[1]]))
 
 
+@pytest.mark.filterwarnings("ignore:`hidden_state` is deprecated:FutureWarning")  # inside transformers 5.17
 def test_mllama_goes_on_beside_its_picture():
     name, model = "mllama", _model("mllama")
     prompt, negative = models.inputs(name, TEXT, 1), models.inputs(name, TEXT, 3)

@@ -20,6 +20,7 @@ from counterpoint.guide import Branch, Guide, no_effect
 from counterpoint.guiding import combined
 from counterpoint.models.trials.own_loop import writes_more
 from counterpoint.transformers.branched import GuidedBranches, guide_samples
+from counterpoint.transformers.cached_codes import check_cached
 
 Inputs = Mapping[str, Any]
 
@@ -54,7 +55,7 @@ def codebooks(
         `stopping_criteria`, and processors to `logits_processor` of the call.
 
     Raises:
-        UnsupportedError: another model, or a negative that this model can't have.
+        UnsupportedError: another model, a negative that this model can't have, or a version of transformers that misreads it.
         PromptError: inputs without `input_ids`, of other numbers of rows, or too long to stand beside the prompt's.
         GuideError: no guide, or not one for each prompt.
     """
@@ -131,6 +132,7 @@ def _encoded(
     arguments = {**kept, **encoder.arguments(prompt), "guidance_scale": 1.0}
     if not _has_effect(inputs, others, weights, guides):
         return arguments
+    check_cached(model, arguments)
     longest = max(context.states.shape[1] for context in read)
     if not encoder.masks and longest > prompt.states.shape[1]:
         raise PromptError(

@@ -190,7 +190,8 @@ class Abilities:
             return self._own[kind]
         plain = [token_id for token_id in self._texts.long if token_id not in inputs.ids]
         new = (plain or list(self._texts.long))[:NUM_AFTER]
-        want = uncached(self._model, placed(self._model, inputs.values), new, self.own_state())
+        with undisturbed(self._model):
+            want = uncached(self._model, placed(self._model, inputs.values), new, self.own_state())
         return self._try_own(kind, lambda: self._goes_on(inputs, new, want, limit))
 
     def check_reads(self, inputs: Inputs, *, limit: int | None = None) -> None:
