@@ -38,26 +38,33 @@ class Echo:
 
     def distances(self, steps: Array) -> Array:
         """Of each window; 1 where too little is before it. (T, C) -> (T - L + 1,)."""
-        nearest, usual = self._apart(steps)
-        told = (np.maximum(usual, self._least) + LEAST) / (nearest + LEAST)
-        return np.where(np.isnan(told), 1.0, told)
+        return self._told(*self._apart(steps))
 
     def last(self, steps: Array) -> float:
         """Of the last window alone."""
-        return float(self.distances(steps[-(FURTHEST + 1) * self._length :])[-1])
+        steps = steps[-(FURTHEST + 1) * self._length :]
+        return float(self._told(*self._apart(steps, len(steps) - self._length))[0])
 
-    def _apart(self, steps: Array) -> tuple[Array, Array]:
-        """The least and the median difference of each window from runs before it; NaN where there are too few."""
-        length, count = self._length, max(len(steps) - self._length + 1, 0)
+    def _told(self, nearest: Array, usual: Array) -> Array:
+        told = (np.maximum(usual, self._least) + LEAST) / (nearest + LEAST)
+        return np.where(np.isnan(told), 1.0, told)
+
+    def _apart(self, steps: Array, begin: int = 0) -> tuple[Array, Array]:
+        """The least and the median difference of each window, from that number on, from runs before it; NaN where there are
+        too few."""
+        length, count = self._length, max(len(steps) - self._length + 1 - begin, 0)
         nearest, usual = np.full(count, np.nan), np.full(count, np.nan)
+        first = max(self.shortest - length - begin, 0)
         if len(steps) < self.shortest:
             return nearest, usual
         lags = np.arange(NEAREST_LAG, min(FURTHEST * length, len(steps) - length) + 1)
-        before = np.arange(len(steps))[:, None] - lags  # (T, lags)
-        apart = np.abs(steps[:, None] - steps[np.maximum(before, 0)]).mean(-1)
+        before = np.arange(begin, len(steps))[:, None] - lags  # (T - begin, lags)
+        apart = np.abs(steps[begin:, None] - steps[np.maximum(before, 0)]).mean(-1)
         sums = np.cumsum(np.concatenate([np.zeros((1, len(lags))), apart]), axis=0)
-        means = (sums[length:] - sums[:-length]) / length  # (N, lags)
-        means[before[:count] < 0] = np.nan  # the run would begin before the text
-        told = slice(self.shortest - length, None)
-        nearest[told], usual[told] = np.nanmin(means[told], axis=1), np.nanmedian(means[told], axis=1)
+        means = (sums[length:] - sums[:-length]) / length  # (windows, lags)
+        is_there = before[:count] >= 0  # else the run would begin before the text
+        means = np.sort(np.where(is_there, means, np.inf), axis=1)[first:]
+        middle, windows = is_there.sum(1)[first:], np.arange(len(means))
+        nearest[first:] = means[:, 0]
+        usual[first:] = (means[windows, (middle - 1) // 2] + means[windows, middle // 2]) / 2
         return nearest, usual
