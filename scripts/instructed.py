@@ -84,7 +84,6 @@ def plain_logprobs(model: cp.Model, store: Store, records: Sequence[Record]) -> 
     known = store.get(keys)
     left = [(key, r) for key, r in zip(keys, records) if key not in known]
     rows = model.new_rows()
-    made = {}
     for key, record in left:
         prompt = cp.contexts.chat_prompt(model, [{"role": "user", "content": QUESTIONS[record["question"]]}])
         before, ids = read_prompt(model, prompt), record["token_ids"]
@@ -93,8 +92,7 @@ def plain_logprobs(model: cp.Model, store: Store, records: Sequence[Record]) -> 
         logits = rows.forward([Feed(row, [*before, *ids], columns=columns)])
         rows.free(row)
         logprobs = logits.float().log_softmax(-1)[torch.arange(len(ids)), torch.tensor(ids)]
-        made[key] = float(logprobs.mean())
-    store.put(made)
+        store.put({key: float(logprobs.mean())})
     known = store.get(keys)
     return [known[key] for key in keys]
 

@@ -17,8 +17,6 @@ import math
 import os
 import platform
 import random
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,7 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import torch
+from instructed import clock
 from worth_arms import Arm, arms_of, distilled, own_prompts, plausible, vector_of
 from worth_page import write_page
 
@@ -227,11 +226,7 @@ def main() -> None:
     parser.add_argument("--only", choices=("distil", *PARTS), default=None, help="compute this part, and no page")
     given = parser.parse_args()
     torch.set_num_threads(1)  # one thread sums in one order, so that the same command gives the same numbers
-    began = time.monotonic()
-
-    def say(line: str) -> None:
-        print(f"{time.monotonic() - began:6.0f} s  {line}", file=sys.stderr, flush=True)
-
+    say = clock()
     given.folder.mkdir(parents=True, exist_ok=True)
     measuring = Measuring(given, say)
     texts = [json.loads(line)["text"] for line in given.lambada.read_text(encoding="utf-8").splitlines()]
