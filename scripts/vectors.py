@@ -100,7 +100,8 @@ class Steering:
     def _generated(self, asked: list[tuple[int, int]], places: Sequence[Place]) -> list[Said]:
         hf, tokenizer = self.model.hf, self.model.tokenizer
         prompts = [
-            read_prompt(self.model, chat_prompt(self.model, [{"role": "user", "content": QUESTIONS[q]}])) for _, q in asked
+            read_prompt(self.model, chat_prompt(self.model, [{"role": "user", "content": QUESTIONS[q]}]))
+            for _, q in asked
         ]
         longest = max(map(len, prompts))
         ids = torch.full((len(prompts), longest), tokenizer.eos_token_id)
@@ -147,7 +148,11 @@ def guided(model: cp.Model, store: Store, scale: float, questions: range, say: S
         requests = []
         for i, q in asked:
             built = chat(model, messages(i, q), negative=INSTRUCTIONS[i].opposite)
-            options = {"guide": None if scale == 1 else cp.Guide(scale=scale), "max_tokens": MAX_TOKENS, "temperature": 0}
+            options = {
+                "guide": None if scale == 1 else cp.Guide(scale=scale),
+                "max_tokens": MAX_TOKENS,
+                "temperature": 0,
+            }
             requests.append(prepare(model, built.prompt if scale == 1 else built, **options))
         done = [one for (one,) in Engine(model).complete(requests)]
         store.put({key: [judged(i, q, one) for (i, q), one in zip(asked, done)]})
@@ -208,7 +213,7 @@ def page(record: Record) -> str:
         "",
         f"SmolLM2-135M-Instruct (4 bits, read as bfloat16), {len(INSTRUCTIONS)} instructions that a program checks, "
         f"{record['questions']} questions each, greedy, at most {MAX_TOKENS} tokens. A vector is fitted on {len(FITTED)} other questions under "
-        "the instruction against its opposite, with `length=\"states\"`: a strength is a share of the mean length of the layer's "
+        'the instruction against its opposite, with `length="states"`: a strength is a share of the mean length of the layer\'s '
         "states. Its prompt is the question alone, without a system message. Guided, the system message is read, against its "
         f"opposite. Layers and strengths are chosen on {len(CHOSEN)} yet other questions.",
         "",
@@ -225,7 +230,10 @@ def page(record: Record) -> str:
         "",
         "| | " + " | ".join(("weakest", "middle", "strongest")) + " |",
         "|---|---|---|---|",
-        *(f"| {name} | {' | '.join(f'{value:.2f}' for value in values)} |" for name, values in record["places"].items()),
+        *(
+            f"| {name} | {' | '.join(f'{value:.2f}' for value in values)} |"
+            for name, values in record["places"].items()
+        ),
         "",
         f"Shares of {', '.join(f'{share:g}' for share in SHARES)} in one layer and of {', '.join(f'{share:g}' for share in BAND_SHARES)} "
         "in many. Chosen for each instruction, with its share:",

@@ -45,6 +45,7 @@ from counterpoint.evaluate.diversity import repetition
 from counterpoint.evaluate.intervals import difference, interval
 from counterpoint.store import Store, key_of
 from counterpoint.watch import Watch
+from counterpoint.watch.watch import VERSION
 
 TOGETHER = 24  # texts in one batch
 MAX_TOKENS = 96
@@ -177,27 +178,44 @@ def measure_alarms(
     }  # fmt: skip
 
 
-def all_alarms(model: cp.Model, store: Store, tried: list[Record], records: list[Record], seed: int, say: Say) -> Record:
-    """Each way to watch, by name: on texts to other questions than those by which it was chosen, unless its name says so."""
-    bad, alarms = derailed(records), {}
+#: each way to watch, by name: options of `measure_alarms`
+WAYS: dict[str, Record] = {
+    "as it comes": {},
+    "24 good texts": {"num_good": 24},
+    "without echoes": {"echoes": False},
+    "an isolation forest, without echoes": {"method": "forest", "echoes": False, "draws": 8},
+    "an isolation forest, with echoes": {"method": "forest", "draws": 8},
+    "states, without echoes": {"features": "hidden", "echoes": False, "draws": 8},
+    "states, with echoes": {"features": "hidden", "draws": 8},
+    "states, an isolation forest, without echoes": {
+        "features": "hidden", "method": "forest", "echoes": False, "draws": 4,
+    },
+    "derailed from a fifth of 3-grams on": {},
+    "derailed where improbable too": {},
+    "the questions by which it was chosen": {},
+}  # fmt: skip
 
-    def measure(name: str, texts: list[Record] = records, by: list[bool] = bad, **options: Any) -> None:
-        alarms[name] = measure_alarms(texts, by, seed=seed, **options)
-        say(f"{name}: AUROC {alarms[name]['area'][0]:.3f}")
 
-    measure("as it comes")
-    measure("24 good texts", num_good=24)
-    measure("without echoes", echoes=False)
-    measure("an isolation forest, without echoes", method="forest", echoes=False, draws=8)
-    measure("an isolation forest, with echoes", method="forest", draws=8)
-    measure("states, without echoes", features="hidden", echoes=False, draws=8)
-    measure("states, with echoes", features="hidden", draws=8)
-    measure("states, an isolation forest, without echoes", features="hidden", method="forest", echoes=False, draws=4)
-    measure("derailed from a fifth of 3-grams on", by=derailed(records, LESS_REPEATED))
-    improbable = [one < IMPROBABLE for one in plain_logprobs(model, store, records)]
-    measure("derailed where improbable too", by=[a or b for a, b in zip(bad, improbable)])
-    measure("the questions by which it was chosen", tried, derailed(tried))
-    return alarms
+def alarms_of(
+    name: str,
+    store: Store,
+    tried: list[Record],
+    records: list[Record],
+    seed: int,
+    improbable: list[bool] | None,
+    say: Say,
+) -> Record:
+    """One of WAYS, kept: on texts to other questions than those by which it was chosen, unless its name says so."""
+    texts = tried if name == "the questions by which it was chosen" else records
+    bad = derailed(texts, LESS_REPEATED if name == "derailed from a fifth of 3-grams on" else REPEATED)
+    if name == "derailed where improbable too" and improbable is not None:
+        bad = [a or b for a, b in zip(bad, improbable)]
+    key = key_of("alarms", VERSION, name, WAYS[name], seed, bad, [record["token_ids"] for record in texts])
+    if key not in store.get([key]):
+        store.put({key: measure_alarms(texts, bad, seed=seed, **WAYS[name])})
+    found = store.get([key])[key]
+    say(f"{name}: AUROC {found['area'][0]:.3f}")
+    return found
 
 
 def measure_ease(
@@ -266,8 +284,12 @@ def page(record: Record) -> str:
         f"{MAX_TOKENS} tokens. A text has derailed where a third of its 3-grams of words are there already. A watch is fitted on "
         f"{usual['good']} good texts drawn from these and judges the others; 40 draws (8 with a forest or states, 4 with both), "
         f"with the texts drawn anew. Texts shorter than a window are left out. What a window is known by was chosen on the texts "
-        f"of the last line, to {record['tried']} other questions ({chosen['derailed']} of {chosen['n']} derailed). "
-        f"Improbable: a mean log-probability below {IMPROBABLE:g} as answers to the bare question.",
+        f"of the last line, to {record['tried']} other questions ({chosen['derailed']} of {chosen['n']} derailed)."
+        + (
+            f" Improbable: a mean log-probability below {IMPROBABLE:g} as answers to the bare question."
+            if "derailed where improbable too" in alarms
+            else ""
+        ),
         "",
         "| | derailed | AUROC (95 percent) | found at 5 % false alarms | found at the bound | false alarms at the bound |",
         "|---|---|---|---|---|---|",
@@ -303,6 +325,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=ROOT / "build" / "watch")
     parser.add_argument("--questions", type=int, default=len(QUESTIONS) - NUM_FIRST, help="that are reported")
     parser.add_argument("--eased", type=int, default=10, help="questions of these that are eased")
+    parser.add_argument("--logprobs", action="store_true", help="judge by mean log-probabilities too; takes minutes")
+    parser.add_argument("--only", choices=tuple(WAYS), default=None, help="compute this row, and no page")
     parser.add_argument("--rounds", type=int, default=7, help="pairs of the cost")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
@@ -314,7 +338,13 @@ def main() -> None:
     tried = write_texts(model, store, scale=STRONG, questions=range(NUM_FIRST), say=say)
     records = write_texts(model, store, scale=STRONG, questions=reported, say=say)
     say(f"derailed: {sum(derailed(tried))} of {len(tried)} and {sum(derailed(records))} of {len(records)}")
-    alarms = all_alarms(model, store, tried, records, given.seed, say)
+    logprobs = plain_logprobs(model, store, records) if given.logprobs else None
+    improbable = None if logprobs is None else [one < IMPROBABLE for one in logprobs]
+    ways = [name for name in WAYS if improbable is not None or name != "derailed where improbable too"]
+    if given.only is not None:
+        alarms_of(given.only, store, tried, records, given.seed, improbable, say)
+        return
+    alarms = {name: alarms_of(name, store, tried, records, given.seed, improbable, say) for name in ways}
     eased, watch = measure_ease(model, store, tried, records, reported[: given.eased], seed=given.seed, say=say)
     record = setting("python scripts/watch.py", given.seed) | {
         "questions": given.questions, "tried": NUM_FIRST, "alarms": alarms, "ease": eased,

@@ -86,7 +86,8 @@ def test_mistakes_are_one_line(run, tmp_path, prompts, more, said):
 
 
 @pytest.mark.parametrize(
-    "out, said", [("few/run", "few' is a file; give a folder"), ("/proc/run", "which can't be written; give another folder")]
+    "out, said",
+    [("few/run", "few' is a file; give a folder"), ("/proc/run", "which can't be written; give another folder")],
 )
 def test_folders_that_can_t_be_made(run, tmp_path, prompts, out, said):
     (tmp_path / "few").write_text("What?\n")

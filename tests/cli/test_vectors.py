@@ -96,11 +96,17 @@ def test_show_and_the_other_format(run, files):
         (["vectors", "fit", "PAIRS", "--out", "/proc/x.gguf"], "--out is '/proc/x.gguf', which can't be written"),
         (["vectors", "fit", "EMPTY", "--out", "x.gguf"], "0 pairs are given; a vector needs 2"),
         (["vectors", "fit", "PAIRS", "--out", "x.gguf", "--system", "A"], "go together"),
-        (["generate", "Hi", "--vector", "V", "--model", "bundled"], "the vector is 32 wide and the states of bundled are 256 wide"),
+        (
+            ["generate", "Hi", "--vector", "V", "--model", "bundled"],
+            "the vector is 32 wide and the states of bundled are 256 wide",
+        ),
         (["vectors", "fit", "PAIRS", "--out", "x.gguf", "--layers", "9-2"], "as 8-20 or 3,5,9"),
         (["vectors", "fit", "PAIRS", "--out", "x.gguf", "--layers", "7"], "layers has 7"),
         (["vectors", "fit", "PAIRS", "--out", "x.gguf", "--method", "ica"], "--method is 'ica'"),
-        (["vectors", "fit", "PAIRS", "--out", "x.gguf", "--length", "far"], "--length is 'far'; use difference or states"),
+        (
+            ["vectors", "fit", "PAIRS", "--out", "x.gguf", "--length", "far"],
+            "--length is 'far'; use difference or states",
+        ),
         (["vectors", "fit", "PAIRS", "--out", "x.gguf", "--directions", "2"], "--directions is 2 and --method is mean"),
         (["vectors", "fit", "ASKED", "--out", "x.gguf"], 'line 1 is .*; write {"positive": TEXT, "negative": TEXT}'),
         (["vectors", "fit", "V", "--out", "x.gguf"], "not valid"),
@@ -119,5 +125,10 @@ def test_show_and_the_other_format(run, files):
 )
 def test_mistakes_are_one_line(mistake, files, arguments, message):
     (files / "empty.jsonl").write_text("")
-    named = {"EMPTY": files / "empty.jsonl", "PAIRS": files / "pairs.jsonl", "ASKED": files / "asked.jsonl", "V": files / "v.gguf"}
+    named = {
+        "EMPTY": files / "empty.jsonl",
+        "PAIRS": files / "pairs.jsonl",
+        "ASKED": files / "asked.jsonl",
+        "V": files / "v.gguf",
+    }
     mistake(arguments, message, named, has_model=arguments[1] not in ("show", "sing"))

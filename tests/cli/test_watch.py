@@ -87,4 +87,6 @@ def test_in_a_job(run, folder, files, tmp_path):
     ],
 )  # fmt: skip
 def test_mistakes_are_one_line(mistake, files, arguments, message):
-    mistake(arguments, message, {"GOOD": files / "good.jsonl", "STRICT": files / "strict.json", "FEW": files / "few.jsonl"})
+    mistake(
+        arguments, message, {"GOOD": files / "good.jsonl", "STRICT": files / "strict.json", "FEW": files / "few.jsonl"}
+    )

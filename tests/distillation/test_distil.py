@@ -179,7 +179,9 @@ def test_a_folder_of_another_run_is_refused(made, changed):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "write_examples", lambda *given, **more: pytest.fail("answers were written before that"))
         for other, more in ((model, changed), (small_chat(seed=1), {})):
-            with pytest.raises(UsageError, match="a run of another model, guide or setting has begun; choose another folder"):
+            with pytest.raises(
+                UsageError, match="a run of another model, guide or setting has begun; choose another folder"
+            ):
                 go(other, folder / "run", **more)
     with pytest.raises(UsageError, match="belongs to another model or corpus; choose another --out"):
         distil(model, QUESTIONS[:-1], out=folder / "run", rules=["regex=."], say=lambda line: None, **SETTING)

@@ -70,7 +70,9 @@ def test_a_text_that_is_one_loop_from_its_beginning():
 def test_good_texts_that_are_too_short_for_echoes():
     short = texts(8, length=32)
     watch = cp.Watch(short, "model")
-    assert watch.echo is None and watch.echo_bound is None and watch.bound == cp.Watch(short, "model", echoes=False).bound
+    assert (
+        watch.echo is None and watch.echo_bound is None and watch.bound == cp.Watch(short, "model", echoes=False).bound
+    )
     longer = cp.Watch([*short[:3], *texts(5, length=33)], "model")
     assert longer.echo is not None and longer.bound > cp.Watch(longer.texts, "model", echoes=False).bound
     largest = [longer.echo.distances(longer._steps(text)).max() for text in longer.texts[3:]]
