@@ -209,7 +209,10 @@ def page(record: Record) -> str:
         f"In short: put where it does most for its instruction, a vector alone does what is asked in {own['fulfilled'][0]:.2f} of the "
         f"texts, the system message alone in {rows['system message, log, scale 1']['fulfilled'][0]:.2f}, and the system message guided at "
         f"scale 3 in {rows['system message, log, scale 3']['fulfilled'][0]:.2f}; at the usual layer at most "
-        f"{usual['fulfilled'][0]:.2f}. Which place is best differs from instruction to instruction.",
+        f"{usual['fulfilled'][0]:.2f}. Which place is best differs from instruction to instruction. The price is repetition: "
+        f"{own['repetition']:.2f} of the 3-grams, against {rows['system message, log, scale 3']['repetition']:.2f} under guidance; half "
+        f"as strong, the vector does what is asked in {rows['chosen for each instruction, times 0.5']['fulfilled'][0]:.2f} and repeats "
+        f"{rows['chosen for each instruction, times 0.5']['repetition']:.2f}.",
         "",
         f"SmolLM2-135M-Instruct (4 bits, read as bfloat16), {len(INSTRUCTIONS)} instructions that a program checks, "
         f"{record['questions']} questions each, greedy, at most {MAX_TOKENS} tokens. A vector is fitted on {len(FITTED)} other questions under "
