@@ -57,7 +57,12 @@ def test_what_is_lost_is_said_once(monkeypatch, platform_name, said):
 def test_a_compiler_that_fails_leaves_no_kernel_and_nothing_behind(nothing_loaded, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("CC", "false")
-    assert not few_rows.is_available()
+    build._warn.cache_clear()
+    with pytest.warns(
+        CompileWarning, match=r"the C compiler failed on our kernels .*steps of few rows 2 to 4 times"
+    ) as seen:
+        assert not few_rows.is_available() and not few_queries.is_available() and not blocks.is_available()
+    assert len(seen) == 1
     assert list((tmp_path / "counterpoint").iterdir()) == []
 
 
@@ -65,4 +70,10 @@ def test_a_folder_that_others_can_write_is_not_used(nothing_loaded, monkeypatch,
     (tmp_path / "counterpoint").mkdir()
     (tmp_path / "counterpoint").chmod(0o777)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert not few_rows.is_available()
+    with pytest.warns(CompileWarning, match="can be written by others"):
+        assert not few_rows.is_available()
+
+
+def test_a_kernel_that_is_wrong_here_is_not_used_and_told():
+    with pytest.warns(CompileWarning, match="test_kernel_builds gives other results than torch"):
+        assert not build.checked(lambda: False)()

@@ -26,6 +26,10 @@ FOLDER = Path(__file__).parent
 SOURCES = ("products.c", "blocks.c", "few_queries.c", "step.c", "choice.c")
 FLAGS = ("-O2", "-march=native", "-fPIC", "-fopenmp")
 COMPILE_LIMIT_S = 60
+LOST = (
+    "torch's own kernels are used: the same tokens, steps of few rows 2 to 4 times as long, and no int8 or int4 weights; "
+    "compile=False is silent"
+)
 #: the namespace of our operators, torch.ops.counterpoint
 OPERATORS = torch.library.Library("counterpoint", "FRAGMENT")
 
@@ -49,12 +53,7 @@ def warn_where_missing() -> None:
         reason = "there is no C compiler (cc, or what CC names); install gcc"
     else:
         return
-    warnings.warn(
-        f"{reason}. torch's own kernels are used: the same tokens, steps of few rows 2 to 4 times as long, and no int8 or "
-        "int4 weights; compile=False is silent",
-        CompileWarning,
-        stacklevel=3,
-    )
+    warnings.warn(f"{reason}. {LOST}", CompileWarning, stacklevel=3)
 
 
 @functools.cache
@@ -68,17 +67,32 @@ def loaded() -> ctypes.CDLL:
 
 
 def checked(check: Callable[[], bool]) -> Callable[[], bool]:
-    """`check` of a kernel, made once; False as well where there is no library, or it lacks the function."""
+    """`check` of a kernel, made once; False as well where there is no library, or it lacks the function. Where there is a
+    compiler, a warning says so."""
 
     @functools.cache
     @functools.wraps(check)
     def is_available() -> bool:
-        try:
-            return check()
-        except (OSError, subprocess.SubprocessError, AttributeError):
+        if not has_compiler():  # as `warn_where_missing` says
             return False
+        try:
+            if check():
+                return True
+            _warn(f"{check.__module__.rpartition('.')[2]} gives other results than torch on this processor")
+        except subprocess.CalledProcessError as error:
+            said = (error.stderr or b"").decode(errors="replace").strip().splitlines()
+            _warn(f"the C compiler failed on our kernels ({said[0] if said else f'exit status {error.returncode}'})")
+        except (OSError, subprocess.SubprocessError, AttributeError) as error:
+            _warn(f"our kernels can't be built or loaded ({error})")
+        return False
 
     return is_available
+
+
+@functools.cache
+def _warn(reason: str) -> None:
+    """Say once what is lost."""
+    warnings.warn(f"{reason}. {LOST}", CompileWarning, stacklevel=5)
 
 
 def current() -> Path:
