@@ -206,6 +206,8 @@ def _longer(inputs: Mapping[str, Any], new: Sequence[int]) -> dict[str, Any]:
         if isinstance(value, Tensor) and value.shape == ids.shape:
             fill = new if name == "input_ids" else [int(name == "attention_mask")] * len(new)
             value = torch.cat([value, torch.tensor([fill], dtype=value.dtype, device=value.device)], dim=1)
+        elif isinstance(value, Tensor) and "mask" in name and value.shape[:2] == ids.shape:
+            value = torch.cat([value, *[value[:, -1:]] * len(new)], dim=1)  # Mllama's, of what each token sees
         longer[name] = value
     return longer
 

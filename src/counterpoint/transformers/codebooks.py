@@ -132,13 +132,13 @@ def _encoded(
     arguments = {**kept, **encoder.arguments(prompt), "guidance_scale": 1.0}
     if not _has_effect(inputs, others, weights, guides):
         return arguments
-    check_cached(model, arguments)
     longest = max(context.states.shape[1] for context in read)
     if not encoder.masks and longest > prompt.states.shape[1]:
         raise PromptError(
             f"a negative is {longest - prompt.states.shape[1]} tokens longer than the prompt, which {type(model).__name__} "
             "can't mask; pad the prompt to its length with the processor"
         )
+    check_cached(model, arguments)
     length = max(longest, prompt.states.shape[1])
     rows = [context.repeated(len(prompt.states)).padded(length) for context in (prompt, *read)]
     joined = _Context(torch.cat([context.states for context in rows]), torch.cat([context.mask for context in rows]))
