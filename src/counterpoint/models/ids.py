@@ -24,7 +24,7 @@ def _weight(module: object) -> object:
 
 
 def special_ids(model: PreTrainedModel, name: str) -> list[int]:
-    """Token ids by their name, where the model says them: in what it generates by, its config, or its text's config."""
+    """Token ids by their name, from the generation config, the config, or the text's config, whichever has them first."""
     for place in (model.generation_config, model.config, model.config.get_text_config()):
         value = getattr(place, name, None)
         if value is not None:

@@ -87,7 +87,7 @@ class RaggedRows(Rows):
 
     @property
     def most_alike(self) -> int:
-        """As many rows as the kernels take, which sum each row in one order whatever stands beside it."""
+        """The most rows that our kernels take. They add up each row in one order, so other rows change no bit of it."""
         return self._linears.most_alike if self._attention.is_by_kernel else 1
 
     @property

@@ -129,7 +129,7 @@ class SeparateRows(Rows):
         state = self._rows[row]
         del state.ids[length:]
         if state.own is not None:
-            return  # what is read next begins anew by itself
+            return  # the next forward reads the row from its beginning
         surplus = state.num_cached - length
         if surplus <= 0:
             return

@@ -1,4 +1,4 @@
-"""What a forward leaves behind on a model's modules, outside any cache: a state that the next text must not see."""
+"""State that a forward leaves on a model's modules, outside any cache. The next text must not see it."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def slots_of(model: nn.Module) -> Slots:
 
 
 class OwnState:
-    """What one reader's texts leave on the modules, kept apart from what all others leave there.
+    """The state that one reader's texts leave on the modules, kept apart from that of all other readers.
 
     Args:
         model: the model.
@@ -104,7 +104,7 @@ class OwnState:
 
 @contextlib.contextmanager
 def unchanged(places: list[Place]) -> Iterator[None]:
-    """Leave these attributes as they are now, whatever is read meanwhile."""
+    """Put these attributes back afterwards to the values that they have now."""
     kept = [_copy(_get(module, name)) for module, name in places]
     try:
         yield

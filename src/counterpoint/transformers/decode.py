@@ -130,7 +130,7 @@ def _reader(request: GuidedCall, loop: str) -> Histories | PaddedHistories | Non
     if request.suits_histories():
         if able.reads_jointly(limit):
             return Histories(rows_for(model, limit))
-        keeps_cache = request.config.return_dict_in_generate  # which is in nobody's hands but ours then
+        keeps_cache = request.config.return_dict_in_generate  # the output object has to hold the cache
         if loop != "_assisted_decoding" and not keeps_cache and able.padded.holds(limit):
             return PaddedHistories(model)
     fault = own_loop_fault(

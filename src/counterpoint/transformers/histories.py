@@ -55,7 +55,7 @@ class Histories:
     def fill(self, cache: Cache, histories: Sequence[TokenIds], width: int) -> None:
         """Put what the model keeps of histories that are beginnings of those last read into an empty cache.
 
-        As transformers has it: rows are padded on the left to `width` tokens, and what is kept of padding is nothing's.
+        As transformers has it: rows are padded on the left to `width` tokens, and the padded positions hold zeros.
         """
         held = [next(key for key in self._held if key[: len(history)] == history) for history in histories]
         snapshots = [self._rows.snapshot(self._held[key], len(history)) for key, history in zip(held, histories)]
@@ -66,7 +66,7 @@ class Histories:
             cache.update(keys, values, layer)
 
     def _prepare(self, wanted: list[TokenIds], count: int) -> list[Feed]:
-        """Bring the rows to the longest known beginnings of `wanted`; what is left to feed, `count` tokens at least."""
+        """Bring the rows to the longest known beginnings of `wanted`. Returns what is left to feed, at least `count` tokens."""
         sources = [self._source(history, count) for history in wanted]
         taken: set[TokenIds] = set()
         handles = []

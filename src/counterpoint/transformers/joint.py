@@ -62,7 +62,7 @@ class JointModel:
     def prepare_inputs_for_generation(
         self, input_ids: Tensor, next_sequence_length: int | None = None, **given: Any
     ) -> dict[str, Any]:
-        """All ids, whatever the loop believes to be cached. A drafting loop sets `logits_to_keep`."""
+        """All ids, also those that the loop takes to be cached. A drafting loop sets `logits_to_keep`."""
         return {"input_ids": input_ids, "logits_to_keep": 1, CAUSAL_FIELD: cache_of(given)}
 
     def __call__(

@@ -1,4 +1,4 @@
-"""What transformers' own decoding loops can't do for the conditional branch, on which models."""
+"""Where transformers' own decoding loops are wrong for the conditional branch, and what is refused for it."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def _prepares_as_its_class(model: PreTrainedModel) -> bool:
     own = type(model).prepare_inputs_for_generation(model, ids, **given)
     try:
         got = model.prepare_inputs_for_generation(ids, **given)
-    except Exception:  # whatever it misses, it is not the same
+    except Exception:  # any exception: it is not the same method
         return False
     same = own.keys() == got.keys()
     return same and all(torch.equal(own[n], got[n]) if isinstance(own[n], Tensor) else own[n] == got[n] for n in own)

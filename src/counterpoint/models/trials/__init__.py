@@ -1,4 +1,4 @@
-"""What can this model do? Asked by trial, and remembered."""
+"""What can a model do? Trials find out, and the answers are remembered."""
 
 from counterpoint.models.trials.abilities import Abilities, abilities_of
 from counterpoint.models.trials.own_loop import LoopCall

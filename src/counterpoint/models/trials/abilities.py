@@ -1,4 +1,4 @@
-"""One record a model of what it can do. Whoever wants to know asks here: engine, integrations, `info`, refusals."""
+"""One record for each model of what it can do. The engine, the integrations, `info` and the refusals all ask it."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ class Abilities:
         return Answer(False, NO_TWIN) if self._structure is None else self._structure.own_loop(call)
 
     def own_state(self) -> OwnState:
-        """Room for what one reader's texts leave on the modules, where other readers leave something too."""
+        """A place for the state that one reader's texts leave on the modules, apart from that of other readers."""
         found = None if self._model.config.is_encoder_decoder else self._structure
         if found is None:
             return OwnState(self._model, slots_of(self._model), Traces())
@@ -282,7 +282,7 @@ class Abilities:
         return YES if alike else Answer(False, "with its own weights, logits differ from those without a cache")
 
     def _try_own(self, name: object, trial: Callable[[], Answer], found: Answer = YES) -> Answer:
-        """The answer of a trial on the model itself; `found`, what its twin showed, where it agrees."""
+        """Run a trial on the model itself. If it succeeds, return `found`, the answer of the twin; else the failure."""
         if name not in self._own:
             try:
                 with undisturbed(self._model):

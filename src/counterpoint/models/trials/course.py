@@ -1,4 +1,4 @@
-"""What rows are put through: read, continued, forked and cut back, at the lengths where a model begins to act otherwise."""
+"""The steps of a trial: rows are read, continued, forked and cut back, at the lengths where something begins to act."""
 
 from __future__ import annotations
 

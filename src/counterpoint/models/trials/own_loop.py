@@ -1,4 +1,4 @@
-"""transformers' own decoding loop on trial: run as `generate` is called, and compared with forwards without a cache."""
+"""A trial of transformers' own decoding loop: it is run as `generate` runs it, and compared with forwards without a cache."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def writes_more(model: PreTrainedModel) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class LoopCall:
-    """What of a call of `generate` decides how transformers' loop reads the rows.
+    """The settings of a call of `generate` that decide how transformers' loop reads the rows.
 
     Args:
         num_rows: 1, or 2 for any more.

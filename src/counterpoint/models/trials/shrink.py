@@ -182,7 +182,7 @@ def _at(holder: Any, name: str) -> Any:
 
 
 def _text_of(config: PreTrainedConfig) -> PreTrainedConfig:
-    """Where the lengths of what is read stand."""
+    """The config whose fields say at which text lengths something begins to act."""
     return config if config.is_encoder_decoder else config.get_text_config()
 
 

@@ -1,4 +1,4 @@
-"""What the code of a model's class does with its kind of config, found on a twin: nothing here depends on weights."""
+"""What a model's code does with its config, found on a twin. Nothing here depends on the model's weights."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Structure:
         marks = [mark for mark in sorted(twin.lengths) if mark <= self._longest]
         self._texts.marks = marks
         self._settled = self._find_settled(marks)
-        #: the longest text of which anything read may be kept
+        #: the longest text whose cache may be kept
         self._reach = self._longest if self._settled is None else self._settled
         self._marks = [mark for mark in marks if mark <= self._reach]
 
@@ -90,19 +90,19 @@ class Structure:
         self._longest = least
 
     def _find_settled(self, marks: list[int]) -> int | None:
-        """Up to which mark no choice between equals can turn what the twin predicts; None where there is none."""
+        """The mark up to which no choice between equal scores can change a prediction; None if there is no such choice."""
         if self._longest < LEAST_TEXT:
             return None
         try:
             with undisturbed(self._model), self._texts.unchanged():
                 return settled_len(self._texts.read_several, marks, self._longest)
-        except Exception:  # of whatever kind: a forward of several texts is another trial's to find
+        except Exception:  # any exception: whether several texts can be read at once is found by another trial
             return None
 
     def _reads(self, ids: TokenIds) -> bool:
         try:
             self._texts.read(ids)
-        except Exception:  # of whatever kind: past the end of a table, for one
+        except Exception:  # any exception, such as an index past the end of a table
             return False
         return True
 
@@ -121,7 +121,7 @@ class Structure:
 
     @functools.cached_property
     def causal(self) -> Answer:
-        """Whether what is predicted after a token depends on no later one."""
+        """Whether the prediction after a token depends on earlier tokens alone."""
         long = self._texts.long
 
         def trial() -> Answer:
@@ -173,7 +173,7 @@ class Structure:
         for _ in range(2 * len(self._marks) + 1):
             try:
                 found = self._grow(manner)
-            except Exception:  # of whatever kind: this is no way to call the model
+            except Exception:  # any exception: the model can't be called in this way
                 return None
             if found is None:
                 return manner
@@ -202,7 +202,7 @@ class Structure:
         rows = SeparateRows(self._model, manner=self._for_twin(replace(manner, crops=True)))
         try:
             return cut(rows, self._texts, self._runs()) is None and not rows.num_failed_crops
-        except Exception:  # of whatever kind: its cache can't be cut back
+        except Exception:  # any exception: its cache can't be cut back
             return False
 
     def _for_twin(self, manner: Manner) -> Manner:
@@ -247,7 +247,7 @@ class Structure:
     def _write(self, call: LoopCall, texts: Texts) -> Difference | None:
         """Let the loop write some tokens at each mark, and from a short text through all of them."""
         walks = [(max(run[-1] - NEW, 3), NEW) for run in self._runs()]
-        # A window of what is written, and not of what is read, moves with the prompt's length.
+        # Some windows hold only written tokens, so that they begin to act at another length for each prompt.
         start = LEAST_TEXT - 3 if texts is self._texts else LEAST_TEXT - 1
         if self._reach > start + NEW:
             walks.append((start, self._reach - start))

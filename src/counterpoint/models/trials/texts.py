@@ -1,4 +1,4 @@
-"""The texts of a trial, and what a model itself predicts after them: the answer that everything else has to give."""
+"""The texts of a trial, and the model's own predictions after them, with which everything else is compared."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Texts:
         self._places: list = []
 
     def find_traces(self, read: Callable[[], object]) -> None:
-        """Find what is left on the modules by `read`, which reads texts that are as long as any."""
+        """Find the state that `read` leaves on the modules. It has to read texts that are as long as any."""
         self.set_traces(traces_of(self.model, read))
 
     def shorten(self, longest: int) -> None:
@@ -71,7 +71,7 @@ class Texts:
         self.model(input_ids=torch.tensor(rows, device=input_device(self.model)), **self._uncached)
 
     def set_traces(self, traces: Traces) -> None:
-        """Know what a forward leaves on the modules, and put it back after each."""
+        """Tell which attributes a forward changes on the modules, so that each is put back after a forward."""
         self.traces = traces
         self._places = traces.places(self.model)
 
@@ -88,7 +88,7 @@ class Texts:
         return [self._along[ids][length - 1] for length in lengths]
 
     def agrees(self, got: Tensor, ids: TokenIds, *, of: TokenIds | None = None) -> bool:
-        """Whether these are the logits after a text, but for rounding.
+        """Whether these are the logits after a text, apart from rounding.
 
         Args:
             of: a text that begins with this one. What one forward predicts after this one does as well, where it reads that
@@ -111,7 +111,7 @@ class Texts:
         return is_within(got, want, TWIN_TOLERANCE) if self._is_twin else is_close(got, want)
 
     def unchanged(self) -> contextlib.AbstractContextManager[None]:
-        """Leave the modules as they are now, whatever is read meanwhile."""
+        """Put the modules back afterwards to the state that they are in now."""
         return unchanged(self._places)
 
     def _forward(self, ids: TokenIds) -> Tensor:

@@ -50,7 +50,7 @@ def settled_len(read: Callable[[int], object], marks: Sequence[int], longest: in
 
 
 def _among_texts(choices: list[Choice], others: list[Choice]) -> list[Choice]:
-    """Those whose number depends on the length of the text: `others` were made on texts of another length."""
+    """The choices among parts of the text: their number depends on its length, which is another one for `others`."""
     if len(choices) == len(others):
         return [one for one, other in zip(choices, others) if one.num != other.num]
     known = {other.num for other in others}

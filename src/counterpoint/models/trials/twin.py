@@ -1,4 +1,4 @@
-"""A small model of the same class and kind: what depends on lengths of thousands of tokens shows on it in milliseconds."""
+"""A small model of the same class and kind. On it, effects that need thousands of tokens show within milliseconds."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _try(model: PreTrainedModel, divisor: int, num_layers: int | None) -> Twin |
         ids = torch.tensor([[1, 3, 2]])
         decoded = {"decoder_input_ids": ids} if small.is_encoder_decoder else {}
         twin(input_ids=ids, use_cache=False, **decoded)
-    except Exception:  # of whatever kind: these sizes do not go together
+    except Exception:  # any exception: these sizes don't fit together
         return None
     return Twin(twin, shrunk.lengths, shrunk.tables, slots)
 
@@ -133,7 +133,7 @@ def _least_depth(model: PreTrainedModel) -> int | None:
 
 
 def _kinds(stack: nn.ModuleList) -> list[frozenset]:
-    """What each layer is: its modules' classes and their plain settings, but for those that number the layers."""
+    """The kind of each layer: its modules' classes and their plain settings, apart from those that number the layers."""
     settings = [
         {
             (name, key): value
@@ -156,7 +156,7 @@ def _kinds(stack: nn.ModuleList) -> list[frozenset]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """What transformers says about a config of ours is not the caller's."""
+    """Hide transformers' messages about the small config, which the caller never wrote."""
     level = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
