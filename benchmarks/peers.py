@@ -129,6 +129,8 @@ def requests(model: Model, rival: PreTrainedModel, rounds: int) -> list[Line]:
     step = statistics.median(clock.steps_s[1:])
     limit = step_bytes(model) / read_bandwidth()
     lines.append(Line("a guided step, bfloat16 / reading the weights once", step / limit, aim=1.7))
+    least = limit * NUM_TOKENS / whole.median("transformers unguided, whole")
+    lines.append(Line("reading the weights once a token, nothing else / transformers unguided, whole", least))
     return lines + shares(model, "bfloat16")
 
 

@@ -40,12 +40,13 @@ class Linears:
         if model.device.type != "cpu":
             return
         # Exactly these: a subclass computes something else.
-        layers = [module for module in model.modules() if type(module) in (torch.nn.Linear, Conv1D)]
+        modules = list(model.modules())
+        layers = [module for module in modules if type(module) in (torch.nn.Linear, Conv1D)]
         layers = [module for module in layers if module.weight.dtype in few_rows.MOST_ROWS]
         known = {id(module) for module in layers}
         self._is_all = all(
             id(module) in known or isinstance(module, torch.nn.Embedding) or not _has_matrices(module)
-            for module in model.modules()
+            for module in modules
         )
         compiled = compiled and bool(layers) and few_rows.is_available()
         slow_blas = is_slow_blas()
@@ -86,8 +87,8 @@ class Linears:
 
 def _has_matrices(module: torch.nn.Module) -> bool:
     """Whether a module holds something to multiply with itself, and not in a layer inside of it."""
-    own = (*module.parameters(recurse=False), *module.buffers(recurse=False))
-    return any(tensor.ndim > 1 for tensor in own)
+    own = (*module._parameters.values(), *module._buffers.values())  # the methods that give them take as long as a step
+    return any(tensor is not None and tensor.ndim > 1 for tensor in own)
 
 
 @functools.cache
