@@ -286,21 +286,27 @@ class Watching:
 
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
-        self._steps: list[tuple[int, tuple[float, ...]]] = []
+        self._steps: list[int] = []
+        self._rows = np.empty((0, 0))  # what was heard at each step, with room for more
 
     def hear(self, step: int, numbers: Numbers) -> float | None:
-        self._steps.append((step, row_of(numbers)))
-        length = self._watch.window
-        if len(self._steps) < length:
-            return None
-        return self._watch.last_score(np.array([row for _, row in self._steps[-(FURTHEST + 1) * length :]]))
+        row, count = row_of(numbers), len(self._steps)
+        if count == len(self._rows):
+            more = np.empty((max(2 * count, 64), len(row)))
+            if count:
+                more[:count] = self._rows
+            self._rows = more
+        self._rows[count] = row
+        self._steps.append(step)
+        return None if count + 1 < self._watch.window else self._watch.last_score(self._rows[: count + 1])
 
     @property
     def begin(self) -> int:
-        return self._steps[-min(self._watch.window, len(self._steps))][0]
+        return self._steps[-min(self._watch.window, len(self._steps))]
 
     def cut(self, length: int) -> None:
-        self._steps = [(step, row) for step, row in self._steps if step < length]
+        while self._steps and self._steps[-1] >= length:
+            self._steps.pop()
 
 
 def _check(
