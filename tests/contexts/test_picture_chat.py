@@ -186,7 +186,9 @@ def test_the_command_line_reads_pictures(folder, model, tmp_path, capsys, option
     )
     guide = None if negative is None else cp.Guide()
     want = cp.generate(model, built, guide=guide, max_tokens=5, temperature=0).text
-    code, out, told = run(capsys, "generate", QUESTION, "--picture", str(tmp_path / "photo.png"), *options, "--model", str(folder))
+    code, out, told = run(
+        capsys, "generate", QUESTION, "--picture", str(tmp_path / "photo.png"), *options, "--model", str(folder)
+    )
     assert (code, out) == (0, want + "\n"), told
     bad = [
         (["--negative-picture", "blank"], "--negative-picture needs --picture"),

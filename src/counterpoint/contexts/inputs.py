@@ -29,7 +29,8 @@ class Inputs:
                 f"the inputs are {type(values).__name__}; give what the model's processor makes, with return_tensors='pt'"
             )
         self.values = {name: value for name, value in values.items() if value is not None}
-        ids, mask = self.values.get("input_ids"), self.values.get("attention_mask")
+        ids: Any = self.values.get("input_ids")
+        mask: Any = self.values.get("attention_mask")
         shape = tuple(getattr(ids, "shape", ()))
         if len(shape) != 2 or shape[0] != 1 or not shape[1]:
             found = "no input_ids" if ids is None else f"input_ids of shape {shape}" if shape else "input_ids as a list"

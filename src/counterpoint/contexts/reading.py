@@ -46,7 +46,7 @@ class ReadBranch:
 
 def read_request(
     model: Model,
-    prompt: str | Sequence[int] | Rendered | BranchedPrompt,
+    prompt: Any,
     *,
     negative: Any = None,
     branches: Sequence[Branch] | None = None,
@@ -56,6 +56,7 @@ def read_request(
     """The prompt's token ids, the further branches, and the guide that goes with them.
 
     Args:
+        prompt: a text, token ids, `Rendered`, `Inputs`, or a `BranchedPrompt`.
         takes_inputs: the caller reads pictures too: those of the branches, and the prompt's, see `inputs_of`.
 
     Raises:

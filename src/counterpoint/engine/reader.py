@@ -152,7 +152,9 @@ class Reader:
         length = self.num_prompt + num_output
         text = [*self.history, *self.todo][:length]
         kept = min(len(self.history), length - 1)
-        if self.inputs is not None and kept < len(self.inputs.ids):  # which are read as one
+        if self.row is None:
+            kept = 0
+        elif self.inputs is not None and kept < len(self.inputs.ids):  # which are read as one
             self.rows.free(self.row)
             self.row, kept = None, 0
         else:

@@ -109,7 +109,7 @@ def masks_in_memory(
     Args:
         capacity: positions that the buffers hold.
     """
-    named = list(kinds) if isinstance(rules, dict) else [None] * len(kinds)
+    named = list(kinds) if isinstance(rules, dict) else [""] * len(kinds)
     if packed.width == 1:
         return Masked(kept.addresses(named, packed.place_numbers, capacity), [0] * len(named), [])
     made = {
