@@ -92,6 +92,13 @@ def test_beams_are_the_same_without_a_cache(name: str) -> None:
     assert torch.equal(model.generate(PROMPT, **OURS, num_beams=3), want)
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["static", "hybrid", "sliding_window"])
+def test_a_cache_of_fixed_size_by_any_name_is_no_wish(model: PreTrainedModel, name: str) -> None:
+    forwards(model, **{**OURS, "max_new_tokens": 1})  # the trial is behind us
+    assert forwards(model, **{**OURS, "cache_implementation": name, "max_new_tokens": 12}) == 12
+
+
 def test_beams_in_one_forward(model: PreTrainedModel) -> None:
     asked = {"num_beams": 3, "num_return_sequences": 2}
     more = forwards(model, **{**OURS, **asked, "max_new_tokens": 20}) - forwards(

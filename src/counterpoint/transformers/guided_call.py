@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
+from transformers.generation.configuration_utils import ALL_STATIC_CACHE_IMPLEMENTATIONS
 
 from counterpoint.errors import GuideError, NoEffectWarning, PromptError, UnsupportedError
 from counterpoint.guide import Guide
@@ -21,7 +22,9 @@ from counterpoint.transformers.guides import RowGuides
 from counterpoint.transformers.negatives import TokenIds, read_negatives, spread
 from counterpoint.transformers.processor import GuidanceLogitsProcessor, check_negatives, context_len
 
-# What the one-forward loop knows what to do with; anything else is left to transformers' own loop.
+#: caches of a fixed size, by every name that checkpoints give them; Gemma's say "hybrid"
+FIXED_SIZE = tuple(name for name in ALL_STATIC_CACHE_IMPLEMENTATIONS if "offloaded" not in name)
+#: arguments that the one-forward loop can take; anything else is left to transformers' own loop
 PLAIN_INPUTS = {"attention_mask", "position_ids", "use_cache", "logits_to_keep", *CACHE_NAMES}
 
 
@@ -187,7 +190,7 @@ class GuidedCall:
             and given <= PLAIN_INPUTS
             and not self.model.config.is_encoder_decoder
             and self.input_ids.shape[1] > 0
-            and config.cache_implementation in (None, "dynamic", "static")
+            and config.cache_implementation in (None, "dynamic", *FIXED_SIZE)
             and not self.caller["kwargs_has_position_ids"]
             and (cache is None or is_empty(cache))
             and not self.caller["synced_gpus"]
@@ -200,7 +203,7 @@ class GuidedCall:
         # An output object would have to hold one.
         config = self.config
         return (
-            config.cache_implementation == "static"
+            config.cache_implementation in FIXED_SIZE
             and self.input_ids.device.type == "cpu"
             and not config.return_dict_in_generate
         )
