@@ -102,8 +102,8 @@ def page(record: dict[str, Any]) -> str:
         for name, row in record["rows"].items()
     ]
     return "\n".join([
-        f"vLLM {record['vllm']} served it on a CPU, in float32, with the command above and `--dtype float32 --enforce-eager`. Greedy "
-        f"answers of at most {MAX_TOKENS} tokens to {record['questions']} questions over HTTP, against transformers and peft without "
+        f"vLLM {record['vllm']} (`python -m vllm.entrypoints.openai.api_server`) served such an adapter on a CPU, with the options above and "
+        f"`--dtype float32 --enforce-eager`. Greedy answers of at most {MAX_TOKENS} tokens to {record['questions']} questions over HTTP, against transformers and peft without "
         "a cache:",
         "",
         "| | equal answers | equal tokens | nats behind the best, at most |",
