@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from counterpoint.errors import CompileWarning
 from counterpoint.models import blocks as layers
 from counterpoint.models.blocks import BlockEmbedding, BlockLinear
 from counterpoint.models.kernels import blocks, build
@@ -119,4 +120,6 @@ def test_what_is_no_rows_of_blocks_is_refused():
 def test_a_wrong_kernel_is_noticed(monkeypatch):
     right = blocks._product
     monkeypatch.setattr(blocks, "_product", lambda *given: right(*given) * 1.01)
-    assert not blocks.is_available.__wrapped__()
+    build._warn.cache_clear()
+    with pytest.warns(CompileWarning, match="blocks gives other results than torch"):
+        assert not blocks.is_available.__wrapped__()
