@@ -23,7 +23,18 @@ import torch
 import transformers
 
 HERE = Path(__file__).parents[1] / "src"
-COMMAND = ["generate", "The old house", "--negative", "In the end", "--scale", "1.5", "--max-tokens", "24", "--seed", "1"]
+COMMAND = [
+    "generate",
+    "The old house",
+    "--negative",
+    "In the end",
+    "--scale",
+    "1.5",
+    "--max-tokens",
+    "24",
+    "--seed",
+    "1",
+]
 
 
 def first_character_s(model: str, sources: Path) -> float:
