@@ -21,12 +21,12 @@ def read(addresses, reach):
 def test_kept_masks_are_those_of_the_rules(monkeypatch, name, most_bytes):
     monkeypatch.setattr(masks, "MOST_BYTES", most_bytes)
     rules = mask_rules(ARCHITECTURES[name].build())
-    kinds = list(rules) if isinstance(rules, dict) else [None]
+    kinds = list(rules) if isinstance(rules, dict) else [""]
     kept = KeptMasks(rules)
     for positions, reach in (([0, 5], 256), ([63, 64, 200], 256), ([5], 256), ([300, 7, 511], 512)):
         got = read(kept.addresses(kinds, positions, reach), reach).view(len(kinds), len(positions), reach)
         for kind, own in zip(kinds, got):
-            rule = rules if kind is None else rules[kind]
+            rule = rules[kind] if isinstance(rules, dict) else rules
             assert torch.equal(own, ragged_mask(rule, torch.tensor(positions)[:, None], reach)[:, 0, 0])
 
 

@@ -87,8 +87,10 @@ def change_of(kind: str, *, seed: int = 0) -> Callable[[Image], Image | None]:
     name, _, steps = kind.partition(":")
     if name == "noisy" and (not steps or (steps.isdigit() and int(steps) <= NUM_STEPS)):
         return lambda image: noisy(image, int(steps or 500), seed=seed)
-    if kind in ("blank", "none"):
-        return blank if kind == "blank" else lambda image: None
+    if kind == "blank":
+        return blank
+    if kind == "none":
+        return lambda image: None
     raise PromptError(f"the negative picture is {kind!r}; use noisy:STEPS (0 to {NUM_STEPS}), blank or none")
 
 

@@ -73,15 +73,14 @@ class KeptMasks:
 
     def __init__(self, rules: Rule | dict[str, Rule]) -> None:
         self._rules, self._reach = rules, 0
-        self._kept: dict[
-            tuple[str | None, int], Tensor
-        ] = {}  # of a kind, so many positions from a multiple of these on
+        #: of a kind, so many positions from a multiple of these on
+        self._kept: dict[tuple[str, int], Tensor] = {}
 
-    def addresses(self, kinds: Sequence[str | None], positions: Sequence[int], reach: int) -> list[int]:
+    def addresses(self, kinds: Sequence[str], positions: Sequence[int], reach: int) -> list[int]:
         """Of each kind, for each position, where its `reach` bytes lie in memory. They stay there until the next call.
 
         Args:
-            kinds: of layers; None where the model has one rule. reach: more than any position, seldom another.
+            kinds: of layers; any name where the model has one rule. reach: more than any position, seldom another.
         """
         if reach != self._reach:
             self._kept, self._reach = {}, reach

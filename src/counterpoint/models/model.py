@@ -192,6 +192,8 @@ class Model:
     @functools.cached_property
     def _decodes_plainly(self) -> bool:
         """Whether the tokenizer hands ids on to the library that it stands over, as they are."""
+        if self.tokenizer is None:
+            return False
         own, plain = type(self.tokenizer), PreTrainedTokenizerFast
         return issubclass(own, plain) and own.decode is plain.decode and own._decode is plain._decode
 

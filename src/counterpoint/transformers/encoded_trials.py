@@ -45,7 +45,8 @@ class EncodedTrials:
         twin = twin_of(model)
         self._is_twin = twin is not None
         # A model that is tried itself must not be kept alive by what is known of it.
-        self._model: Callable[[], PreTrainedModel] = ref(model) if twin is None else lambda kept=twin.model: kept
+        kept = None if twin is None else twin.model
+        self._model: Callable[[], PreTrainedModel] = ref(model) if kept is None else lambda: kept
         marks = [] if twin is None else sorted(twin.lengths)
         #: of what the encoder reads
         self._lengths = [LEAST, *(mark + AFTER for mark in marks), *(BLOCKS * mark + AFTER for mark in marks[:1])]

@@ -35,7 +35,7 @@ def own_loop_fault(
         limit: most tokens that a row can come to.
     """
     kind, is_padded, is_encoder = type(model).__name__, has_padding(prompt_mask), model.config.is_encoder_decoder
-    is_left = is_encoder and is_padded and not bool((prompt_mask[:, 0] != 0).all())
+    is_left = is_encoder and is_padded and prompt_mask is not None and not bool((prompt_mask[:, 0] != 0).all())
     call = LoopCall.of(config, num_rows=num_rows, padded=is_padded, left=is_left)
     shape = f"(attention_mask of shape {tuple(prompt_mask.shape)})" if prompt_mask is not None else ""
     if is_padded and _has_gaps(prompt_mask):
@@ -50,7 +50,7 @@ def own_loop_fault(
         other = _plainer(call, trials.writes)
         way_out = other or "use another encoder-decoder, or a decoder-only model"
         return f"{kind} writes something else in transformers' own loop than without a cache, by a trial; {way_out}"
-    if is_padded and not bool((prompt_mask[:, -1] != 0).all()):
+    if is_padded and prompt_mask is not None and not bool((prompt_mask[:, -1] != 0).all()):
         return (
             f"input_ids are padded on the right {shape}, which transformers' own loops can't continue; pad them on the "
             "left"
@@ -81,13 +81,13 @@ def _has_gaps(mask: Tensor) -> bool:
 def _plainer(call: LoopCall, does: Callable[[LoopCall], bool]) -> str | None:
     """What to leave out of a call so that transformers' own loop does; None where nothing helps."""
     ways = [
-        ("leave cache_implementation out", call.static is not None, {"static": None}),
-        ("leave prefill_chunk_size out", call.chunked, {"chunked": False}),
-        ("pad input_ids on the right", call.left, {"left": False}),
-        ("pass prompts of one length", call.padded, {"padded": False, "left": False}),
-        ("pass one prompt at a time", call.num_rows > 1, {"padded": False, "left": False, "num_rows": 1}),
+        ("leave cache_implementation out", call.static is not None, replace(call, static=None)),
+        ("leave prefill_chunk_size out", call.chunked, replace(call, chunked=False)),
+        ("pad input_ids on the right", call.left, replace(call, left=False)),
+        ("pass prompts of one length", call.padded, replace(call, padded=False, left=False)),
+        ("pass one prompt at a time", call.num_rows > 1, replace(call, padded=False, left=False, num_rows=1)),
     ]
-    return next((way for way, asked, fields in ways if asked and does(replace(call, **fields))), None)
+    return next((way for way, asked, plainer in ways if asked and does(plainer)), None)
 
 
 def check_mask(caller: Caller, is_encoder_decoder: bool) -> None:

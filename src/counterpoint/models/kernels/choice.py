@@ -45,7 +45,8 @@ class Weighed:
         allowed: Tensor | None = None,
     ) -> None:
         num, self.size = len(rows), len(rows[0][0])
-        self._kept = [rows, None if allowed is None else allowed.contiguous()]
+        left = None if allowed is None else allowed.contiguous()
+        self._kept = rows, left
         self._addresses = as_array([row.data_ptr() for own in rows for row in own])
         self._weights = array("f", [w for own in weights for w in own])
         self._margins, made = array("f", margins), array("f", bytes(8 * num))
@@ -53,7 +54,7 @@ class Weighed:
         threads = min(num, torch.get_num_threads()) if len(self._addresses) * self.size >= LEAST_SHARED else 1
         self._values = [
             num, len(rows[0]) - 1, self.size, KINDS[rows[0][0].dtype], threads, address(self._addresses),
-            address(self._weights), address(self._margins), 0 if allowed is None else self._kept[1].data_ptr(),
+            address(self._weights), address(self._margins), 0 if left is None else left.data_ptr(),
             address(best), after, after + 4 * num,
         ]  # fmt: skip
         self._made = made, best
@@ -75,7 +76,7 @@ class Weighed:
         """
         wide, numbers = array("f", temperatures), as_array([own.data_ptr() for own in uniform])
         chosen = as_array([-1] * len(self.best))
-        _call("choice_drawn", [*self._values, 0, *map(address, (wide, numbers, chosen))])
+        _call("choice_drawn", [*self._values, 0, address(wide), address(numbers), address(chosen)])
         return chosen.tolist()
 
 

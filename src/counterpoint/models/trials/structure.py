@@ -159,7 +159,8 @@ class Structure:
         styles = [(True, False), (False, False), (False, True), (True, True)]
         anew_from = None if self._settled is None else self._lengths[self._settled]
         # What joint rows had read no longer held past these lengths; nor does a row's own cache, most often.
-        ends = {answer.upto for answer in self._joint.values() if answer and answer.upto not in (None, anew_from)}
+        upto = [answer.upto for answer in self._joint.values() if answer]
+        ends = {length for length in upto if length is not None and length != anew_from}
         for positions, mask in styles:
             for several in (True, False):
                 start = Manner(positions, mask, several, False, tuple(sorted(ends)), anew_from, self.traces)
@@ -210,7 +211,7 @@ class Structure:
         return replace(
             manner,
             anew_at=tuple(self._small[length] for length in manner.anew_at),
-            anew_from=self._small.get(manner.anew_from, manner.anew_from),
+            anew_from=None if manner.anew_from is None else self._small.get(manner.anew_from, manner.anew_from),
         )
 
     @functools.cached_property
