@@ -43,9 +43,10 @@ def feed(parts: Sequence[Part], shapes: Shapes = Shapes()) -> dict[Reader, Excep
     every = {id(reader.rows): reader.rows for reader, _ in parts}.values()
     for rows in every:
         own = list(parts) if len(every) == 1 else [part for part in parts if part[0].rows is rows]
-        for part in [part for part in own if part[0].is_reading_prompt] if shapes.block else []:
-            own.remove(part)
-            failed.update(_by_blocks(rows, part, shapes.block))
+        if shapes.block:
+            for part in [part for part in own if part[0].is_reading_prompt]:
+                own.remove(part)
+                failed.update(_by_blocks(rows, part, shapes.block))
         for batch in _batches(own, shapes.most_together(rows)) if rows.is_joint else [[part] for part in own]:
             failed.update(_forward_or_halve(rows, batch))
     return failed

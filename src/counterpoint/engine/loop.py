@@ -315,7 +315,9 @@ class Engine:
         return failed | late
 
     def _feed(self, pairs: list[tuple[Sequence, Reader]]) -> dict[Sequence, Exception]:
-        writing, reading, owner = [], [], {}
+        writing: list[Reader] = []
+        reading: list[Reader] = []
+        owner = {}
         for sequence, reader in pairs:
             owner[reader] = sequence
             if reader.todo:
