@@ -99,7 +99,7 @@ def write_texts(
     """Each instruction with each question: the text, whether it does what was asked for, its numbers and its alarms."""
     guide, weights = cp.Guide(scale=scale), model.fingerprint
     asked = [(i, q) for q in questions for i in range(len(INSTRUCTIONS))]
-    same = [weights, scale, MAX_TOKENS, on_alarm, None if watch is None else watch.to_dict()]
+    same = [weights, scale, MAX_TOKENS, on_alarm, None if watch is None else [watch.to_dict(), watch.reach]]
     keys = {pair: key_of("watch", *same, INSTRUCTIONS[pair[0]].system, QUESTIONS[pair[1]]) for pair in asked}
     known = store.get(list(keys.values()))
     left = [pair for pair in asked if keys[pair] not in known]
@@ -241,6 +241,10 @@ def measure_ease(
         **compared("fulfilled", [r["fulfilled"] for r in before], [r["fulfilled"] for r in after]),
         "discarded": statistics.fmean(record["discarded"] for record in after),
         "went back": sum(record["discarded"] > 0 for record in after),
+        "gentler": {
+            str(scale): sum(derailed(write_texts(model, store, scale=scale, questions=questions, say=say)))
+            for scale in (STRONG, STRONG / 2, STRONG / 4)
+        },
     }, watch
 
 
@@ -310,7 +314,9 @@ def page(record: Record) -> str:
         f"| tokens written and given up, a text | 0 | {eased['discarded']:.1f} | |",
         "",
         f"{eased['went back']} of the texts went back. The share of derailed texts is {eased['derailed ratio']:.2f} of what it "
-        f"was, adherence {eased['fulfilled ratio']:.2f} of what it was.",
+        f"was, adherence {eased['fulfilled ratio']:.2f} of what it was. Written from the beginning without a watch, "
+        + ", ".join(f"{count} derail at scale {float(scale):g}" for scale, count in eased["gentler"].items())
+        + ". What derails as often at a gentle scale is the model's own, and no gentler guide ends it.",
         "",
         f"**Cost**: one guided request, {MAX_TOKENS} tokens, processor time with a watch over without, {cost['rounds']} pairs: "
         f"median {cost['median']:.3f} ({cost['least']:.3f} to {cost['most']:.3f}).",

@@ -40,10 +40,17 @@ class Echo:
         """Of each window; 1 where too little is before it. (T, C) -> (T - L + 1,)."""
         return self._told(*self._apart(steps))
 
-    def last(self, steps: Array) -> float:
-        """Of the last window alone."""
-        steps = steps[-(FURTHEST + 1) * self._length :]
-        return float(self._told(*self._apart(steps, len(steps) - self._length))[0])
+    @property
+    def reach(self) -> int:
+        """Steps from the furthest earlier run's begin to a window's end."""
+        return (FURTHEST + 1) * self._length
+
+    def last(self, steps: Array) -> tuple[float, int]:
+        """Of the last window alone; and how many steps there are from the begin of the run that it is an echo of."""
+        steps = steps[-self.reach :]
+        lags, means = self._means(steps, len(steps) - self._length)
+        told = self._told(*self._apart(steps, len(steps) - self._length))
+        return float(told[0]), self._length + (int(lags[means[0].argmin()]) if means.size else 0)
 
     def _told(self, nearest: Array, usual: Array) -> Array:
         told = (np.maximum(usual, self._least) + LEAST) / (nearest + LEAST)
@@ -52,19 +59,27 @@ class Echo:
     def _apart(self, steps: Array, begin: int = 0) -> tuple[Array, Array]:
         """The least and the median difference of each window, from that number on, from runs before it; NaN where there are
         too few."""
-        length, count = self._length, max(len(steps) - self._length + 1 - begin, 0)
+        count = max(len(steps) - self._length + 1 - begin, 0)
         nearest, usual = np.full(count, np.nan), np.full(count, np.nan)
-        first = max(self.shortest - length - begin, 0)
-        if len(steps) < self.shortest:
+        _, means = self._means(steps, begin)
+        if not means.size:
             return nearest, usual
+        first = count - len(means)
+        means = np.sort(means, axis=1)
+        middle, windows = np.isfinite(means).sum(1), np.arange(len(means))
+        nearest[first:] = means[:, 0]
+        usual[first:] = (means[windows, (middle - 1) // 2] + means[windows, middle // 2]) / 2
+        return nearest, usual
+
+    def _means(self, steps: Array, begin: int) -> tuple[Array, Array]:
+        """The lags, and each window's mean difference at each; infinite where the run would begin before the text. Windows
+        from that number on that are late enough to be told; empty where there is none."""
+        length, first = self._length, max(self.shortest - self._length - begin, 0)
+        if len(steps) < self.shortest:
+            return np.empty(0, dtype=int), np.empty((0, 0))
         lags = np.arange(NEAREST_LAG, min(FURTHEST * length, len(steps) - length) + 1)
         before = np.arange(begin, len(steps))[:, None] - lags  # (T - begin, lags)
         apart = np.abs(steps[begin:, None] - steps[np.maximum(before, 0)]).mean(-1)
         sums = np.cumsum(np.concatenate([np.zeros((1, len(lags))), apart]), axis=0)
         means = (sums[length:] - sums[:-length]) / length  # (windows, lags)
-        is_there = before[:count] >= 0  # else the run would begin before the text
-        means = np.sort(np.where(is_there, means, np.inf), axis=1)[first:]
-        middle, windows = is_there.sum(1)[first:], np.arange(len(means))
-        nearest[first:] = means[:, 0]
-        usual[first:] = (means[windows, (middle - 1) // 2] + means[windows, middle // 2]) / 2
-        return nearest, usual
+        return lags, np.where(before[: len(means)] >= 0, means, np.inf)[first:]
