@@ -59,7 +59,7 @@ WINDOW = 16
 class Recorder:
     """A watch that raises no alarm and keeps each step's numbers and states."""
 
-    window, hears_states = 1, True
+    reach, hears_states = 1, True
 
     def __init__(self) -> None:
         self.texts: list[list[Numbers]] = []

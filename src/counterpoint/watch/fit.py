@@ -20,7 +20,7 @@ OPTIONS = ("negative", "branches", "guide")
 class Listener:
     """A watch that only listens: keeps the numbers of every text, and never raises an alarm."""
 
-    window = 1
+    reach = 1
 
     def __init__(self, *, hears_states: bool = False) -> None:
         self.hears_states = hears_states

@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import numpy as np
 
@@ -37,7 +37,20 @@ FALSE_ALARMS = 0.05
 ECHO_SHARE = 0.8  # of the false alarms: what sees most is given most of them
 DIGITS = 5  # after the point
 FEATURES = ("numbers", "hidden")
-SETTINGS = ("window", "method", "features", "numbers", "false_alarms", "echoes")
+
+
+class Settings(TypedDict):
+    """What a watch is set to, as its arguments and its file name it."""
+
+    window: int
+    method: Literal["nearest", "forest"]
+    features: Literal["numbers", "hidden"]
+    numbers: tuple[str, ...]
+    false_alarms: float
+    echoes: bool
+
+
+SETTINGS = tuple(Settings.__annotations__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +132,7 @@ class Watch:
         """
         from counterpoint.watch.fit import numbers_of
 
-        settings = {
+        settings: Settings = {
             "window": window, "method": method, "features": features, "false_alarms": false_alarms, "echoes": echoes,
             "numbers": (numbers,) if isinstance(numbers, str) else tuple(numbers),
         }  # fmt: skip
