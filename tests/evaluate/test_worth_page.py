@@ -35,7 +35,7 @@ def record(own, ratio):
         for arm, value, _ in arms
     ]
     card = {
-        "answers": {"kept": 70, "rejected": 60, "written": 300}, "prompts": {"learnt": 81}, "writing": {"candidates": 3},
+        "answers": {"kept": 70, "rejected": 60, "written": 300}, "prompts": {"learnt": 81, "texts": 58}, "writing": {"candidates": 3},
         "steps": 30, "tokens": 9000, "seconds": 600, "gains": {"loss_before": 0.5, "loss_after": 0.2},
     }  # fmt: skip
     ordinary = [
