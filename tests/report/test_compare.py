@@ -1,5 +1,6 @@
 import functools
 import json
+import re
 
 import pytest
 
@@ -104,6 +105,16 @@ def test_equal_texts_are_one_cell_of_the_page_with_tooltips_and_a_caution(model)
         "caution"
         not in compare(model, PROMPT, scales=[1, 3], n=10, **OPTIONS | {"max_tokens": 2}).html().split("</style>")[1]
     )
+
+
+def test_the_token_that_ends_a_text_is_a_sign_and_no_text(model):
+    one_word = cp.constraints.Choices([" yes", " no"])
+    compared = compare(model, PROMPT, scales=[1, 3], constraint=one_word, **OPTIONS | {"ignore_eos": False})
+    assert all(cell.traces[0].finish_reason == "stop" for cell in compared.cells)
+    page = compared.html().split("</style>")[1]
+    shown = re.sub(r"<[^>]*>", "", page)  # without what tooltips say
+    assert "/s&gt;" not in shown and "</s>" not in shown
+    assert 'data-chip="∎"' in page and "the model ended the text here" in page
 
 
 def test_branches_and_built_prompts_are_compared_too(model):
