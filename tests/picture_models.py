@@ -15,6 +15,15 @@ from counterpoint.guide import Branch, Guide
 
 VOCABULARY, PICTURE = 120, 110
 BANNED = [PICTURE, 111, 112, 113]  # a generated place for a picture would want one
+#: what is asked of each model: a text with picture 1 against each of these, under each guide, for so many tokens
+STEPS, ASKED = 24, [5, 6, 7]
+NEGATIVES = {
+    "other picture": (ASKED, 3),
+    "larger picture": (ASKED, 2),
+    "no picture": (ASKED, None),
+    "other text": ([8, 9], 1),
+}
+GUIDES = [Guide(scale=3.0), Guide(scale=3.0, space="prob", plausibility=0.1), Guide(scale=0.0)]
 TEXT = {
     "vocab_size": VOCABULARY,
     "hidden_size": 32,

@@ -17,15 +17,7 @@ from counterpoint.errors import NoEffectWarning, PromptError, UnsupportedError
 from counterpoint.models import ragged
 from counterpoint.sampling import Sampling, draw, generator
 
-STEPS = 24
-TEXT = [5, 6, 7]
-NEGATIVES = {
-    "other picture": (TEXT, 3),
-    "larger picture": (TEXT, 2),
-    "no picture": (TEXT, None),
-    "other text": ([8, 9], 1),
-}
-GUIDES = [cp.Guide(scale=3.0), cp.Guide(scale=3.0, space="prob", plausibility=0.1), cp.Guide(scale=0.0)]
+STEPS, TEXT, NEGATIVES, GUIDES = models.STEPS, models.ASKED, models.NEGATIVES, models.GUIDES
 KEEP_A_STATE = {"Qwen3.5", "LFM2-VL"}  # so each branch takes a forward of its own
 
 

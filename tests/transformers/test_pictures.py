@@ -9,16 +9,8 @@ import torch
 import counterpoint as cp
 from counterpoint.errors import NoEffectWarning, PromptError, UnsupportedError
 
-STEPS = 24
 BANNED = models.BANNED
-TEXT = [5, 6, 7]
-NEGATIVES = {
-    "other picture": (TEXT, 3),
-    "larger picture": (TEXT, 2),
-    "no picture": (TEXT, None),
-    "other text": ([8, 9], 1),
-}
-GUIDES = [cp.Guide(scale=3.0), cp.Guide(scale=3.0, space="prob", plausibility=0.1), cp.Guide(scale=0.0)]
+STEPS, TEXT, NEGATIVES, GUIDES = models.STEPS, models.ASKED, models.NEGATIVES, models.GUIDES
 
 
 @pytest.fixture(scope="module", params=models.MODELS)

@@ -30,7 +30,9 @@ def test_every_window_is_that_of_a_loop(count, columns):
     source = np.random.default_rng(count)
     good = [source.random((30, columns)) for _ in range(3)]
     echo, steps = Echo(good, 4), source.random((count, columns))
-    assert echo._least == pytest.approx(min(np.nanmin(echo._apart(text)[1]) for text in good))
+    assert echo._least == pytest.approx(
+        min(np.nanmin(echo._apart(echo._means(text)[1], len(text))[1]) for text in good)
+    )
     assert echo.distances(steps) == pytest.approx(by_loops(steps, 4, echo._least))
     small = steps / 1000  # below all good texts
     assert echo.distances(small) == pytest.approx(by_loops(small, 4, echo._least))

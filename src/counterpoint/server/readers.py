@@ -28,7 +28,6 @@ class Readers:
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(MOST_THREADS, thread_name_prefix="reading")
         self._turn = asyncio.Semaphore(1)
-        self._turns = _ShortTurns()
 
     async def run(self, seconds: float, function: Callable[..., T], *args: Any) -> T:
         """`function(*args)` in a thread.
@@ -47,7 +46,7 @@ class Readers:
                     self._turn.release()
 
             def begin_the_next() -> None:
-                self._turns.start(task)
+                _SHORT_TURNS.start(task)
                 give_back()
 
             loop = asyncio.get_running_loop()
@@ -56,7 +55,7 @@ class Readers:
                 return await loop.run_in_executor(self._pool, task)
             finally:
                 slow.cancel()
-                self._turns.end(task)
+                _SHORT_TURNS.end(task)
                 give_back()
                 task.interrupt()
 
@@ -67,23 +66,30 @@ class Readers:
 
 class _ShortTurns:
     """While slow readings run, threads take turns at the interpreter more often. A step of the engine asks for it at every
-    operation, so that with Python's interval each reading that loops would cost each operation 5 ms."""
+    operation, so that with Python's interval each reading that loops would cost each operation 5 ms. The interval is the
+    process's, and so is this."""
 
     def __init__(self) -> None:
         self._slow: set[_Task] = set()
         self._usual = 0.0
+        self._lock = threading.Lock()
 
     def start(self, task: _Task) -> None:
-        if not self._slow:
-            self._usual = sys.getswitchinterval()
-            sys.setswitchinterval(min(SHORT_TURN_S, self._usual))
-        self._slow.add(task)
+        with self._lock:
+            if not self._slow:
+                self._usual = sys.getswitchinterval()
+                sys.setswitchinterval(min(SHORT_TURN_S, self._usual))
+            self._slow.add(task)
 
     def end(self, task: _Task) -> None:
-        if task in self._slow:
-            self._slow.remove(task)
-            if not self._slow:
-                sys.setswitchinterval(self._usual)
+        with self._lock:
+            if task in self._slow:
+                self._slow.remove(task)
+                if not self._slow:
+                    sys.setswitchinterval(self._usual)
+
+
+_SHORT_TURNS = _ShortTurns()
 
 
 class _Task:
