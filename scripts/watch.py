@@ -59,7 +59,7 @@ WINDOW = 16
 class Recorder:
     """A watch that raises no alarm and keeps each step's numbers and states."""
 
-    reach, hears_states = 1, True
+    window, hears_states = 1, True
 
     def __init__(self) -> None:
         self.texts: list[list[Numbers]] = []
@@ -99,7 +99,7 @@ def write_texts(
     """Each instruction with each question: the text, whether it does what was asked for, its numbers and its alarms."""
     guide, weights = cp.Guide(scale=scale), model.fingerprint
     asked = [(i, q) for q in questions for i in range(len(INSTRUCTIONS))]
-    same = [weights, scale, MAX_TOKENS, on_alarm, None if watch is None else [watch.to_dict(), watch.reach]]
+    same = [weights, scale, MAX_TOKENS, on_alarm, None if watch is None else watch.to_dict()]
     keys = {pair: key_of("watch", *same, INSTRUCTIONS[pair[0]].system, QUESTIONS[pair[1]]) for pair in asked}
     known = store.get(list(keys.values()))
     left = [pair for pair in asked if keys[pair] not in known]

@@ -28,7 +28,7 @@ class Bell:
     hears_states = False
 
     def __init__(self, *rings, window=5):
-        self.rings, self.reach, self.heard = list(rings), window, []
+        self.rings, self.window, self.heard = list(rings), window, []
 
     def check(self, model):
         pass
@@ -44,7 +44,7 @@ class _Ringing:
     def hear(self, step, numbers):
         self.steps.append(step)
         self.bell.heard.append((step, numbers))
-        if len(self.steps) < self.bell.reach:
+        if len(self.steps) < self.bell.window:
             return None
         if self.rings and step == self.rings[0]:
             self.rings.pop(0)
@@ -53,7 +53,7 @@ class _Ringing:
 
     @property
     def begin(self):
-        return self.steps[-self.bell.reach]
+        return self.steps[-self.bell.window]
 
     def cut(self, length):
         self.steps = [step for step in self.steps if step < length]

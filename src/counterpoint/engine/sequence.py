@@ -334,5 +334,5 @@ def new_sequence(
 
 
 def _watched(request: Request, watch: Watches) -> Watched:
-    delay = watch.reach if request.on_alarm == "ease" else 0
+    delay = watch.window if request.on_alarm == "ease" else 0
     return Watched(watch.start(), request.on_alarm, request.max_eases, delay)

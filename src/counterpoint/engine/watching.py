@@ -56,7 +56,7 @@ class Watcher(Protocol):
 
     @property
     def begin(self) -> int:
-        """The step where the tokens begin that the last score is about."""
+        """The step where the tokens begin that the last score is of."""
 
     def cut(self, length: int) -> None:
         """Forget the steps from `length` on: the text has gone back."""
@@ -66,8 +66,8 @@ class Watches(Protocol):
     """What `Request.watch` takes, such as a `counterpoint.Watch`."""
 
     @property
-    def reach(self) -> int:
-        """Tokens that a score is about at most: so far a text goes back."""
+    def window(self) -> int:
+        """Tokens that a score is of: so far a text goes back at most."""
 
     @property
     def hears_states(self) -> bool:

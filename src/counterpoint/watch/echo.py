@@ -28,7 +28,7 @@ class Echo:
 
     def __init__(self, good: Sequence[Array], length: int) -> None:
         self._length = length
-        usual = np.concatenate([self._apart(self._means(text)[1], len(text))[1] for text in good])
+        usual = np.concatenate([self._apart(text)[1] for text in good])
         self._least = float(np.nanmin(usual)) if not np.isnan(usual).all() else 0.0
 
     @property
@@ -38,47 +38,33 @@ class Echo:
 
     def distances(self, steps: Array) -> Array:
         """Of each window; 1 where too little is before it. (T, C) -> (T - L + 1,)."""
-        return self._told(*self._apart(self._means(steps)[1], len(steps)))
+        return self._told(*self._apart(steps))
 
-    @property
-    def reach(self) -> int:
-        """Steps from the furthest earlier run's begin to a window's end."""
-        return (FURTHEST + 1) * self._length
-
-    def last(self, steps: Array) -> tuple[float, int]:
-        """Of the last window alone; and how many steps there are from the begin of the run that it is an echo of."""
-        steps = steps[-self.reach :]
-        lags, means = self._means(steps, len(steps) - self._length)
-        told = self._told(*self._apart(means, self._length))
-        return float(told[0]), self._length + (int(lags[means[0].argmin()]) if means.size else 0)
+    def last(self, steps: Array) -> float:
+        """Of the last window alone."""
+        steps = steps[-(FURTHEST + 1) * self._length :]
+        return float(self._told(*self._apart(steps, len(steps) - self._length))[0])
 
     def _told(self, nearest: Array, usual: Array) -> Array:
         told = (np.maximum(usual, self._least) + LEAST) / (nearest + LEAST)
         return np.where(np.isnan(told), 1.0, told)
 
-    def _apart(self, means: Array, num_steps: int) -> tuple[Array, Array]:
-        """The least and the median difference of each window of so many steps from runs before it, of `_means` of the last
-        ones; NaN where there are none."""
-        count = max(num_steps - self._length + 1, 0)
+    def _apart(self, steps: Array, begin: int = 0) -> tuple[Array, Array]:
+        """The least and the median difference of each window, from that number on, from runs before it; NaN where there are
+        too few."""
+        length, count = self._length, max(len(steps) - self._length + 1 - begin, 0)
         nearest, usual = np.full(count, np.nan), np.full(count, np.nan)
-        if not means.size:
-            return nearest, usual
-        first = count - len(means)
-        means = np.sort(means, axis=1)
-        middle, windows = np.isfinite(means).sum(1), np.arange(len(means))
-        nearest[first:] = means[:, 0]
-        usual[first:] = (means[windows, (middle - 1) // 2] + means[windows, middle // 2]) / 2
-        return nearest, usual
-
-    def _means(self, steps: Array, begin: int = 0) -> tuple[Array, Array]:
-        """The lags, and each window's mean difference at each; infinite where the run would begin before the text. Windows
-        from that number on that are late enough to be told; empty where there is none."""
-        length, first = self._length, max(self.shortest - self._length - begin, 0)
+        first = max(self.shortest - length - begin, 0)
         if len(steps) < self.shortest:
-            return np.empty(0, dtype=int), np.empty((0, 0))
+            return nearest, usual
         lags = np.arange(NEAREST_LAG, min(FURTHEST * length, len(steps) - length) + 1)
         before = np.arange(begin, len(steps))[:, None] - lags  # (T - begin, lags)
         apart = np.abs(steps[begin:, None] - steps[np.maximum(before, 0)]).mean(-1)
         sums = np.cumsum(np.concatenate([np.zeros((1, len(lags))), apart]), axis=0)
         means = (sums[length:] - sums[:-length]) / length  # (windows, lags)
-        return lags, np.where(before[: len(means)] >= 0, means, np.inf)[first:]
+        is_there = before[:count] >= 0  # else the run would begin before the text
+        means = np.sort(np.where(is_there, means, np.inf), axis=1)[first:]
+        middle, windows = is_there.sum(1)[first:], np.arange(len(means))
+        nearest[first:] = means[:, 0]
+        usual[first:] = (means[windows, (middle - 1) // 2] + means[windows, middle // 2]) / 2
+        return nearest, usual

@@ -20,7 +20,7 @@ OPTIONS = ("negative", "branches", "guide")
 class Listener:
     """A watch that only listens: keeps the numbers of every text, and never raises an alarm."""
 
-    reach = 1
+    window = 1
 
     def __init__(self, *, hears_states: bool = False) -> None:
         self.hears_states = hears_states

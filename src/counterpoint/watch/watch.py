@@ -25,7 +25,7 @@ from counterpoint.watch.distance import (
     check_lengths,
     windows,
 )  # fmt: skip
-from counterpoint.watch.echo import Echo
+from counterpoint.watch.echo import FURTHEST, Echo
 from counterpoint.watch.watching import Watching
 
 if TYPE_CHECKING:
@@ -201,20 +201,12 @@ class Watch:
             return far
         return np.maximum(far, self.echo.distances(self._steps(numbers)) / self.echo_bound)
 
-    def last(self, numbers: Array) -> tuple[float, int]:
-        """The score of the last window of a text, and how many of the last steps it is about: those of the window, or, where
-        its echo raises the alarm, all from the begin of the run that came again."""
+    def last_score(self, numbers: Array) -> float:
+        """The score of the last window of a text."""
         far = float(self.judge.distances(self._windows(numbers[-self.window :]))[0]) / self.bound
         if self.echo is None or self.echo_bound is None:
-            return far, self.window
-        echo, about = self.echo.last(self._steps(numbers[-self.echo.reach :]))
-        echo /= self.echo_bound
-        return max(echo, far), about if echo > max(far, 1) else self.window
-
-    @property
-    def reach(self) -> int:
-        """Tokens that an alarm is about at most: so far a text goes back."""
-        return self.window if self.echo is None else self.echo.reach
+            return far
+        return max(far, self.echo.last(self._steps(numbers[-(FURTHEST + 1) * self.window :])) / self.echo_bound)
 
     def start(self) -> Watching:
         """A new text begins."""

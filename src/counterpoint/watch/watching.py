@@ -19,7 +19,6 @@ class Watching:
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
         self._steps: list[int] = []
-        self._about = 0  # so many of them are what the last score is about
         self._rows = np.empty((0, 0))  # what was heard at each step, with room for more
 
     def hear(self, step: int, numbers: Numbers) -> float | None:
@@ -31,14 +30,11 @@ class Watching:
             self._rows = more
         self._rows[count] = row
         self._steps.append(step)
-        if count + 1 < self._watch.window:
-            return None
-        score, self._about = self._watch.last(self._rows[: count + 1])
-        return score
+        return None if count + 1 < self._watch.window else self._watch.last_score(self._rows[: count + 1])
 
     @property
     def begin(self) -> int:
-        return self._steps[-min(self._about, len(self._steps))]
+        return self._steps[-min(self._watch.window, len(self._steps))]
 
     def cut(self, length: int) -> None:
         while self._steps and self._steps[-1] >= length:
