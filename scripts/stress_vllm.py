@@ -38,7 +38,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 CONTEXT_LEN = 256
 BLOCK_LEN = 32
 VOCAB = 272
-MAX_STEPS = 20_000
+MAX_STEPS_A_REQUEST = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +202,7 @@ def drive(running: Any, cases: list[Case]) -> dict[str, Any]:
                 case.output, case.finish, case.reason = list(first.token_ids), first.finish_reason, first.stop_reason
                 alive.discard(case.name)
         step += 1
-        if step > MAX_STEPS:
+        if step > MAX_STEPS_A_REQUEST * len(cases):
             states = [scheduler.state(group) for group in scheduler.groups]
             return {"stuck": states, "alive": sorted(alive), "steps": step}
     for _ in range(3):

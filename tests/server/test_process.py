@@ -59,7 +59,9 @@ def test_on_sigterm_what_runs_finishes(start):
 
 def test_on_sigterm_what_would_take_too_long_is_told(start):
     running = start("--grace", "0.2")
-    with httpx.stream("POST", running.base + "/v1/completions", json=LONG, timeout=60) as answer:
+    # A hundred times the grace, so that a client that is held up meanwhile still meets the end.
+    body = LONG | {"max_tokens": 1000, "n": 8, "negative_prompt": "There was"}
+    with httpx.stream("POST", running.base + "/v1/completions", json=body, timeout=60) as answer:
         lines = answer.iter_lines()
         next(lines)
         running.process.send_signal(signal.SIGTERM)
