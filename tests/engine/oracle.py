@@ -8,7 +8,9 @@ def guided_tokens(model, prompt, negatives, weights, *, space="log", num_tokens=
     """Greedy tokens of the definition, and the margin of each choice in log-probability."""
     branches, tokens, margins = [list(prompt), *map(list, negatives)], [], []
     for _ in range(num_tokens):
-        cond, *others = (model(torch.tensor([b])).logits[0, -1].float().log_softmax(-1) for b in branches)
+        cond, *others = (
+            model(torch.tensor([b], device=model.device)).logits[0, -1].float().log_softmax(-1) for b in branches
+        )
         if space == "log":
             guided = (1 - sum(weights)) * cond + sum(w * o for w, o in zip(weights, others))
         else:

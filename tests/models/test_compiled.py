@@ -30,7 +30,7 @@ def test_equal_to_the_stateless_loop(model):
     prompts, negatives = [ids(5), ids(40)], [ids(17), ids(2)]
     guides = [cp.Guide(scale=3.0), cp.Guide(scale=2.0, space="prob")]
     done = cp.generate(model, prompts, negative=negatives, guide=guides, max_tokens=40, temperature=0, ignore_eos=True)
-    assert model._compiled.usable and list(model._compiled._steps) == [(4, 1, 256)]
+    assert model._fixed.usable and list(model._fixed._steps) == [(4, 1, 256)]
     for i, completion in enumerate(done):
         weights, space = [1 - guides[i].scale], guides[i].space
         want, margins = guided_tokens(model.hf, prompts[i], [negatives[i]], weights, space=space, num_tokens=40)
@@ -39,7 +39,7 @@ def test_equal_to_the_stateless_loop(model):
 
 @torch.inference_mode()
 def test_several_columns_and_guesses_taken_back(model):
-    rows = RaggedRows(model.hf, model._compiled)
+    rows = RaggedRows(model.hf, model._fixed)
     texts = {rows.add(): ids(6, 1), rows.add(): ids(9, 2)}
     rows.forward([Feed(h, text, columns=()) for h, text in texts.items()])
     source = random.Random(0)
@@ -51,7 +51,7 @@ def test_several_columns_and_guesses_taken_back(model):
         for h, num_kept in zip(texts, kept):
             texts[h] += fed[h][:num_kept]
             rows.crop(h, len(texts[h]))
-    assert (2, 8, 256) in model._compiled._steps and model._compiled.usable
+    assert (2, 8, 256) in model._fixed._steps and model._fixed.usable
 
 
 def test_another_model_of_the_same_shapes_has_steps_of_its_own(model):
@@ -61,7 +61,7 @@ def test_another_model_of_the_same_shapes_has_steps_of_its_own(model):
         for prompt, completion in zip([ids(5), ids(8)], done):
             want, margins = guided_tokens(one.hf, prompt, [], [], num_tokens=6)
             assert_same(completion.token_ids, want, margins)
-        assert (2, 1, 256) in one._compiled._steps
+        assert (2, 1, 256) in one._fixed._steps
 
 
 @pytest.mark.parametrize("num_steps, step_s, pays", [(60, 0.02, False), (3000, None, False), (2000, 0.02, True)])
@@ -77,10 +77,10 @@ def test_a_short_run_compiles_nothing_and_a_long_one_does(monkeypatch):
 
     monkeypatch.setattr(RecordedSteps, "usable", False)  # they are quicker than compiled ones
     model, short = tokens()
-    assert not model._compiled._steps and not model.compiles
+    assert not model._fixed._steps and not model.compiles
     monkeypatch.setattr(compiled, "COMPILE_S_A_LAYER", 0)
     model, long = tokens()
-    assert list(model._compiled._steps) == [(1, 1, 256)] and long == short
+    assert list(model._fixed._steps) == [(1, 1, 256)] and long == short
 
 
 def test_what_compile_can_be():
@@ -90,7 +90,7 @@ def test_what_compile_can_be():
 
 @torch.inference_mode()
 def test_slots_that_take_no_part_lose_nothing(model):
-    rows = RaggedRows(model.hf, model._compiled)
+    rows = RaggedRows(model.hf, model._fixed)
     texts = [ids(4, 1), ids(9, 2), ids(30, 3)]
     handles = [rows.add() for _ in texts]
     rows.forward([Feed(h, text, columns=()) for h, text in zip(handles, texts)])

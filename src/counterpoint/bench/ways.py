@@ -178,7 +178,7 @@ def stepped(engine: Engine, model: Model, clock: Clock):
     began = time.perf_counter()
     spent: list[float] = []
     rows = engine._rows_of(model)  # a hook on the model itself would be compiled along with it
-    for name in ("_model", "_compiled", "_recorded"):
+    for name in ("_model", "_fixed", "_recorded"):
         if getattr(rows, name, None) is not None:
             setattr(rows, name, _Timed(getattr(rows, name), spent))
     while not engine.is_idle:

@@ -26,3 +26,10 @@ def input_device(model: PreTrainedModel) -> torch.device:
         )
     device = getattr(hook, "execution_device", None)
     return torch.device("cpu" if device is None else device)
+
+
+def is_on_one_gpu(model: PreTrainedModel) -> bool:
+    """Whether all weights lie on one CUDA device, and stay there."""
+    devices = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
+    offloaded = any(hasattr(module, "_hf_hook") for module in model.modules())
+    return len(devices) == 1 and next(iter(devices)).type == "cuda" and not offloaded

@@ -19,9 +19,9 @@ from counterpoint.contexts.inputs import Inputs
 from counterpoint.errors import CompileWarning, ModelError, PromptError, UnsupportedError, UsageError
 from counterpoint.guide import finite
 from counterpoint.models.adapters import AdapterSwitch, unwrapped
-from counterpoint.models.compiled import CompiledSteps
 from counterpoint.models.devices import input_device
 from counterpoint.models.fingerprint import fingerprint
+from counterpoint.models.graphs import fixed_steps
 from counterpoint.models.ids import num_ids, special_ids
 from counterpoint.models.inputs import check_names
 from counterpoint.models.kernels import build
@@ -63,8 +63,9 @@ class Model:
         compile: "auto" makes products of few rows on the CPU by a kernel that the machine's C compiler builds once, in
             about a second, and compiles whole steps where the work to come seems long enough to pay for it. True
             compiles the steps of every shape when it first occurs, which takes 10 seconds or more for each and a few
-            seconds in later processes. False does neither. With either of the first two, weights of GPT-2's kind get
-            another memory layout (same numbers), and the weights must not be exchanged for others any more.
+            seconds in later processes. On a GPU, "auto" records the steps as CUDA graphs, and True compiles what is
+            recorded. False does neither. With either of the first two, weights of GPT-2's kind get another memory layout
+            on the CPU (same numbers), and the weights must not be exchanged for others any more.
 
     Raises:
         UnsupportedError: the model is an encoder-decoder or has no output embeddings, it has adapters and is to be compiled,
@@ -99,8 +100,7 @@ class Model:
         self.name = name or type(hf).__name__
         #: whether kernels of ours are used where they are there
         self.has_kernels = compile is not False
-        steps_too = compile is True or (compile == "auto" and hf.device.type == "cpu" and not adapted)
-        self._compiled = CompiledSteps(hf, always=compile is True) if steps_too else None
+        self._fixed = None if compile is False or adapted else fixed_steps(hf, compiled=compile is True)
         if compile is not False and hf.device.type == "cpu":
             build.warn_where_missing()
         self._recorded = None if compile is False or adapted else RecordedSteps(hf)
@@ -120,12 +120,12 @@ class Model:
     @property
     def compiles(self) -> bool:
         """Whether the steps of every shape are compiled."""
-        return self._compiled is not None and self._compiled.always and self._compiled.usable
+        return self._fixed is not None and self._fixed.compiles and self._fixed.always
 
     @property
     def may_compile(self) -> bool:
         """Whether steps may be compiled, always or where it pays."""
-        return self._compiled is not None and self._compiled.usable
+        return self._fixed is not None and self._fixed.compiles
 
     @property
     def device(self) -> torch.device:
@@ -311,7 +311,7 @@ class Model:
             UnsupportedError: the model can't be continued token by token.
         """
         return self.abilities.new_rows(
-            limit=self.context_len, kernels=self.has_kernels, steps=self._compiled, recorded=self._recorded
+            limit=self.context_len, kernels=self.has_kernels, steps=self._fixed, recorded=self._recorded
         )
 
     def not_recorded(self) -> str | None:

@@ -45,6 +45,11 @@ class Packed:
         return torch.tensor(self.numbers, device=self.device).view(3, self.num_lines, self.width)
 
     @property
+    def with_places(self) -> Tensor:
+        """(4, R, Q) on the host: `numbers` and `place_numbers`."""
+        return torch.tensor([*self.numbers, *self.place_numbers]).view(4, self.num_lines, self.width)
+
+    @property
     def ids(self) -> Tensor:
         """(R, Q)"""
         return self.tokens[0]

@@ -18,10 +18,10 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
 from counterpoint.models.attention import FewQueries
-from counterpoint.models.buffers import Layer, Place
+from counterpoint.models.buffers import BLOCK, Buffers
 from counterpoint.models.caches import cache_argument
-from counterpoint.models.compiled import MOST_COLUMNS, CompiledSteps
 from counterpoint.models.devices import input_device
+from counterpoint.models.fixed import MOST_COLUMNS, FixedSteps
 from counterpoint.models.ids import num_ids
 from counterpoint.models.inputs import opening, placed
 from counterpoint.models.linears import Linears
@@ -31,8 +31,6 @@ from counterpoint.models.recorded.steps import RecordedSteps
 from counterpoint.models.rows import Feed, Rows, Snapshot
 from counterpoint.models.traces import OwnState
 
-BLOCK = 256  # tokens by which the buffers grow
-
 
 class RaggedRows(Rows):
     """Rows of an attention model, all in one forward.
@@ -40,7 +38,7 @@ class RaggedRows(Rows):
     Args:
         model: a causal model that takes `position_ids` and four-dimensional masks; `counterpoint.models.trials`
             finds out whether one does.
-        compiled: steps of a few tokens a row go through these where their shape suits; None is never.
+        fixed: steps of a few tokens a row go through these where their shape suits; None is never.
         linears, attention: the kernels of the other steps; None is torch's own.
         recorded: forwards of few tokens are one call of these where they can be recorded; None is never.
         new_state: room for what prompts with pictures leave on the modules; None where there will be none.
@@ -52,14 +50,13 @@ class RaggedRows(Rows):
     def __init__(
         self,
         model: PreTrainedModel,
-        compiled: CompiledSteps | None = None,
+        fixed: FixedSteps | None = None,
         linears: Linears | None = None,
         attention: FewQueries | None = None,
         recorded: RecordedSteps | None = None,
         new_state: Callable[[], OwnState] | None = None,
     ) -> None:
-        self._model, self._compiled, self._recorded = model, compiled, recorded
-        self._described: array[int] | None = None  # the buffers, as recorded steps take them
+        self._model, self._fixed, self._recorded = model, fixed, recorded
         self._rules = mask_rules(model)
         self._kept_masks = KeptMasks(self._rules)
         self._cache_name = cache_argument(model.forward)
@@ -68,10 +65,8 @@ class RaggedRows(Rows):
         config = model.config.get_text_config()
         self._additive = model.dtype if config._attn_implementation == "eager" else None  # masks are such numbers
         self._device, self._num_ids = input_device(model), num_ids(model)
-        self._place = Place()
-        self._num_slots, self._capacity = 2, BLOCK
-        self._layers = [Layer(self._place, self._num_slots, self._capacity) for _ in range(config.num_hidden_layers)]
-        self._cache = Cache(layers=self._layers)
+        self._num_layers = config.num_hidden_layers
+        self._buffers = Buffers(self._num_layers)  # until the first row
         self._slots: list[int] = []  # handle of the row in each slot
         self._slot_of: dict[int, int] = {}
         self._length: dict[int, int] = {}
@@ -80,6 +75,19 @@ class RaggedRows(Rows):
         self._next = 0
         self._expected = (0, 0)
         self._step_s: float | None = None  # the last step that suits compiling and was not compiled
+
+    def _begin(self) -> None:
+        """Take buffers."""
+        new_buffers = Buffers if self._fixed is None else self._fixed.new_buffers
+        self._buffers = new_buffers(self._num_layers)
+        self._cache = Cache(layers=self._buffers.layers)
+        self._described: array[int] | None = None  # as recorded steps take them
+
+    def _end(self) -> None:
+        """Give buffers back in which there is no row any more."""
+        if self._fixed is not None:
+            self._fixed.give_back(self._buffers)
+        self._buffers = Buffers(self._num_layers)
 
     @property
     def num_rows(self) -> int:
@@ -93,23 +101,23 @@ class RaggedRows(Rows):
     @property
     def num_bytes(self) -> int:
         """Memory of the key and value buffers."""
-        buffers = [b for layer in self._layers if layer.is_initialized for b in (layer.keys, layer.values)]
-        return sum(b.numel() * b.element_size() for b in buffers)
+        return self._buffers.num_bytes
 
     def add(self) -> int:
+        if not self._slots:
+            self._begin()
         row, self._next = self._next, self._next + 1
         self._slot_of[row] = len(self._slots)
         self._slots.append(row)
         self._length[row] = 0
-        if len(self._slots) > self._num_slots:
-            self._resize(max(len(self._slots), self._num_slots * 2), self._capacity)
+        if len(self._slots) > self._buffers.num_slots:
+            self._resize(max(len(self._slots), self._buffers.num_slots * 2), self._buffers.capacity)
         return row
 
     def fork(self, row: int, length: int | None = None) -> int:
         length = self._length[row] if length is None else length
         new = self.add()
-        for layer in self._layers:
-            layer.copy(self._slot_of[row], self._slot_of[new], length)
+        self._buffers.copy(self._slot_of[row], self._slot_of[new], length)
         self._length[new] = length
         if row in self._offset:
             self._offset[new] = self._offset[row]
@@ -121,7 +129,7 @@ class RaggedRows(Rows):
             (layer.keys[slot, :, :length].clone(), layer.values[slot, :, :length].clone())
             if layer.is_initialized
             else None
-            for layer in self._layers
+            for layer in self._buffers.layers
         ]
 
     def add_from(self, snapshot: Snapshot, length: int) -> int:
@@ -130,9 +138,9 @@ class RaggedRows(Rows):
         return row
 
     def _put(self, row: int, snapshot: Snapshot, length: int) -> None:
-        if length > self._capacity:
-            self._resize(self._num_slots, -(-length // BLOCK) * BLOCK)
-        for layer, states in zip(self._layers, snapshot):
+        if length > self._buffers.capacity:
+            self._resize(self._buffers.num_slots, -(-length // BLOCK) * BLOCK)
+        for layer, states in zip(self._buffers.layers, snapshot):
             if states is None:
                 continue
             keys, values = states
@@ -153,23 +161,19 @@ class RaggedRows(Rows):
         del self._length[row]
         self._offset.pop(row, None)
         if last != row:
-            for layer in self._layers:
-                layer.copy(len(self._slots) - 1, slot, self._length[last])
+            self._buffers.copy(len(self._slots) - 1, slot, self._length[last])
             self._slots[slot], self._slot_of[last] = last, slot
         self._slots.pop()
         if not self._slots:
-            self._resize(2, BLOCK)
+            self._end()
 
     def length(self, row: int) -> int:
         return self._length[row]
 
     def _resize(self, num_slots: int, capacity: int) -> None:
-        if (num_slots, capacity) != (self._num_slots, self._capacity):
-            longest = max(self._length.values(), default=0)
-            for layer in self._layers:
-                layer.resize(num_slots, capacity, longest)
+        if (num_slots, capacity) != (self._buffers.num_slots, self._buffers.capacity):
+            self._buffers.resize(num_slots, capacity, max(self._length.values(), default=0))
             self._described = None
-            self._num_slots, self._capacity = num_slots, capacity
 
     def forward(self, feeds: Sequence[Feed]) -> Tensor:
         if torch.is_grad_enabled():
@@ -194,14 +198,12 @@ class RaggedRows(Rows):
         slots = [self._slot_of[feed.row] for feed in feeds]
         width = max([len(feed.ids) for feed in feeds])
         reach = max([self._length[feed.row] + len(feed.ids) for feed in feeds])
-        if reach > self._capacity:
-            self._resize(self._num_slots, -(-reach // BLOCK) * BLOCK)
+        if reach > self._buffers.capacity:
+            self._resize(self._buffers.num_slots, -(-reach // BLOCK) * BLOCK)
         began, by_record = None, self._suits_recorded(feeds, width)
-        if (not by_record or (self._compiled is not None and self._compiled.always)) and self._suits_compiled(
-            feeds, slots
-        ):
-            if self._pays_compiled(max(slots) + 1, width):
-                return self._compiled_step(feeds, slots, width)
+        if (not by_record or (self._fixed is not None and self._fixed.always)) and self._suits_fixed(feeds, slots):
+            if self._pays_fixed(max(slots) + 1, width):
+                return self._fixed_step(feeds, slots, width)
             began = time.perf_counter()
         used = sorted(slots)
         line_of = {slot: line for line, slot in enumerate(used)}
@@ -211,7 +213,7 @@ class RaggedRows(Rows):
             [self._length[self._slots[slot]] for slot in used],
             offsets=[self._offset.get(self._slots[slot], 0) for slot in used] if self._offset else None,
             width=width,
-            spare=self._capacity,
+            spare=self._buffers.capacity,
             device=self._device,
         )
         logits = self._by_record(packed, used, reach) if by_record else self._by_model(packed, used, reach)
@@ -233,7 +235,7 @@ class RaggedRows(Rows):
             return False
         if self._described is None:
             kinds = list(self._rules) if isinstance(self._rules, dict) else None
-            if not steps.prepare(self._linears, self._attention, self._layers, kinds):
+            if not steps.prepare(self._linears, self._attention, self._buffers.layers, kinds):
                 return False
             return steps.suits(len(feeds), width, num_wanted)  # known once there is a program
         return True
@@ -253,58 +255,52 @@ class RaggedRows(Rows):
         recorded = self._recorded
         assert recorded is not None  # `_suits_recorded` has seen it
         if self._described is None:
-            self._described = recorded.described(self._layers)
+            self._described = recorded.described(self._buffers.layers)
         logits = recorded.run(
             packed,
             slots,
             self._described,
-            masks_in_memory(self._rules, self._kept_masks, packed, reach, self._capacity, recorded.kinds),
+            masks_in_memory(self._rules, self._kept_masks, packed, reach, self._buffers.capacity, recorded.kinds),
             reach,
             eager=lambda: self._by_model(packed, slots, reach, cut=False),
         )
         return logits if logits.shape[1] == self._num_ids else logits[:, : self._num_ids]
 
-    def _suits_compiled(self, feeds: Sequence[Feed], slots: list[int]) -> bool:
+    def _suits_fixed(self, feeds: Sequence[Feed], slots: list[int]) -> bool:
         """Whether rows that have been begun get few tokens, all of them asked for, and few slots are left out."""
         return (
-            self._compiled is not None
-            and self._compiled.usable
-            and any(layer.is_initialized for layer in self._layers)
+            self._fixed is not None
+            and self._buffers.is_initialized
             and all(len(feed.columns) == len(feed.ids) <= MOST_COLUMNS for feed in feeds)
             and all(self._length[feed.row] for feed in feeds)
             and max(slots) < 2 * len(feeds)
+            and self._fixed.usable
         )
 
-    def _pays_compiled(self, num_slots: int, width: int) -> bool:
-        shape = self._compiled_shape(num_slots, width)
+    def _pays_fixed(self, num_slots: int, width: int) -> bool:
+        shape = self._fixed_shape(num_slots, width)
         num_steps, num_rounds = self._expected
         left = shape[2] - max(self._length.values())  # then the next shape begins
-        return self._compiled.pays(*shape, num_steps=min(num_steps, left) * num_rounds, step_s=self._step_s)
+        return self._fixed.pays(*shape, num_steps=min(num_steps, left) * num_rounds, step_s=self._step_s)
 
-    def _compiled_shape(self, num_slots: int, width: int) -> tuple[int, int, int]:
-        num_rows, num_columns = self._compiled.num_rows(num_slots), self._compiled.num_columns(width)
+    def _fixed_shape(self, num_slots: int, width: int) -> tuple[int, int, int]:
+        num_rows, num_columns = self._fixed.num_rows(num_slots), self._fixed.num_columns(width)
         reach = max(self._length[row] for row in self._slots[:num_rows]) + num_columns
-        return num_rows, num_columns, self._compiled.num_positions(reach)
+        return num_rows, num_columns, self._fixed.num_positions(reach)
 
-    def _compiled_step(self, feeds: Sequence[Feed], slots: list[int], width: int) -> Tensor:
-        num_rows, num_columns, num_positions = self._compiled_shape(max(slots) + 1, width)
+    def _fixed_step(self, feeds: Sequence[Feed], slots: list[int], width: int) -> Tensor:
+        num_rows, num_columns, num_positions = self._fixed_shape(max(slots) + 1, width)
         lengths = [self._length[row] for row in self._slots[:num_rows]]
-        if num_rows > self._num_slots or num_positions > self._capacity:
-            self._resize(max(num_rows, self._num_slots), max(num_positions, self._capacity))
+        if num_rows > self._buffers.num_slots or num_positions > self._buffers.capacity:
+            self._resize(max(num_rows, self._buffers.num_slots), max(num_positions, self._buffers.capacity))
         offsets = [self._offset.get(row, 0) for row in self._slots[:num_rows]]
         lengths, offsets = ([*some, *[0] * (num_rows - len(some))] for some in (lengths, offsets))
         packed = pack(feeds, slots, lengths, offsets=offsets, width=num_columns, spare=None, device=self._device)
-        self._place.aim(range(num_rows), packed.writes, num_positions)
-
-        def seen(buffers: list[Tensor | None]) -> list[Tensor | None]:
-            return [None if buffer is None else buffer[:num_rows, :, :num_positions] for buffer in buffers]
-
-        logits = self._compiled.run(
-            packed.tokens,
-            self._masks(packed),
-            seen([layer.keys for layer in self._layers]),
-            seen([layer.values for layer in self._layers]),
-            eager=lambda: self._call(packed.all_wanted(), cut=False),
+        logits = self._fixed.run(
+            packed,
+            lambda places: ragged_masks(self._rules, places, num_positions, self._additive),
+            self._buffers.views(num_rows, num_positions),
+            eager=lambda: self._by_model(packed.all_wanted(), list(range(num_rows)), num_positions, cut=False),
         )
         logits = logits.view(num_rows, num_columns, -1)[..., : self._num_ids]
         self._advance(feeds)
@@ -313,10 +309,10 @@ class RaggedRows(Rows):
         return logits[packed.lines, packed.columns]
 
     def _by_model(self, packed: Packed, slots: list[int], reach: int, *, cut: bool = True) -> Tensor:
-        self._place.aim(slots, packed.writes, reach)
-        return self._call(packed, cut=cut)
+        self._buffers.place.aim(slots, packed.writes, reach)
+        return self._call(packed, reach, cut=cut)
 
-    def _call(self, packed: Packed, *, cut: bool = True) -> Tensor:
+    def _call(self, packed: Packed, reach: int, *, cut: bool) -> Tensor:
         """The wanted predictions, (M, V); not `cut`, with what the head predicts past the ids that can be read."""
         wanted = packed.wanted
 
@@ -329,13 +325,10 @@ class RaggedRows(Rows):
                 logits = self._model(
                     input_ids=packed.ids,
                     position_ids=packed.positions,
-                    attention_mask=self._masks(packed),
+                    attention_mask=ragged_masks(self._rules, packed.places, reach, self._additive),
                     use_cache=True,
                     **{self._cache_name: self._cache},
                 ).logits[0]
         finally:
             hook.remove()
         return logits[:, : self._num_ids] if cut else logits
-
-    def _masks(self, packed: Packed) -> Tensor | dict[str, Tensor]:
-        return ragged_masks(self._rules, packed.places, self._place.reach, self._additive)

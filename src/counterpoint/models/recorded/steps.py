@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 from transformers.cache_utils import CacheLayerMixin
 
@@ -20,6 +19,7 @@ from counterpoint.errors import CompileWarning
 from counterpoint.models.attention import FewQueries
 from counterpoint.models.caches import cache_argument
 from counterpoint.models.close import is_within
+from counterpoint.models.hooks import Hooks
 from counterpoint.models.kernels import step
 from counterpoint.models.kernels.few_rows import MOST_ROWS
 from counterpoint.models.kernels.step import as_array
@@ -37,7 +37,6 @@ MOST_WANTED_BYTES = 2**27  # of what is computed after the head, where logits ar
 PROBES = (3, 5), (5, 6)  # rows and positions of the two traces
 LEAST_REACH = 256  # positions; results are compared again at each power of two from there on
 CLOSE = {torch.float32: 64 * 2.0**-23, torch.bfloat16: 16 * 2.0**-8}  # of the largest logit
-HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +71,7 @@ class RecordedSteps:
         self._rooms: list[int] = []
         self._room_for = (-1, -1)  # tokens, and wanted predictions
         self._num_logits = self._widest = 0
-        self._last_handle = -1  # the number of the next hook when there was none
-        self._hooks = [getattr(module, name) for module in model.modules() for name in HOOKS]
+        self._hooks = Hooks(model)
         #: why forwards are not recorded; None where they are, or that is not known yet
         self.refused: str | None = None
         if model.device.type != "cpu" or model.dtype not in MOST_ROWS:
@@ -84,15 +82,7 @@ class RecordedSteps:
     @property
     def usable(self) -> bool:
         """Whether forwards go through the program now: nobody looks into the model's own, or changes it."""
-        return self.refused is None and not self._has_hooks() and not self._model.__dict__.get("peft_config")
-
-    def _has_hooks(self) -> bool:
-        # Each hook that is registered takes a number of torch's; the modules are asked where one was taken.
-        if RemovableHandle.next_id != self._last_handle:
-            if any(self._hooks):
-                return True
-            self._last_handle = RemovableHandle.next_id
-        return False
+        return self.refused is None and not self._hooks.any() and not self._model.__dict__.get("peft_config")
 
     def suits(self, num_rows: int, width: int, num_wanted: int) -> bool:
         """Whether a forward of this shape, with so many predictions wanted, is quicker so and takes little memory."""

@@ -13,8 +13,8 @@ from transformers import PreTrainedModel
 from counterpoint.contexts.inputs import Inputs
 from counterpoint.errors import UnsupportedError
 from counterpoint.models.attention import FewQueries
-from counterpoint.models.compiled import CompiledSteps
 from counterpoint.models.devices import input_device
+from counterpoint.models.fixed import FixedSteps
 from counterpoint.models.inputs import placed, uncached
 from counterpoint.models.linears import Linears
 from counterpoint.models.padded import PaddedHistories
@@ -155,7 +155,7 @@ class Abilities:
         limit: int | None = None,
         kernels: bool = True,
         keeps_layout: bool = False,
-        steps: CompiledSteps | None = None,
+        steps: FixedSteps | None = None,
         recorded: RecordedSteps | None = None,
     ) -> Rows:
         """Empty rows: joint ones where trials show that they are exact up to `limit` tokens, else separate ones.
