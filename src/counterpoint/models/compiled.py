@@ -36,8 +36,6 @@ class CompiledSteps(FixedSteps):
 
     def __init__(self, model: PreTrainedModel, *, always: bool = True) -> None:
         super().__init__(model, always=always)
-        self._linears: Linears | None = None
-        self._attention: FewQueries | None = None
         self._steps: dict[Shape, Step] = {}
 
     @property
@@ -54,6 +52,14 @@ class CompiledSteps(FixedSteps):
         cost_s = COMPILE_S_A_LAYER * self._model.config.get_text_config().num_hidden_layers
         return step_s is not None and num_steps * SAVED * step_s > 2 * cost_s
 
+    @functools.cached_property
+    def _linears(self) -> Linears:
+        return Linears(self._model, compiled=True)
+
+    @functools.cached_property
+    def _attention(self) -> FewQueries:
+        return FewQueries(self._model, compiled=True)
+
     def _found(self, shape: Shape, views: Views) -> Step | None:
         return self._steps.get(shape)
 
@@ -61,9 +67,6 @@ class CompiledSteps(FixedSteps):
         self._steps[shape] = step
 
     def _new(self, packed: Packed, masks: MasksOf, views: Views) -> tuple[Step, Tensor]:
-        if self._linears is None:
-            self._linears = Linears(self._model, compiled=True)
-            self._attention = FewQueries(self._model, compiled=True)
         has_kernel = self._linears.suits(packed.num_tokens)
         compiled = compiled_step(self._step)
 
@@ -83,7 +86,7 @@ class CompiledSteps(FixedSteps):
             yield
 
 
-def compiled_step(step: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def compiled_step(step: types.MethodType) -> Callable[..., Tensor]:
     """A method to be compiled for one shape, with nothing to check at each call: who calls it chooses by the shape."""
     plain = step.__func__
     # Compiled code is found by its code object: with one of its own, no other shape or model is looked through.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -28,12 +29,12 @@ LEAST_REACH = 256
 LEAST_ROWS = 1
 MOST_COLUMNS = 8
 
-States = list[Tensor | None]
-Masks = Tensor | dict[str, Tensor]
+States: TypeAlias = list[Tensor | None]
+Masks: TypeAlias = Tensor | dict[str, Tensor]
 #: from the places of tokens in their rows (R, Q) to where they may attend (R, 1, Q, N)
-MasksOf = Callable[[Tensor], Masks]
-Shape = tuple[int, int, int]
-Step = Callable[[Packed, MasksOf, Views], Tensor]
+MasksOf: TypeAlias = Callable[[Tensor], Masks]
+Shape: TypeAlias = tuple[int, int, int]
+Step: TypeAlias = Callable[[Packed, MasksOf, Views], Tensor]
 
 # As an operator: a compiler that sees an assignment to indices copies the buffers for those who read them next.
 OPERATORS.define("write(Tensor(a!) keys, Tensor(b!) values, Tensor key, Tensor value, Tensor rows, Tensor at) -> ()")
@@ -67,12 +68,13 @@ class StaticLayer(CacheLayerMixin):
         return self.keys, self.values
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.keys.shape[2], 0
+        return self.get_max_length(), 0
 
     def get_seq_length(self) -> int:
         return 0
 
     def get_max_length(self) -> int:
+        assert self.keys is not None  # one is asked that is read
         return self.keys.shape[2]
 
 
@@ -119,8 +121,9 @@ class FixedSteps(ABC):
         """Buffers for the first of some rows."""
         return Buffers(num_layers)
 
-    def give_back(self, buffers: Buffers) -> None:  # noqa: B027, most keep none
+    def give_back(self, buffers: Buffers) -> None:
         """What `new_buffers` gave, when its last row is gone."""
+        return  # most keep none
 
     @abstractmethod
     def pays(

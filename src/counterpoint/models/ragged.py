@@ -21,7 +21,7 @@ from counterpoint.models.attention import FewQueries
 from counterpoint.models.buffers import BLOCK, Buffers
 from counterpoint.models.caches import cache_argument
 from counterpoint.models.devices import input_device
-from counterpoint.models.fixed import MOST_COLUMNS, FixedSteps
+from counterpoint.models.fixed import MOST_COLUMNS, FixedSteps, Shape
 from counterpoint.models.ids import num_ids
 from counterpoint.models.inputs import opening, placed
 from counterpoint.models.linears import Linears
@@ -201,9 +201,11 @@ class RaggedRows(Rows):
         if reach > self._buffers.capacity:
             self._resize(self._buffers.num_slots, -(-reach // BLOCK) * BLOCK)
         began, by_record = None, self._suits_recorded(feeds, width)
-        if (not by_record or (self._fixed is not None and self._fixed.always)) and self._suits_fixed(feeds, slots):
-            if self._pays_fixed(max(slots) + 1, width):
-                return self._fixed_step(feeds, slots, width)
+        fixed = self._fixed
+        if fixed is not None and (not by_record or fixed.always) and self._suits_fixed(fixed, feeds, slots):
+            shape = self._fixed_shape(fixed, max(slots) + 1, width)
+            if self._pays_fixed(fixed, shape):
+                return self._fixed_step(fixed, shape, feeds, slots)
             began = time.perf_counter()
         used = sorted(slots)
         line_of = {slot: line for line, slot in enumerate(used)}
@@ -266,37 +268,35 @@ class RaggedRows(Rows):
         )
         return logits if logits.shape[1] == self._num_ids else logits[:, : self._num_ids]
 
-    def _suits_fixed(self, feeds: Sequence[Feed], slots: list[int]) -> bool:
+    def _suits_fixed(self, fixed: FixedSteps, feeds: Sequence[Feed], slots: list[int]) -> bool:
         """Whether rows that have been begun get few tokens, all of them asked for, and few slots are left out."""
         return (
-            self._fixed is not None
-            and self._buffers.is_initialized
+            self._buffers.is_initialized
             and all(len(feed.columns) == len(feed.ids) <= MOST_COLUMNS for feed in feeds)
             and all(self._length[feed.row] for feed in feeds)
             and max(slots) < 2 * len(feeds)
-            and self._fixed.usable
+            and fixed.usable
         )
 
-    def _pays_fixed(self, num_slots: int, width: int) -> bool:
-        shape = self._fixed_shape(num_slots, width)
+    def _fixed_shape(self, fixed: FixedSteps, num_slots: int, width: int) -> Shape:
+        num_rows, num_columns = fixed.num_rows(num_slots), fixed.num_columns(width)
+        reach = max(self._length[row] for row in self._slots[:num_rows]) + num_columns
+        return num_rows, num_columns, fixed.num_positions(reach)
+
+    def _pays_fixed(self, fixed: FixedSteps, shape: Shape) -> bool:
         num_steps, num_rounds = self._expected
         left = shape[2] - max(self._length.values())  # then the next shape begins
-        return self._fixed.pays(*shape, num_steps=min(num_steps, left) * num_rounds, step_s=self._step_s)
+        return fixed.pays(*shape, num_steps=min(num_steps, left) * num_rounds, step_s=self._step_s)
 
-    def _fixed_shape(self, num_slots: int, width: int) -> tuple[int, int, int]:
-        num_rows, num_columns = self._fixed.num_rows(num_slots), self._fixed.num_columns(width)
-        reach = max(self._length[row] for row in self._slots[:num_rows]) + num_columns
-        return num_rows, num_columns, self._fixed.num_positions(reach)
-
-    def _fixed_step(self, feeds: Sequence[Feed], slots: list[int], width: int) -> Tensor:
-        num_rows, num_columns, num_positions = self._fixed_shape(max(slots) + 1, width)
+    def _fixed_step(self, fixed: FixedSteps, shape: Shape, feeds: Sequence[Feed], slots: list[int]) -> Tensor:
+        num_rows, num_columns, num_positions = shape
         lengths = [self._length[row] for row in self._slots[:num_rows]]
         if num_rows > self._buffers.num_slots or num_positions > self._buffers.capacity:
             self._resize(max(num_rows, self._buffers.num_slots), max(num_positions, self._buffers.capacity))
         offsets = [self._offset.get(row, 0) for row in self._slots[:num_rows]]
         lengths, offsets = ([*some, *[0] * (num_rows - len(some))] for some in (lengths, offsets))
         packed = pack(feeds, slots, lengths, offsets=offsets, width=num_columns, spare=None, device=self._device)
-        logits = self._fixed.run(
+        logits = fixed.run(
             packed,
             lambda places: ragged_masks(self._rules, places, num_positions, self._additive),
             self._buffers.views(num_rows, num_positions),
