@@ -11,6 +11,7 @@ Pieces, all but the last two lines with GPT-2's 124M configuration and random we
     long-bfloat16, ...           contexts of 256, 1024 and 4096 tokens, 1 to 8 branches
     bundled                      the bundled model
     smollm2, llama-0.5b, batches beside llama.cpp, on other models: see peers.py
+    gpu-SHAPE                    on a GPU in bfloat16: one request, and 16 and 32 at once. Also -compiled, -plain
 """
 
 import json
@@ -63,6 +64,8 @@ def run(piece: str) -> list[Line]:
         return bundled()
     if piece in peers.PIECES:
         return peers.PIECES[piece](ROUNDS)
+    if name.startswith("gpu-"):
+        return on_gpu(name.removeprefix("gpu-"), compile)
     if how or dtype not in DTYPES or kind not in ("", "batch", "text", "long"):
         raise SystemExit(f"there is no piece {piece!r}")
     weights, dtype = ("int8", "bfloat16") if dtype == "int8" else (None, dtype)
@@ -82,6 +85,15 @@ def run(piece: str) -> list[Line]:
         return measure.many_requests(model, [task] * 16, rounds=ROUNDS, aim=None if weights else 0.08, rival=rival)
     aim = 0.35 if dtype == "bfloat16" and not weights else None
     return measure.rewritten(model, draft_tokens=7, num_tokens=96, rounds=ROUNDS, aim=aim, rival=rival)
+
+
+def on_gpu(shape: str, compile: bool | str) -> list[Line]:
+    model = random_model(shape, "bfloat16", compile=compile, device="cuda")
+    task, few = (measure.random_task(model, num_tokens=number) for number in (64, 16))
+    lines = measure.one_request(model, task, rounds=ROUNDS, rival=model.hf)
+    for number in (16, 32):
+        lines += measure.many_requests(model, [few] * number, rounds=ROUNDS, rival=model.hf)
+    return lines
 
 
 def bundled() -> list[Line]:
@@ -145,6 +157,11 @@ def as_matrix(lines: list[Line]) -> str:
     return "\n".join(out)
 
 
+def _commit() -> str:
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, cwd=HERE, check=True).stdout.strip()
+
+
 def main(arguments: list[str]) -> None:
     if arguments == ["render"]:
         return render()
@@ -152,18 +169,16 @@ def main(arguments: list[str]) -> None:
         raise SystemExit(__doc__)
     RESULTS.mkdir(parents=True, exist_ok=True)
     for piece in arguments[1:]:
-        start, load = time.time(), os.getloadavg()[0]
+        start, load, device = time.time(), os.getloadavg()[0], "cuda" if piece.startswith("gpu-") else "cpu"
         lines = run(piece)
-        commit = subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=HERE, check=True
-        )
+        commit = os.environ.get("COMMIT") or _commit()  # a machine that has no git is told
         machine = {
             "compile": "True" if piece.endswith("-compiled") else "False" if piece.endswith("-plain") else "auto",
-            **describe_machine(),
-            "bandwidth": f"{read_bandwidth() / 1e9:.1f} GB/s",
+            **describe_machine(device),
+            "bandwidth": f"{read_bandwidth(device) / 1e9:.1f} GB/s",
             "rounds": str(ROUNDS),
             "load at the start": f"{load:.1f}",
-            "commit": commit.stdout.strip(),
+            "commit": commit,
         }
         (RESULTS / f"{piece}.json").write_text(
             json.dumps({"machine": machine, "lines": as_json(lines)}, indent=1) + "\n"

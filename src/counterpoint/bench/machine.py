@@ -13,12 +13,15 @@ import transformers
 
 from counterpoint.models.model import Model
 
-BUFFER_BYTES = 256 * 2**20  # far above any cache
+BUFFER_BYTES = {"cpu": 256 * 2**20, "cuda": 4 * 2**30}  # far above any cache
 
 
-def describe_machine() -> dict[str, str]:
-    """Processor, cores, system and versions."""
+def describe_machine(device: torch.device | str = "cpu") -> dict[str, str]:
+    """Processor, cores, system and versions, and the GPU where the device is one."""
+    device = torch.device(device)
+    on_gpu = device.type == "cuda"
     return {
+        **({"GPU": torch.cuda.get_device_name(device), "CUDA": str(torch.version.cuda)} if on_gpu else {}),
         "processor": _processor(),
         "threads": str(torch.get_num_threads()),
         "capability": torch.backends.cpu.get_cpu_capability(),
@@ -28,12 +31,13 @@ def describe_machine() -> dict[str, str]:
     }
 
 
-def read_bandwidth(*, repeats: int = 10) -> float:
-    """Bytes a second at which the memory is read: the best of several sums over a large buffer."""
-    buffer = torch.ones(BUFFER_BYTES // 4)
+def read_bandwidth(device: torch.device | str = "cpu", *, repeats: int = 10) -> float:
+    """Bytes a second at which the device's memory is read: the best of several sums over a large buffer."""
+    num_bytes = BUFFER_BYTES[torch.device(device).type]
+    buffer = torch.ones(num_bytes // 4, device=device)
     buffer.sum()
-    best = min(timed(buffer.sum) for _ in range(repeats))
-    return BUFFER_BYTES / best
+    best = min(timed(lambda: buffer.sum().item()) for _ in range(repeats))  # the number is waited for
+    return num_bytes / best
 
 
 def step_bytes(model: Model) -> int:

@@ -73,7 +73,7 @@ def one_request(
         name = f"ours guided / {base}"
         lines.append(Line(name, paired.ratio("ours guided", base), "", low, high, aims.get(name)))
     step, plain_step = (statistics.median(c.steps_s[1:]) for c in (clock, plain))
-    limit = step_bytes(model) / read_bandwidth()
+    limit = step_bytes(model) / read_bandwidth(model.device)
     sampled = Clock()
     engine_way(model, [dataclasses.replace(task, temperature=1.0)], guided=True, clock=sampled)()
     lines += [

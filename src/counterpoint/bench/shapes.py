@@ -35,10 +35,19 @@ def _llama_05b(context_len: int) -> PreTrainedConfig:
     )  # fmt: skip
 
 
+def _llama_8b(context_len: int) -> PreTrainedConfig:
+    """The sizes of Llama 3's 8B, for a GPU."""
+    return LlamaConfig(
+        vocab_size=128256, hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, num_attention_heads=32,
+        num_key_value_heads=8, max_position_embeddings=context_len, tie_word_embeddings=False, **_NO_ENDS,
+    )  # fmt: skip
+
+
 SHAPES: dict[str, Callable[[int], PreTrainedConfig]] = {
     "gpt2-124m": _gpt2_124m,
     "smollm2-135m": _smollm2_135m,
     "llama-0.5b": _llama_05b,
+    "llama-8b": _llama_8b,
 }
 
 
@@ -49,15 +58,18 @@ def random_model(
     compile: bool | Literal["auto"] = "auto",
     weights: str | None = None,
     context_len: int = 1024,
+    device: torch.device | str = "cpu",
 ) -> Model:
     """A model of one of `SHAPES` with random weights, seeded.
 
     Args:
         dtype, compile, weights: as of `load`; weights is "int8" or None.
         context_len: how many positions it has.
+        device: where its weights are drawn.
     """
     torch.manual_seed(SEED)
-    hf = AutoModelForCausalLM.from_config(SHAPES[shape](context_len), dtype=getattr(torch, dtype))
+    with torch.device(device):
+        hf = AutoModelForCausalLM.from_config(SHAPES[shape](context_len), dtype=getattr(torch, dtype))
     if weights == "int8":
         to_int8(hf)
     return Model(hf, name=shape, compile=compile)

@@ -167,6 +167,8 @@ class _Timed:
         try:
             return call(*args, **more)
         finally:
+            if torch.cuda.is_initialized():
+                torch.cuda.synchronize()  # what it has started is its own
             self._spent.append(time.perf_counter() - start - (sum(self._spent) - before))
 
 

@@ -14,7 +14,7 @@ from counterpoint.cli.kinds import OUTPUT, Count
 from counterpoint.cli.options import MODEL, open_model
 from counterpoint.errors import UsageError
 
-SHAPES = ("gpt2-124m", "smollm2-135m", "llama-0.5b")  # of bench/shapes.py, which imports torch
+SHAPES = ("gpt2-124m", "smollm2-135m", "llama-0.5b", "llama-8b")  # of bench/shapes.py, which imports torch
 
 
 def _check(options: Options) -> None:
@@ -45,13 +45,19 @@ def command(as_json: bool, svg: str | None, shape: str | None, **options: Any) -
     from counterpoint.bench.shapes import random_model
     from counterpoint.bench.table import as_json as to_json
     from counterpoint.bench.table import as_markdown, as_svg
+    from counterpoint.models.loading import usable_device
 
     task = None
     if shape is not None:
         if options["weights"] not in (None, "int8"):
             raise UsageError(f"weights is {options['weights']!r}, and random weights are in no file; use int8")
+        device = usable_device(options["device"] or (options["weights"] and "cpu"))  # rounded weights are the CPU's
         model = random_model(
-            shape, options["dtype"] or "float32", compile=options["compile"], weights=options["weights"]
+            shape,
+            options["dtype"] or "float32",
+            compile=options["compile"],
+            weights=options["weights"],
+            device=device,
         )
     elif options["prompt"] is not None or options["prompt_file"] is not None:
         model, task = _task(options)
@@ -71,7 +77,7 @@ def command(as_json: bool, svg: str | None, shape: str | None, **options: Any) -
     if options["draft_tokens"]:
         lines += measure.drafted(model, task, draft_tokens=options["draft_tokens"], rounds=rounds)
     lines += measure.branch_bytes(model, task)
-    machine = {"model": model.name, "dtype": str(model.dtype).removeprefix("torch."), **describe_machine()}
+    machine = {"model": model.name, "dtype": str(model.dtype).removeprefix("torch."), **describe_machine(model.device)}
     if svg is not None:
         with open(svg, "w") as file:
             file.write(as_svg([(x.name, x.value) for x in lines if x.unit == "ms a token"], unit="ms a token"))
