@@ -27,7 +27,7 @@ from counterpoint.models.loading import BUNDLED
 GOOD = {"prompt": "Once upon a time", "max_tokens": 2, "temperature": 0}
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
 TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant: "
-TIMEOUT_S = 60
+TIMEOUT_S = 300
 MIB = 1 << 20
 
 

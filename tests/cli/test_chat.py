@@ -7,10 +7,12 @@ import select
 import signal
 import subprocess
 import sys
-import time
+import termios
+from pathlib import Path
 
 import pytest
 import torch
+from patience import PATIENCE_S, wait_for
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 import counterpoint as cp
@@ -140,20 +142,23 @@ def test_a_model_without_a_chat_template_is_told(run):
     assert status == 2 and "no chat template" in err and err.count("\n") == 1
 
 
-class Terminal:
-    """The command on a terminal of its own."""
+SLOWLY = Path(__file__).parents[1] / "slowly.py"
 
-    def __init__(self, *arguments):
+
+class Terminal:
+    """The command on a terminal of its own. What it writes takes so many steps quickly, and half a second for each other."""
+
+    def __init__(self, steps, *arguments):
         # No fork of this process: libraries with threads in it warn of that.
         self.fd, theirs = pty.openpty()
         begin = (
             "import os, signal, sys; os.open(os.ttyname(0), os.O_RDWR); "  # the terminal of the new session
             "signal.signal(signal.SIGINT, signal.SIG_DFL); "
-            "os.execv(sys.executable, [sys.executable, '-m', 'counterpoint', *sys.argv[1:]])"
+            "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
         )
         environment = {**os.environ, "TERM": "xterm", "XDG_STATE_HOME": str(arguments[-1])}
         self.process = subprocess.Popen(
-            [sys.executable, "-c", begin, *map(str, arguments[:-1])],
+            [sys.executable, "-c", begin, SLOWLY, str(steps), *map(str, arguments[:-1])],
             stdin=theirs, stdout=theirs, stderr=theirs, env=environment, start_new_session=True,
         )  # fmt: skip
         os.close(theirs)
@@ -166,45 +171,48 @@ class Terminal:
             self.read(0.01)
 
     def read(self, seconds):
-        end = time.monotonic() + seconds
-        while (left := end - time.monotonic()) > 0 and select.select([self.fd], [], [], left)[0]:
+        """What comes, until nothing has come for so long."""
+        while select.select([self.fd], [], [], seconds)[0]:
             try:
                 self.seen += os.read(self.fd, 65536).decode(errors="replace")
             except OSError:
                 return
 
-    def until(self, words, seconds=60):
-        end = time.monotonic() + seconds
-        while words not in self.seen:
-            assert time.monotonic() < end, self.seen[-2000:]
-            self.read(0.2)
+    def until(self, words):
+        wait_for(lambda: self.read(0.02) or words in self.seen, lambda: self.seen[-2000:])
         self.seen = self.seen.partition(words)[2]
+
+    def until_it_asks(self):
+        """Until what is typed is read key by key; before that the terminal takes lines, of 4096 bytes at most."""
+        wait_for(lambda: self.read(0.02) or not termios.tcgetattr(self.fd)[3] & termios.ICANON, lambda: self.seen[-2000:])
 
 
 def test_on_a_terminal(folder, tmp_path):
-    terminal = Terminal("chat", "--model", folder, "--max-tokens", "800", "--ignore-eos", tmp_path)
+    terminal = Terminal(100, "chat", "--model", folder, "--max-tokens", "800", "--ignore-eos", tmp_path)
     try:
-        terminal.until("Ctrl-D ends", 120)
-        terminal.until("> ")
+        terminal.until("Ctrl-D ends")
+        terminal.until_it_asks()
         terminal.send("Hello.\r")
         terminal.until("Hello.")
-        while len(terminal.seen) < 60:  # it is writing
-            terminal.read(0.02)
+        wait_for(lambda: terminal.read(0.02) or len(terminal.seen) > 60)  # it is writing
         terminal.process.send_signal(signal.SIGINT)  # in the middle of an answer
         terminal.until("[stopped]")
-        terminal.until("> ")
+        terminal.until_it_asks()
         terminal.send("/max-tokens 5\r")
         terminal.until("max-tokens is 5")
+        terminal.until_it_asks()
         terminal.send("\x1b[200~" + "paste it now\n" * 150 + "\x1b[201~\r")  # bracketed, of several lines
         terminal.until("cut at /max-tokens 5")
-        terminal.until("> ")
+        terminal.until_it_asks()
         terminal.send("/history\r")
         terminal.until("user: paste it now")
         terminal.until("assistant: ")
+        terminal.until_it_asks()
         terminal.send("word " * 2000 + "\r")  # 10,000 characters in one line, longer than the context
         terminal.until("shorten it")
+        terminal.until_it_asks()
         terminal.send("\x04")
-        assert terminal.process.wait(60) == 0
+        assert terminal.process.wait(PATIENCE_S) == 0
     finally:
         terminal.process.kill()
         terminal.process.wait()

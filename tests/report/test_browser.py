@@ -5,6 +5,7 @@ import math
 import shutil
 
 import pytest
+from patience import PATIENCE_S
 
 from counterpoint.report import TraceReport, compare
 from counterpoint.trace import ArtefactLimits
@@ -23,7 +24,7 @@ MAX_BYTES = 3_000_000
 def browser():
     api = pytest.importorskip("playwright.sync_api", reason="playwright is missing: pip install 'counterpoint[test]'")
     with api.sync_playwright() as running:
-        browser = running.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        browser = running.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS, timeout=1000 * PATIENCE_S)
         yield browser
         browser.close()
 
@@ -39,6 +40,7 @@ def opened(browser, tmp_path):
         )
         contexts.append(context)
         page = context.new_page()
+        page.set_default_timeout(1000 * PATIENCE_S)
         page.on("console", lambda message: complaints.append(message.text))
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("dialog", lambda dialog: complaints.append(f"dialog {dialog.message}"))

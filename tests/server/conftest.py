@@ -1,18 +1,19 @@
 import contextlib
 import socket
 import threading
-import time
 from dataclasses import dataclass
 
-import httpx
 import openai
 import pytest
 import torch
 import uvicorn
+from patience import PATIENCE_S, Gate, http, wait_for
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from counterpoint.engine import Engine
 from counterpoint.models.model import Model
+from counterpoint.server import service as service_room
 from counterpoint.server.app import create_app
 from counterpoint.server.limits import Limits
 from counterpoint.server.service import Service
@@ -53,35 +54,35 @@ class Running:
     service: Service
 
     def post(self, path="/v1/completions", **body):
-        return httpx.post(self.base + path, json=body, timeout=60)
+        return http.post(self.base + path, json=body)
 
     def complete(self, prompt="Hello there", **body):
         answer = self.post(prompt=prompt, **{"max_tokens": 8, "temperature": 0, "ignore_eos": True} | body)
         assert answer.status_code == 200, answer.text
         return answer.json()
 
-    def wait_idle(self, seconds=20):
-        until = time.monotonic() + seconds
-        while self.service.worker.num_rows or self.service.worker.num_jobs:
-            assert time.monotonic() < until, "rows are still in use"
-            time.sleep(0.01)
+    def wait_idle(self):
+        worker = self.service.worker
+        wait_for(lambda: not (worker.num_rows or worker.num_jobs), lambda: "rows are still in use")
 
 
 @contextlib.contextmanager
 def run_app(app):
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=5)
+        config = uvicorn.Config(
+            app, log_config=None, access_log=False, timeout_graceful_shutdown=5,
+            timeout_keep_alive=PATIENCE_S,  # no connection closes while its client has nothing to ask
+        )  # fmt: skip
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
-        while not server.started:
-            assert thread.is_alive()
-            time.sleep(0.01)
+        wait_for(lambda: server.started or not thread.is_alive())
+        assert server.started
         try:
             yield Running(f"http://127.0.0.1:{listener.getsockname()[1]}", app.state.service)
         finally:
             server.should_exit = True
-            thread.join(20)
+            thread.join(PATIENCE_S)
 
 
 @contextlib.contextmanager
@@ -92,7 +93,22 @@ def serving(model, *, limits=None, **options):
 
 def client_of(running, key="none"):
     """The official client, which does not try again by itself."""
-    return openai.OpenAI(base_url=running.base + "/v1", api_key=key, max_retries=0, timeout=60)
+    return openai.OpenAI(base_url=running.base + "/v1", api_key=key, max_retries=0, timeout=PATIENCE_S)
+
+
+@pytest.fixture
+def gate(monkeypatch):
+    """Servers that a test starts take the steps that the gate lets through; at the test's end, all."""
+    gate = Gate()
+
+    class HeldEngine(Engine):
+        def step(self):
+            gate.pass_through()
+            return super().step()
+
+    monkeypatch.setattr(service_room, "Engine", HeldEngine)
+    yield gate
+    gate.open()
 
 
 @pytest.fixture(scope="session")

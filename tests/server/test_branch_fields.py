@@ -2,9 +2,9 @@
 
 import json
 
-import httpx
 import pytest
 import torch
+from patience import http
 from server.conftest import make_model, serving
 
 import counterpoint as cp
@@ -57,7 +57,7 @@ def test_a_stream_tells_with_its_first_piece(server):
         "show_branches": True,
         "stream": True,
     }
-    with httpx.stream("POST", server.base + "/v1/completions", json=body, timeout=60) as answer:
+    with http.stream("POST", server.base + "/v1/completions", json=body) as answer:
         lines = [line.removeprefix("data: ") for line in answer.iter_lines() if line]
     told = ["branches" in choice for line in lines[:-1] for choice in json.loads(line)["choices"]]
     assert told[0] and not any(told[1:])

@@ -1,15 +1,13 @@
 """Schemas, expressions and grammars that grow when they are compiled: refused, or kept, in bounded time, and the next request is served."""
 
-import time
-
 import pytest
+from patience import PATIENCE_S
 from server.conftest import make_model, serving
 from server.test_forms import TOOLS_TEMPLATE
 
 from counterpoint.server.limits import Limits
 
 MESSAGES = [{"role": "user", "content": "Hi"}]
-LONGEST_S = 30  # on a busy machine; a quiet one takes a second or two
 TEXT = {"type": "string"}
 
 
@@ -96,23 +94,19 @@ CASES = (
 
 @pytest.fixture(scope="module")
 def running():
-    limits = Limits(deadline_s=LONGEST_S)
+    limits = Limits(deadline_s=PATIENCE_S)  # past it the answer is 408; a quiet machine takes a second or two
     with serving(make_model(template=TOOLS_TEMPLATE, context_len=4096), limits=limits) as made:
         yield made
 
 
 def test_each_is_answered_in_bounded_time_and_the_next_request_is_served(running):
     assert len(CASES) >= 100
-    slow, wrong = [], []
+    wrong = []
     for number, fields in enumerate(CASES):
-        began = time.monotonic()
         answer = running.post("/v1/chat/completions", messages=MESSAGES, max_tokens=8, seed=1, **fields)
-        took = time.monotonic() - began
         if answer.status_code not in (200, 400, 413) or (answer.status_code != 200 and len(answer.text) > 4000):
             wrong.append((number, str(fields)[:100], answer.status_code, answer.text[:200]))
-        if took > LONGEST_S:
-            slow.append((number, str(fields)[:100], took))
         if number % 10 == 9:
             assert running.post(prompt="Hello", max_tokens=2).status_code == 200, fields
-    assert not wrong and not slow, (wrong, slow)
+    assert not wrong
     running.wait_idle()

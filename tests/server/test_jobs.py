@@ -3,8 +3,8 @@
 import json
 from types import SimpleNamespace
 
-import httpx
 import pytest
+from patience import http
 from server.conftest import serving
 
 from counterpoint.server.errors import ApiError
@@ -72,7 +72,7 @@ def test_the_event_loop_is_woken_for_each_token_of_a_stream_only(model, monkeypa
         assert 1 <= len(woken) <= 40 // MOST_HELD * 3 + 3
         woken.clear()
         texts = [""] * len(whole["choices"])
-        with httpx.stream("POST", running.base + "/v1/completions", json=ASKED | more | {"stream": True}) as answer:
+        with http.stream("POST", running.base + "/v1/completions", json=ASKED | more | {"stream": True}) as answer:
             for line in answer.iter_lines():
                 if line.startswith("data: {"):
                     (choice,) = json.loads(line[6:])["choices"]

@@ -1,14 +1,10 @@
 """The page at / in a real browser."""
 
 import shutil
-import time
 
-import httpx
 import pytest
+from patience import PATIENCE_S, http, wait_for
 from server.conftest import make_model, serving
-
-from counterpoint.engine import Engine
-from counterpoint.server import service as service_room
 
 CHROMIUM = shutil.which("chromium")
 
@@ -30,8 +26,11 @@ def browser_page():
     if CHROMIUM is None:
         pytest.skip("there is no chromium")
     with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox"], timeout=1000 * PATIENCE_S
+        )
         opened = browser.new_page()
+        opened.set_default_timeout(1000 * PATIENCE_S)
         complaints = []
         opened.on(
             "console", lambda message: complaints.append(message.text) if message.type in ("error", "warning") else None
@@ -49,7 +48,7 @@ def write(page, **fields):
 
 
 def finished(page, side):
-    page.locator(f"#{side}-state", has_text=" s, ").wait_for(timeout=30000)
+    page.locator(f"#{side}-state", has_text=" s, ").wait_for()
 
 
 def test_both_sides_are_written_and_a_token_explains_itself(page, site):
@@ -61,7 +60,7 @@ def test_both_sides_are_written_and_a_token_explains_itself(page, site):
         ("unguided", {}),
         ("guided", {"negative_prompt": "In the end", "guidance_scale": 3, "guidance": {"space": "prob"}}),
     ):
-        steps = httpx.post(f"{site.base}/v1/completions", json=body | more | {"trace": 1}).json()["choices"][0]["trace"]
+        steps = http.post(f"{site.base}/v1/completions", json=body | more | {"trace": 1}).json()["choices"][0]["trace"]
         assert page.locator(f"#{side} .token").all_text_contents() == [s["text"] or s["label"] for s in steps]
     page.click("#guided .token:nth-child(2)")
     assert "Token 1," in page.inner_text("#why")
@@ -84,7 +83,7 @@ def test_a_model_with_a_template_is_asked_in_chats(browser_page, site):
     body = {"messages": turns, "max_tokens": 12, "temperature": 0, "trace": 1}
     guided = {"negative_prompt": "Talk like a clerk.", "guidance_scale": 3, "guidance": {"space": "prob"}}
     for side, more in (("unguided", {}), ("guided", guided)):
-        steps = httpx.post(f"{site.base}/v1/chat/completions", json=body | more).json()["choices"][0]["trace"]
+        steps = http.post(f"{site.base}/v1/chat/completions", json=body | more).json()["choices"][0]["trace"]
         assert page.locator(f"#{side} .token").all_text_contents() == [s["text"] or s["label"] for s in steps]
     link = page.url
     page.goto("about:blank")
@@ -98,22 +97,22 @@ def test_a_model_with_a_template_is_asked_in_chats(browser_page, site):
 def test_a_model_without_a_template_has_no_kinds(browser_page):
     with serving(make_model(template=None)) as running:
         browser_page.goto(running.base)
-        browser_page.locator("#model", has_text="tiny").wait_for(timeout=30000)
+        browser_page.locator("#model", has_text="tiny").wait_for()
         assert browser_page.locator("#kind-field").is_hidden() and "Sentiment" in browser_page.input_value("#prompt")
 
 
 def test_a_mistake_is_shown_as_the_server_says_it(page):
     write(page, prompt="The old house", negative="The old house")
-    page.locator("#guided-state.wrong", has_text="changes nothing").wait_for(timeout=30000)
+    page.locator("#guided-state.wrong", has_text="changes nothing").wait_for()
     finished(page, "unguided")
 
 
 def test_the_key(browser_page, model):
     with serving(model, api_key="right") as running:
         browser_page.goto(f"{running.base}/#kind=text")
-        browser_page.locator("#key-field").wait_for(timeout=30000)  # asked for once the server wants one
+        browser_page.locator("#key-field").wait_for()  # asked for once the server wants one
         write(browser_page, key="wrong")
-        browser_page.locator("#guided-state.wrong", has_text="API key").wait_for(timeout=30000)
+        browser_page.locator("#guided-state.wrong", has_text="API key").wait_for()
         write(browser_page, key="right")
         finished(browser_page, "guided")
 
@@ -138,7 +137,7 @@ def test_the_page_begins_with_a_pair_that_works_and_a_link_brings_settings_back(
 
 def test_old_complaints_go_and_the_chosen_token_is_in_every_table(page):
     write(page, prompt="Same", negative="Same")
-    page.locator("#guided-state.wrong").wait_for(timeout=30000)
+    page.locator("#guided-state.wrong").wait_for()
     page.fill("#negative", "Other")
     assert page.inner_text("#guided-state") == ""
     write(page, prompt="Once upon", negative="In the end", temperature="5", seed="1")
@@ -150,12 +149,12 @@ def test_old_complaints_go_and_the_chosen_token_is_in_every_table(page):
 def test_a_grid_of_scales(page, site):
     page.goto(f"{site.base}/compare#prompt=Once+upon&negative=In+the+end&scales=1,2&temperature=0&tokens=6")
     page.click("#write")
-    page.locator("#grid section:nth-child(3) p", has_text=" s, ").wait_for(timeout=30000)
+    page.locator("#grid section:nth-child(3) p", has_text=" s, ").wait_for()
     assert page.locator("#grid h2").all_inner_texts() == ["Scale 1: unguided", "Scale 2, log", "Scale 2, prob"]
     body = {"prompt": "Once upon", "max_tokens": 6, "temperature": 0, "negative_prompt": "In the end"}
     for at, space in ((2, "log"), (3, "prob")):
         given = body | {"guidance_scale": 2, "guidance": {"space": space}, "trace": 1}
-        steps = httpx.post(f"{site.base}/v1/completions", json=given).json()["choices"][0]["trace"]
+        steps = http.post(f"{site.base}/v1/completions", json=given).json()["choices"][0]["trace"]
         shown = page.locator(f"#grid section:nth-child({at}) .token").all_text_contents()
         assert shown == [s["text"] or s["label"] for s in steps]
     page.fill("#scales", "1, many")
@@ -172,20 +171,18 @@ def test_nothing_is_wider_than_the_window(page, site, path, width):
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
-def test_stopping_frees_the_rows(browser_page, model, monkeypatch):
-    class SlowEngine(Engine):
-        def step(self):
-            time.sleep(0.05)
-            return super().step()
-
-    monkeypatch.setattr(service_room, "Engine", SlowEngine)
+def test_stopping_frees_the_rows(browser_page, model, gate):
     with serving(model) as running:
+        gate.allow(20)
         browser_page.goto(running.base)
         write(browser_page, tokens="400")
-        browser_page.locator("#guided .token").first.wait_for(timeout=30000)
+        browser_page.locator("#guided .token").first.wait_for()
         browser_page.click("#halt")
-        browser_page.locator("#guided-state", has_text="stopped after").wait_for(timeout=30000)
-        running.wait_idle(5)
+        browser_page.locator("#guided-state", has_text="stopped after").wait_for()
+        wait_for(lambda: running.service.worker.num_jobs == 0)
+        gate.open()
+        running.wait_idle()
+        assert gate.num_passed < 30
 
 
 def test_hostile_text_is_shown_and_not_run(page):
@@ -197,8 +194,8 @@ def test_hostile_text_is_shown_and_not_run(page):
 
 
 def test_the_page_loads_nothing_from_elsewhere(site):
-    answer = httpx.get(site.base)
+    answer = http.get(site.base)
     assert answer.headers["content-security-policy"].startswith("default-src 'self'")
     assert "http" not in answer.text.replace("http-equiv", "")
     for path in ("/page/../app.py", "/page/%2e%2e/app.py", "/page/..%2fapp.py", "/page//etc/passwd"):
-        assert httpx.get(site.base + path).status_code == 404
+        assert http.get(site.base + path).status_code == 404

@@ -3,8 +3,8 @@
 import gzip
 import json
 
-import httpx
 import pytest
+from patience import http
 from server.conftest import CHATML, make_model, serving
 
 from counterpoint.trace.labels import labeller
@@ -98,16 +98,16 @@ def test_answers_have_the_names_that_clients_tell_them_by(server, client):
 
 
 def test_an_address_without_v1_will_do(server):
-    assert httpx.get(server.base + "/models").json() == httpx.get(server.base + "/v1/models").json()
-    assert httpx.get(server.base + "/models/tiny").json()["id"] == "tiny"
+    assert http.get(server.base + "/models").json() == http.get(server.base + "/v1/models").json()
+    assert http.get(server.base + "/models/tiny").json()["id"] == "tiny"
     assert server.post("/chat/completions", messages=HI, max_tokens=1).status_code == 200
     assert server.post("//completions/", prompt="a", max_tokens=1).status_code == 200
     assert server.post("/completion", prompt="a").status_code == 404
-    assert 'path="/v1/models"' in httpx.get(server.base + "/metrics").text.replace('route="', 'path="')
+    assert 'path="/v1/models"' in http.get(server.base + "/metrics").text.replace('route="', 'path="')
 
 
 def sent(server, data, path=COMPLETIONS, **headers):
-    return httpx.post(
+    return http.post(
         server.base + path, content=data, headers={"content-type": "application/json"} | headers, timeout=60
     )
 
@@ -244,5 +244,5 @@ def test_variables_of_a_template_may_be_lists_and_objects():
 def test_pages_of_other_origins_see_the_headers_that_clients_read(model):
     origin = {"origin": "https://a.example"}
     with serving(model, cors_origins=("https://a.example",)) as running:
-        answer = httpx.get(running.base + "/v1/models", headers=origin)
+        answer = http.get(running.base + "/v1/models", headers=origin)
     assert "x-request-id" in answer.headers["access-control-expose-headers"].lower()

@@ -1,15 +1,17 @@
 """What clients and peers expect of the protocol: headers, paths, usage, numbers, echo, samples, tokens."""
 
+import asyncio
+import contextlib
 import gzip
 import json
 import re
 import sys
 import threading
-import time
 import zlib
+from types import SimpleNamespace
 
-import httpx
 import pytest
+from patience import PATIENCE_S, http, wait_for
 from server.conftest import make_model, serving
 
 from counterpoint.engine import TokenLogprob
@@ -23,7 +25,7 @@ ASKED = {"prompt": "Once upon", "max_tokens": 6, "temperature": 0, "ignore_eos":
 
 
 def stream_of(running, path="/v1/completions", **body):
-    with httpx.stream("POST", running.base + path, json=body | {"stream": True}, timeout=60) as answer:
+    with http.stream("POST", running.base + path, json=body | {"stream": True}) as answer:
         lines = [line.removeprefix("data: ") for line in answer.iter_lines() if line]
     assert lines[-1] == "[DONE]", lines[-1]
     return [json.loads(line) for line in lines[:-1]]
@@ -173,7 +175,7 @@ def test_tokens_and_back(server, model):
 
 def packed(running, data, encoding):
     headers = {"content-type": "application/json", "content-encoding": encoding}
-    return httpx.post(running.base + "/v1/completions", content=data, headers=headers, timeout=60)
+    return http.post(running.base + "/v1/completions", content=data, headers=headers)
 
 
 @pytest.mark.parametrize(
@@ -198,18 +200,18 @@ def test_packed_bodies_that_are_not(server):
 
 @pytest.mark.parametrize("path", ["/", "/health", "/v1/models", "/v1/models/tiny", "/metrics"])
 def test_heads_and_slashes(server, path):
-    got, head = httpx.get(server.base + path), httpx.head(server.base + path)
+    got, head = http.get(server.base + path), http.head(server.base + path)
     assert head.status_code == got.status_code == 200 and head.content == b""
     assert head.headers["content-type"] == got.headers["content-type"]
     for other in (path + "/", "/" + path):
-        assert httpx.get(server.base + other).status_code == 200
+        assert http.get(server.base + other).status_code == 200
 
 
 def test_the_api_is_shown_without_another_site(server):
-    page = httpx.get(server.base + "/docs")
+    page = http.get(server.base + "/docs")
     assert page.status_code == 200 and "default-src 'self'" in page.headers["content-security-policy"]
     assert not re.search(r"(src|href)=.?(https?:)?//", page.text) and "<script" not in page.text
-    document = httpx.get(server.base + "/openapi.json").json()
+    document = http.get(server.base + "/openapi.json").json()
     for path in document["paths"]:
         assert f" {path}</code>" in page.text
     for field in ("guidance_scale", "negative_messages", "input_file_id", "max_output_tokens", "purpose"):
@@ -219,7 +221,7 @@ def test_the_api_is_shown_without_another_site(server):
 def test_the_keys_scheme_is_a_word(model):
     with serving(model, api_key="right") as running:
         for given, status in (("bearer right", 200), ("BEARER  right", 200), ("Basic right", 401), ("right", 401)):
-            assert httpx.get(running.base + "/v1/models", headers={"authorization": given}).status_code == status
+            assert http.get(running.base + "/v1/models", headers={"authorization": given}).status_code == status
 
 
 def test_a_failure_in_a_stream_is_an_event_and_counted(model, monkeypatch, caplog):
@@ -227,10 +229,10 @@ def test_a_failure_in_a_stream_is_an_event_and_counted(model, monkeypatch, caplo
     origin = {"origin": "https://a.example"}
     with serving(model, cors_origins=("https://a.example",)) as running:
         answers = [
-            httpx.post(running.base + "/v1/completions", json=ASKED | {"stream": s}, headers=origin)
+            http.post(running.base + "/v1/completions", json=ASKED | {"stream": s}, headers=origin)
             for s in (True, False)
         ]
-        metrics = httpx.get(running.base + "/metrics").text
+        metrics = http.get(running.base + "/metrics").text
         running.wait_idle()
     stream, whole = answers
     assert (
@@ -247,29 +249,39 @@ def test_reading_is_held_by_nobody(monkeypatch):
         "{% for m in messages %}{{ m.content }}{% endfor %}{% if 'loop' in messages[-1].content %}"
         "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}{% endif %}"
     )
+    deadlines = []  # those of readings, which the test brings about
+
+    @contextlib.asynccontextmanager
+    async def deadline(seconds):
+        async with asyncio.timeout(seconds) as made:
+            deadlines.append(made)
+            yield made
+
     monkeypatch.setattr(readers, "SLOW_S", 0.05)
-    with serving(make_model(template=loops), limits=Limits(deadline_s=6.0)) as running:
-        held = {}
+    monkeypatch.setattr(readers, "asyncio", SimpleNamespace(**vars(asyncio) | {"timeout": deadline}))
+    with serving(make_model(template=loops), limits=Limits(deadline_s=PATIENCE_S)) as running:
+        statuses = []
         assert running.post(CHAT, messages=MESSAGES, max_tokens=1).status_code == 200  # the model's trials are over
-        usual = sys.getswitchinterval()
+        usual, pool = sys.getswitchinterval(), running.service.readers._pool
 
-        def ask(number):
-            began = time.monotonic()
-            answer = running.post(CHAT, messages=[{"role": "user", "content": "loop"}])
-            held[number] = answer.status_code, time.monotonic() - began
+        def ask():
+            statuses.append(running.post(CHAT, messages=[{"role": "user", "content": "loop"}]).status_code)
 
-        threads = [threading.Thread(target=ask, args=(n,)) for n in range(3)]
+        threads = [threading.Thread(target=ask) for _ in range(3)]
+        deadlines.clear()
         for thread in threads:
             thread.start()
-        time.sleep(0.4)
+        wait_for(lambda: sum(_is_looping(thread) for thread in pool._threads) == 3)
+        loop, over = running.service.worker._loop, list(deadlines)
         assert running.post(CHAT, messages=MESSAGES, max_tokens=1).status_code == 200
-        assert not held and sys.getswitchinterval() < usual  # answered beside the three, not after them
+        assert not statuses and sys.getswitchinterval() < usual  # answered beside the three, not after them
+        for one in over:
+            loop.call_soon_threadsafe(one.reschedule, 0.0)
         for thread in threads:
             thread.join()
-        assert {status for status, _ in held.values()} == {408} and all(took < 20 for _, took in held.values())
-        time.sleep(0.3)
-        assert not any(task for task in running.service.readers._pool._threads if _is_looping(task))
-        assert sys.getswitchinterval() == usual
+        assert statuses == [408] * 3
+        wait_for(lambda: not any(_is_looping(thread) for thread in pool._threads))
+        wait_for(lambda: sys.getswitchinterval() == usual)
 
 
 def _is_looping(thread):
@@ -285,7 +297,7 @@ def test_a_large_body_of_nested_objects_is_refused_quickly(server):
     deep = b'{"prompt": ' + b"[" * 400_000 + b"]" * 400_000 + b"}"
     wide = json.dumps({"prompt": "a", "guidance": {"branches": [{"a": {"b": {}}}] * 50_000}}).encode()
     for data in (deep, wide):
-        answer = httpx.post(
+        answer = http.post(
             server.base + "/v1/completions", content=data, headers={"content-type": "application/json"}, timeout=60
         )
         assert answer.status_code == 400 and len(answer.text) < 2000

@@ -1,13 +1,15 @@
 """Clients that leave, deadlines, full queues, failures: what one server does when things go wrong."""
 
+import contextlib
+import http.client as http_client
 import json
+import socket
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 
-import httpx
 import openai
 import pytest
+from patience import PATIENCE_S, http, wait_for
 from server.conftest import client_of, make_model, serving
 
 import counterpoint as cp
@@ -20,83 +22,76 @@ from counterpoint.server.limits import Limits
 LONG = {"prompt": "Once upon", "max_tokens": 400, "temperature": 0, "ignore_eos": True}
 
 
-class SlowEngine(Engine):
-    """Takes a while for a step, and can be told to fail."""
-
-    num_steps = 0
-    fail_next = False
-
-    def step(self):
-        time.sleep(0.02)
-        type(self).num_steps += 1
-        if SlowEngine.fail_next:
-            SlowEngine.fail_next = False
-            raise RuntimeError("a secret at /some/path")
-        return super().step()
+@contextlib.contextmanager
+def asked(running, **fields):
+    """A connection on which this was asked and not yet answered."""
+    with contextlib.closing(http_client.HTTPConnection(running.base.removeprefix("http://"))) as connection:
+        headers = {"content-type": "application/json"}
+        connection.request("POST", "/v1/completions", json.dumps(LONG | fields), headers)
+        yield connection
 
 
-@pytest.fixture
-def slow(monkeypatch):
-    monkeypatch.setattr(service_room, "Engine", SlowEngine)
-
-
-def wait_for(condition, seconds=20):
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.005)
-
-
+@pytest.mark.parametrize("is_stream", [False, True])
 @pytest.mark.parametrize("guided", [{}, {"negative_prompt": "x", "guidance_scale": 2}])
-def test_a_client_that_leaves_a_stream_frees_its_rows(slow, model, guided):
+def test_a_client_that_leaves_frees_its_rows(gate, model, guided, is_stream):
     with serving(model) as running:
-        with httpx.stream("POST", running.base + "/v1/completions", json=LONG | guided | {"stream": True}) as answer:
-            lines = answer.iter_lines()
-            next(lines)
-            assert running.service.worker.num_rows == (2 if guided else 1)
-        began = time.monotonic()
-        wait_for(lambda: running.service.worker.num_rows == 0 and running.service.worker.num_jobs == 0)
-        assert time.monotonic() - began < 7  # all of it would take more than 8
-        assert "counterpoint_disconnects_total 1.0" in httpx.get(running.base + "/metrics").text
+        worker = running.service.worker
+        with asked(running, stream=is_stream, **guided):
+            gate.allow(5)
+            wait_for(lambda: worker.num_rows == (2 if guided else 1) and gate.num_passed == 5)
+        wait_for(lambda: worker.num_jobs == 0)
+        gate.open()
+        wait_for(lambda: worker.num_rows == 0)
+        assert gate.num_passed < 10  # all of it would be 400
+        assert "counterpoint_disconnects_total 1.0" in http.get(running.base + "/metrics").text
 
 
-def test_a_client_that_does_not_wait_for_a_whole_answer_frees_its_rows(slow, model):
+def test_a_stream_that_is_left_in_the_middle(gate, model):
     with serving(model) as running:
-        with pytest.raises(httpx.ReadTimeout):
-            httpx.post(running.base + "/v1/completions", json=LONG, timeout=0.5)
-        began = time.monotonic()
+        gate.allow(20)
+        with http.stream("POST", running.base + "/v1/completions", json=LONG | {"stream": True}) as answer:
+            assert next(answer.iter_lines()).startswith("data: ")
+            assert running.service.worker.num_rows == 1
+        wait_for(lambda: running.service.worker.num_jobs == 0)
+        gate.open()
         wait_for(lambda: running.service.worker.num_rows == 0)
-        assert time.monotonic() - began < 7
+        assert gate.num_passed < 30
 
 
-def test_rows_are_free_within_two_steps(slow, model):
+def test_rows_are_free_within_two_steps(gate, model):
     with serving(model) as running:
         worker = running.service.worker
         thread = threading.Thread(target=lambda: running.post(**LONG))
         thread.start()
-        wait_for(lambda: worker.num_rows)
-        job = next(iter(worker._jobs))
-        before = SlowEngine.num_steps
-        worker._loop.call_soon_threadsafe(job.post, ApiError(503, "told"))
-        worker._loop.call_soon_threadsafe(job.close)
+        gate.allow(5)
+        wait_for(lambda: worker.num_rows and gate.num_passed == 5)
+        job, left = next(iter(worker._jobs)), threading.Event()
+        worker._loop.call_soon_threadsafe(lambda: (job.post(ApiError(503, "told")), job.close(), left.set()))
+        assert left.wait(PATIENCE_S)
+        gate.open()
         wait_for(lambda: worker.num_rows == 0)
-        assert SlowEngine.num_steps - before <= 2
+        assert gate.num_passed <= 7
         thread.join()
 
 
-def test_the_deadline(slow, model):
+def test_the_deadline(gate, model):
     with serving(model, limits=Limits(deadline_s=0.4)) as running:
+        gate.allow(5)
         answer = running.post(**LONG)
         assert answer.status_code == 408 and answer.headers["x-should-retry"] == "false"
         assert "more than 0.4 s" in answer.json()["error"]["message"]
         asked = {"model": "tiny", "prompt": "a", "max_tokens": 400, "stream": True, "extra_body": {"ignore_eos": True}}
+        gate.allow(10)
         with client_of(running) as client, pytest.raises(openai.APIError, match="more than 0.4 s"):
             list(client.completions.create(**asked))
+        gate.open()
         running.wait_idle()
+        assert gate.num_passed < 20
 
 
-def test_a_full_queue(slow, model):
+def test_a_full_queue(gate, model):
     with serving(model, limits=Limits(max_rows=1, max_samples=1, max_waiting=1)) as running:
+        gate.allow(5)
         with ThreadPoolExecutor(2) as pool:
             first = pool.submit(running.post, **LONG | {"max_tokens": 60})
             wait_for(lambda: running.service.worker.num_running)
@@ -106,6 +101,7 @@ def test_a_full_queue(slow, model):
             assert refused.status_code == 429 and int(refused.headers["Retry-After"]) >= 1
             with client_of(running) as client, pytest.raises(openai.RateLimitError):
                 client.completions.create(model="tiny", prompt="a")
+            gate.open()
             assert first.result().status_code == second.result().status_code == 200
         assert running.complete()
 
@@ -137,13 +133,21 @@ def test_a_request_that_fails_does_not_harm_the_others(caplog):
         running.wait_idle()
 
 
-def test_an_engine_that_is_lost_is_made_anew(slow, model, caplog):
+def test_an_engine_that_is_lost_is_made_anew(model, monkeypatch, caplog):
+    class FailingEngine(Engine):
+        """Fails once, in the middle of a request."""
+
+        num_steps = 0
+
+        def step(self):
+            FailingEngine.num_steps += 1
+            if FailingEngine.num_steps == 10:
+                raise RuntimeError("a secret at /some/path")
+            return super().step()
+
+    monkeypatch.setattr(service_room, "Engine", FailingEngine)
     with serving(model) as running:
-        with ThreadPoolExecutor(1) as pool:
-            waiting = pool.submit(running.post, **LONG)
-            wait_for(lambda: running.service.worker.num_rows)
-            SlowEngine.fail_next = True
-            lost = waiting.result()
+        lost = running.post(**LONG)
         assert lost.status_code == 500 and "secret" not in lost.text
         assert running.complete()["usage"]["completion_tokens"] == 8
 
@@ -162,22 +166,19 @@ def test_while_it_ends_it_takes_nothing_new(model):
         running.service.worker.is_draining = True
         answer = running.post(prompt="a")
         assert answer.status_code == 503 and answer.headers["Retry-After"]
-        assert httpx.get(running.base + "/health").status_code == 503
+        assert http.get(running.base + "/health").status_code == 503
 
 
 def test_a_body_that_does_not_come(model, monkeypatch):
     monkeypatch.setattr(transport, "BODY_S", 0.2)
-
-    def slowly():
-        yield b'{"prompt": '
-        time.sleep(1)
-        yield b'"a"}'
-
+    begun = b"POST /v1/completions HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: 20\r\n\r\n"
     with serving(model) as running:
-        answer = httpx.post(
-            running.base + "/v1/completions", content=slowly(), headers={"content-type": "application/json"}
-        )
-        assert answer.status_code == 408 and "did not arrive" in answer.text
+        host, _, port = running.base.removeprefix("http://").partition(":")
+        with socket.create_connection((host, int(port)), timeout=PATIENCE_S) as client:
+            client.sendall(begun + b'{"prompt": ')  # and no more
+            answer = http_client.HTTPResponse(client)
+            answer.begin()
+            assert answer.status == 408 and b"did not arrive" in answer.read()
 
 
 def test_a_request_does_not_depend_on_the_others(model):
@@ -198,7 +199,7 @@ def test_what_is_counted(model):
     with serving(model) as running:
         running.complete("Hello", negative_prompt="Bye", guidance_scale=2)
         running.post(prompt="Hello", wrong=1)
-        lines = httpx.get(running.base + "/metrics").text.splitlines()
+        lines = http.get(running.base + "/metrics").text.splitlines()
     for line in (
         'counterpoint_requests_total{route="/v1/completions",status="200"} 1.0',
         'counterpoint_requests_total{route="/v1/completions",status="400"} 1.0',
@@ -213,38 +214,41 @@ def test_what_is_counted(model):
 
 
 def test_the_key_guards_all_but_the_page_and_the_health(model):
-    with serving(model, api_key="right") as running, httpx.Client(base_url=running.base) as client:
-        open_paths = {p: client.get(p).status_code for p in ("/", "/health", "/page/page.js")}
-        guarded = {p: client.get(p).status_code for p in ("/metrics", "/v1/models", "/openapi.json", "/v1/x")}
-        assert set(open_paths.values()) == {200} and set(guarded.values()) == {401}
+    with serving(model, api_key="right") as running:
+
+        def status(path, **headers):
+            return http.get(running.base + path, headers=headers).status_code
+
+        assert {status(path) for path in ("/", "/health", "/page/page.js")} == {200}
+        assert {status(path) for path in ("/metrics", "/v1/models", "/openapi.json", "/v1/x")} == {401}
         for header in ("Bearer rightly", "Bearer", "right", "Bearer rig\u00e9ht".encode("latin-1")):
-            assert client.get("/v1/models", headers={"authorization": header}).status_code == 401
-        assert client.get("/v1/models", headers={"authorization": "Bearer right"}).status_code == 200
+            assert status("/v1/models", authorization=header) == 401
+        assert status("/v1/models", authorization="Bearer right") == 200
 
 
 def test_other_origins_only_where_allowed(model):
     with serving(model, cors_origins=("https://a.example",)) as running:
         for origin, allowed in (("https://a.example", "https://a.example"), ("https://b.example", None)):
-            answer = httpx.get(running.base + "/v1/models", headers={"origin": origin})
+            answer = http.get(running.base + "/v1/models", headers={"origin": origin})
             assert answer.headers.get("access-control-allow-origin") == allowed
 
 
 def test_an_answer_names_its_request(server):
     answer = server.post(prompt="a", max_tokens=1)
     assert answer.headers["x-request-id"] == answer.json()["id"]
-    refused, missing = server.post(prompt="a", max_tokens=-7), httpx.get(server.base + "/nothing")
+    refused, missing = server.post(prompt="a", max_tokens=-7), http.get(server.base + "/nothing")
     assert (refused.status_code, missing.status_code) == (400, 404)
     assert refused.headers["x-request-id"].startswith("req_") and missing.headers["x-request-id"].startswith("req_")
     body = {"prompt": "a", "max_tokens": 1}
     for own, taken in (("mine-1", True), ("two words", False), ("x" * 129, False)):
         for fields in (body, body | {"nonsense": 1}, body | {"stream": True}):
-            answer = httpx.post(server.base + "/v1/completions", json=fields, headers={"x-request-id": own}, timeout=60)
+            answer = http.post(server.base + "/v1/completions", json=fields, headers={"x-request-id": own})
             assert answer.headers.get_list("x-request-id") != [] and (answer.headers["x-request-id"] == own) is taken
             assert len(answer.headers.get_list("x-request-id")) == 1
 
 
 def test_the_document_is_complete(server):
-    document = httpx.get(server.base + "/openapi.json").json()
+    document = http.get(server.base + "/openapi.json").json()
     text = json.dumps(document)
     assert set(document["paths"]) >= {"/v1/completions", "/v1/chat/completions", "/v1/models", "/health", "/metrics"}
     fields = document["components"]["schemas"]["CompletionBody"]["properties"]

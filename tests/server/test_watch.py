@@ -2,8 +2,8 @@
 
 import json
 
-import httpx
 import pytest
+from patience import http
 from server.conftest import make_model, serving
 
 import counterpoint as cp
@@ -43,7 +43,7 @@ def test_marks_stops_and_eases(watched):
 def test_a_stream_takes_nothing_back(watched):
     running, model, watch = watched
     body = {"prompt": "Hello", "watch": "strict", "on_alarm": "ease", "stream": True, "ignore_eos": True, **FIELDS}
-    with httpx.stream("POST", running.base + "/v1/completions", json=body, timeout=60) as answer:
+    with http.stream("POST", running.base + "/v1/completions", json=body) as answer:
         lines = [json.loads(line[6:]) for line in answer.iter_lines() if line.startswith("data: {")]
     choices = [choice for line in lines for choice in line["choices"]]
     want = generated(model, watch=watch, on_alarm="ease")
@@ -55,7 +55,7 @@ def test_alarms_are_counted(watched):
     running, _, _ = watched
 
     def count():
-        lines = httpx.get(running.base + "/metrics").text.splitlines()
+        lines = http.get(running.base + "/metrics").text.splitlines()
         return sum(
             float(line.split()[-1]) for line in lines if line.startswith('counterpoint_alarms_total{watch="strict"}')
         )
