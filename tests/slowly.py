@@ -1,15 +1,19 @@
-"""The command line with an engine that soon takes half a second for a step, so that what it works at can't be over before
-something is done to it. `python tests/slowly.py STEPS ARGUMENT...` takes so many steps quickly each time it begins."""
+"""Work that can't be over before something is done to it.
+
+`python tests/slowly.py STEPS ARGUMENT...` is the command line with an engine that takes so many steps quickly, and half a
+second for each other one.
+"""
 
 import sys
 import time
 
-from counterpoint.cli import main
-from counterpoint.engine import Engine
+HELD_S = 3600
 
 
 def slow_down(num_steps):
-    step, add, left = Engine.step, Engine.add, [num_steps]
+    from counterpoint.engine import Engine
+
+    step, left = Engine.step, [num_steps]
 
     def slowly(self):
         left[0] -= 1
@@ -17,14 +21,26 @@ def slow_down(num_steps):
             time.sleep(0.5)
         return step(self)
 
-    def begin(self, *args, **options):
-        if self.is_idle:
-            left[0] = num_steps
-        return add(self, *args, **options)
+    Engine.step = slowly
 
-    Engine.step, Engine.add = slowly, begin
+
+def hold_at_checkpoint(number):
+    """Training that goes no further than this checkpoint."""
+    from counterpoint.train import checkpoint
+
+    save, saved = checkpoint.save, []
+
+    def held(path, state):
+        save(path, state)
+        saved.append(path)
+        if len(saved) == number:
+            time.sleep(HELD_S)
+
+    checkpoint.save = held
 
 
 if __name__ == "__main__":
+    from counterpoint.cli import main
+
     slow_down(int(sys.argv.pop(1)))
     main()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import json
+import socket
 import threading
 
 import pytest
@@ -87,8 +88,10 @@ def test_what_stays_wrong_is_an_error_of_its_line(server):
 
 
 def test_no_server_ends_the_job():
-    with pytest.raises(Failure, match="can't be reached .*; start it"):
-        run("http://127.0.0.1:9", 3, tries=2, window=2)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))  # nobody listens, and nobody else can
+        with pytest.raises(Failure, match="can't be reached .*; start it"):
+            run(f"http://127.0.0.1:{silent.getsockname()[1]}", 3, tries=2, window=2)
 
 
 @pytest.mark.parametrize(

@@ -184,7 +184,9 @@ class Terminal:
 
     def until_it_asks(self):
         """Until what is typed is read key by key; before that the terminal takes lines, of 4096 bytes at most."""
-        wait_for(lambda: self.read(0.02) or not termios.tcgetattr(self.fd)[3] & termios.ICANON, lambda: self.seen[-2000:])
+        wait_for(
+            lambda: self.read(0.02) or not termios.tcgetattr(self.fd)[3] & termios.ICANON, lambda: self.seen[-2000:]
+        )
 
 
 def test_on_a_terminal(folder, tmp_path):

@@ -1,7 +1,6 @@
 """Plans: what is offered, what is refused, and that texts keep the rules."""
 
 import random
-import time
 
 import numpy as np
 import pytest
@@ -9,7 +8,7 @@ from constrained_models import VOCAB, tiny
 from plan_problems import Problem
 
 import counterpoint as cp
-from counterpoint.constraints import Plan
+from counterpoint.constraints import Plan, clash
 from counterpoint.constraints.vocabulary import vocabulary_of
 from counterpoint.errors import ConstraintError
 
@@ -144,12 +143,11 @@ def test_the_plan_comes_after_a_text(model):
     assert state.complete and allowed(state) == [1]
 
 
-def test_the_smallest_clash_is_named_in_time():
+def test_the_smallest_clash_is_named():
     plan = menu()
     plan.model.add(sum(plan[day]["bean stew"] for day in DAYS) >= 1)
     plan.model.add(sum(plan[day]["salad"] for day in DAYS) == 1).with_name("one salad")
     plan.model.add(plan["mon"]["fish"] + plan["tue"]["fish"] <= 1).with_name("idle")
-    begun = time.monotonic()
     text = "3 rules can't be kept together: two with fish; mon=bean stew .* wed=bean stew >= 1; one salad; loosen one"
     with pytest.raises(ConstraintError, match=text):
         plan.open()
@@ -168,7 +166,6 @@ def test_the_smallest_clash_is_named_in_time():
     plan.model.add(plan.value("0") >= 0).with_name("idle")
     with pytest.raises(ConstraintError, match="this rule can't be kept: all different; loosen it"):
         plan.open()
-    assert time.monotonic() - begun < 40  # each of them in less than two seconds on a quiet machine
 
 
 @pytest.mark.parametrize(
@@ -217,7 +214,16 @@ def test_what_the_model_must_not_have_is_refused_by_name():
         plan.open()
 
 
-def test_a_question_that_takes_too_long_is_refused():
+def test_where_the_search_for_a_clash_is_cut_what_was_found_is_named(monkeypatch):
+    monkeypatch.setattr(clash, "SECONDS", 0.0)
+    plan = menu()
+    plan.model.add(sum(plan[day]["salad"] for day in DAYS) == 2).with_name("two salads")
+    with pytest.raises(ConstraintError, match="rules can't be kept together: .*salad once.*two salads"):
+        plan.open()
+
+
+def test_a_question_that_takes_too_long_is_refused(monkeypatch):
+    monkeypatch.setattr(clash, "SECONDS", 0.0)
     source = random.Random(1)
     plan = Plan(" ".join(f"{{{i}}}" for i in range(60)), {str(i): [0, 1] for i in range(60)}, seconds=0.02)
     for k in range(25):  # the market split problem: hard on purpose

@@ -290,7 +290,7 @@ def test_what_is_made_to_explode_is_refused_and_the_next_is_served(model):
         began = time.process_time()
         with pytest.raises(ConstraintError):
             make().compile(model)
-        assert time.process_time() - began < 5
+        assert time.process_time() - began < 60  # of the processor; each takes less than one on a quiet machine
     assert Choices(["ok"]).compile(model).start().forced()
 
 

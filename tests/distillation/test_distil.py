@@ -5,12 +5,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
 from distillation.small_chat import OPPOSITE, QUESTIONS, SYSTEM, saved, small_chat
+from patience import wait_for
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -127,12 +127,10 @@ def test_a_kill_at_any_moment_changes_no_bit(made, tmp_path):
         "from distillation.test_distil import go; "
         f"go(cp.load({str(folder / 'model')!r}, compile=False), {str(tmp_path / 'killed')!r}, rules=['regex=.'])"
     )
-    out, child, deadline = tmp_path / "killed", _begun(script), time.monotonic() + 120
-    while not (out / "checkpoint.pt").exists():
-        assert child.poll() is None and time.monotonic() < deadline
-        time.sleep(0.01)
-    os.kill(child.pid, signal.SIGKILL)
-    child.wait()
+    out, child = tmp_path / "killed", _begun("from slowly import hold_at_checkpoint; hold_at_checkpoint(7); " + script)
+    wait_for(lambda: (out / "checkpoint.pt").exists() or child.poll() is not None)
+    child.kill()
+    assert child.wait() == -signal.SIGKILL
     kept = torch.load(out / "checkpoint.pt", weights_only=True)["step"]
     assert 0 < kept < done.steps  # it was killed in the middle
     child = _begun(script)

@@ -10,6 +10,7 @@ import warnings
 import pytest
 import torch
 import yaml
+from patience import PATIENCE_S
 
 from counterpoint.errors import GuideError, NoEffectWarning, PromptError, SamplingError, UsageError
 from counterpoint.evaluate import REGISTER
@@ -430,7 +431,7 @@ def test_the_harness_own_command_line(tmp_path):
         [script, "--model", "counterpoint", "--model_args", json.dumps(model), "--device", "cpu", "--batch_size", "4",
          "--tasks", ",".join([REGISTER, *tasks(tmp_path)]), "--use_cache", str(tmp_path / "cache"),
          "--output_path", str(tmp_path / "out.json")],
-        env={**os.environ, **offline}, capture_output=True, text=True, timeout=240, check=False,
+        env={**os.environ, **offline}, capture_output=True, text=True, timeout=PATIENCE_S, check=False,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr[-2000:]
     (path,) = tmp_path.glob("out_*.json")

@@ -9,11 +9,11 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import httpx
 import pytest
+from patience import PATIENCE_S, http, wait_for
 
 if "COUNTERPOINT_MLFLOW" in os.environ:
     sys.path.append(os.environ["COUNTERPOINT_MLFLOW"])
@@ -94,7 +94,7 @@ def test_mlflow_models_predict(packaged, command, tmp_path, model):
     arguments, env = command(
         "predict", "-m", str(packaged), "-i", str(given), "-o", str(told), "--env-manager", "local"
     )
-    subprocess.run(arguments, env=env, check=True, capture_output=True, timeout=300)
+    subprocess.run(arguments, env=env, check=True, capture_output=True, timeout=PATIENCE_S)
     want = model.predict(pandas.DataFrame(ASKED["dataframe_records"]), params=GREEDY).to_dict("records")
     assert json.loads(told.read_text())["predictions"] == want
 
@@ -104,24 +104,25 @@ def test_mlflow_models_serve(packaged, command, model):
         port = free.getsockname()[1]
     arguments, env = command("serve", "-m", str(packaged), "--env-manager", "local", "-p", str(port))
     process = subprocess.Popen(arguments, env=env, start_new_session=True)
-    base, until = f"http://127.0.0.1:{port}", time.monotonic() + 300
+    base = f"http://127.0.0.1:{port}"
+
+    def answers():
+        assert process.poll() is None
+        with contextlib.suppress(httpx.HTTPError):
+            return http.get(f"{base}/ping").status_code == 200
+
     try:
-        while True:
-            with contextlib.suppress(httpx.HTTPError):
-                if httpx.get(f"{base}/ping").status_code == 200:
-                    break
-            assert process.poll() is None and time.monotonic() < until
-            time.sleep(0.2)
+        wait_for(answers)
         want = model.predict(pandas.DataFrame(ASKED["dataframe_records"]), params=GREEDY).to_dict("records")
-        done = httpx.post(f"{base}/invocations", json=ASKED, timeout=60)
+        done = http.post(f"{base}/invocations", json=ASKED)
         assert done.json()["predictions"] == want
         wrong = {**ASKED, "params": {"guidance": '{"scael": 2}'}}
-        refused = httpx.post(f"{base}/invocations", json=wrong, timeout=60)
+        refused = http.post(f"{base}/invocations", json=wrong)
         assert refused.status_code >= 400 and "unknown guide field 'scael'" in refused.text
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGTERM)
-        process.wait(timeout=60)
+        process.wait(timeout=PATIENCE_S)
 
 
 def test_what_a_batch_endpoint_runs(packaged, tmp_path, monkeypatch, model):

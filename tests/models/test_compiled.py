@@ -1,6 +1,7 @@
 """Compiled steps give the tokens of the stateless loop, and slots that take no part lose nothing."""
 
 import random
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from engine.oracle import assert_same, guided_tokens
 
 import counterpoint as cp
 from counterpoint.errors import CompileWarning, ModelError
-from counterpoint.models import compiled
+from counterpoint.models import compiled, ragged
 from counterpoint.models.compiled import CompiledSteps
 from counterpoint.models.ragged import RaggedRows
 from counterpoint.models.recorded.steps import RecordedSteps
@@ -81,6 +82,27 @@ def test_a_short_run_compiles_nothing_and_a_long_one_does(monkeypatch):
     monkeypatch.setattr(compiled, "COMPILE_S_A_LAYER", 0)
     model, long = tokens()
     assert list(model._fixed._steps) == [(1, 1, 256)] and long == short
+
+
+@torch.inference_mode()
+def test_a_step_that_was_held_up_is_no_reason_to_compile(monkeypatch):
+    clock = iter([0, 10, 10, 310, 310, 330, 330, 360])  # a step begins, a step ends
+    monkeypatch.setattr(RecordedSteps, "usable", False)
+    monkeypatch.setattr(ragged, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    asked = []
+
+    class Steps(CompiledSteps):
+        def pays(self, *shape, num_steps, step_s):
+            asked.append(step_s)
+            return False
+
+    hf = ARCHITECTURES["llama"].build().eval()
+    rows = RaggedRows(hf, Steps(hf, always=False))
+    row = rows.add()
+    rows.forward([Feed(row, ids(5), columns=())])
+    for token_id in (5, 6, 7, 8):
+        rows.forward([Feed(row, [token_id])])
+    assert asked == [None, None, 10, 20]
 
 
 def test_what_compile_can_be():

@@ -43,7 +43,10 @@ def test_a_hub_that_answers_is_asked(online, monkeypatch):
         server.listen()
         monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
         assert is_hub_reachable()
-    assert not is_hub_reachable()
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))  # nobody listens, and nobody else can
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        assert not is_hub_reachable()
     monkeypatch.setenv("http_proxy", "http://proxy.invalid:1")
     assert is_hub_reachable()  # only the hub's client can tell what lies behind a proxy
 

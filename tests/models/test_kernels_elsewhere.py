@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE_S
 
 from counterpoint.models.kernels import build
 
@@ -25,9 +26,9 @@ def run(folder, compiler, processor, emulator, kernels=build.FOLDER):
     made = folder / "check"
     command = [compiler, *FLAGS, f"-march={processor}", "-w", f"-I{kernels}", str(CHECK), *sources]
     command += ["-static"] * bool(emulator) + ["-lm", "-o", str(made)]
-    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    subprocess.run(command, check=True, capture_output=True, timeout=PATIENCE_S)
     patient = {**os.environ, "OMP_WAIT_POLICY": "passive"}  # threads that wait leave the processor to others
-    done = subprocess.run([*emulator, str(made)], capture_output=True, text=True, timeout=300, env=patient)
+    done = subprocess.run([*emulator, str(made)], capture_output=True, text=True, timeout=PATIENCE_S, env=patient)
     return done.returncode, done.stdout
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from patience import PATIENCE_S
 from server.conftest import make_model, serving
 from server.test_forms import TOOLS_TEMPLATE
 
@@ -67,7 +68,9 @@ def run(program, running, tmp_path, python):
         | quiet
         | {"HOME": str(tmp_path), "OPENAI_API_KEY": "none"}
     )
-    done = subprocess.run([python, "-c", program], capture_output=True, text=True, env=env, timeout=300, cwd=tmp_path)
+    done = subprocess.run(
+        [python, "-c", program], capture_output=True, text=True, env=env, timeout=PATIENCE_S, cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return dict(line.split(": ", 1) for line in done.stdout.splitlines() if ": " in line)
 

@@ -5,6 +5,7 @@ import warnings
 
 import httpx
 import pytest
+from patience import PATIENCE_S
 from server.conftest import make_model, serving
 from wire.bodies import REFUSED, SAID
 
@@ -84,7 +85,7 @@ def neutral():
 
 
 def test_what_asks_for_nothing_changes_nothing(server):
-    with httpx.Client(base_url=server.base, timeout=60) as client:
+    with httpx.Client(base_url=server.base, timeout=PATIENCE_S) as client:
         plain = {p: client.post(p, json=b | {"temperature": 0}).json()["choices"] for p, b in PLAIN.items()}
         for path, fields in neutral():
             answer = client.post(path, json=PLAIN[path] | {"temperature": 0} | fields)
@@ -93,7 +94,7 @@ def test_what_asks_for_nothing_changes_nothing(server):
 
 
 def test_foreign_fields_that_ask_for_something_are_refused_by_name(server):
-    with httpx.Client(base_url=server.base, timeout=60) as client:
+    with httpx.Client(base_url=server.base, timeout=PATIENCE_S) as client:
         for path, body in PLAIN.items():
             for name in FOREIGN:
                 answer = client.post(path, json=body | {name: "something else"})

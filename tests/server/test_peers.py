@@ -108,7 +108,9 @@ def test_an_address_without_v1_will_do(server):
 
 def sent(server, data, path=COMPLETIONS, **headers):
     return http.post(
-        server.base + path, content=data, headers={"content-type": "application/json"} | headers, timeout=60
+        server.base + path,
+        content=data,
+        headers={"content-type": "application/json"} | headers,
     )
 
 

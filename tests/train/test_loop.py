@@ -4,10 +4,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
+from pathlib import Path
 
 import pytest
 import torch
+from patience import wait_for
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from counterpoint.errors import Failure, UsageError
@@ -74,18 +75,17 @@ def test_another_seed_is_another_model(train, config_path):
 
 def test_a_kill_loses_only_what_came_after_the_last_checkpoint(train, config_path, data, tmp_path):
     """SIGKILL as soon as a checkpoint is there; the rest of the run gives what an undisturbed one gives."""
-    config_path.write_text(config_path.read_text().replace("steps = 12", "steps = 60"))
+    config_path.write_text(config_path.read_text().replace("steps = 12", "steps = 24"))
     code = (
-        f"from counterpoint.train import run; "
+        "from slowly import hold_at_checkpoint; hold_at_checkpoint(9); from counterpoint.train import run; "
         f"run({str(config_path)!r}, out={str(tmp_path / 'killed')!r}, data={str(data)!r}, compiled=False, threads=1)"
     )
-    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "killed" / "checkpoint.pt").exists():
-        assert child.poll() is None and time.monotonic() < deadline
-        time.sleep(0.02)
-    os.kill(child.pid, signal.SIGKILL)
-    child.wait()
+    path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    environment, quiet = {**os.environ, "PYTHONPATH": path}, subprocess.DEVNULL
+    child = subprocess.Popen([sys.executable, "-c", code], stdout=quiet, stderr=quiet, env=environment)
+    wait_for(lambda: (tmp_path / "killed" / "checkpoint.pt").exists() or child.poll() is not None)
+    child.kill()
+    assert child.wait() == -signal.SIGKILL
     resumed, whole = train("killed"), train("whole")
     assert any(line.startswith("resumed at step ") for line in train.lines)
     assert same(weights(whole.folder), weights(resumed.folder))

@@ -74,7 +74,8 @@ class RaggedRows(Rows):
         self._new_state = new_state
         self._next = 0
         self._expected = (0, 0)
-        self._step_s: float | None = None  # the last step that suits compiling and was not compiled
+        # Of the last two steps that suit compiling and were not compiled: the process may have been held up in one.
+        self._steps_s: tuple[float, ...] = ()
 
     def _begin(self) -> None:
         """Take buffers."""
@@ -220,7 +221,7 @@ class RaggedRows(Rows):
         )
         logits = self._by_record(packed, used, reach) if by_record else self._by_model(packed, used, reach)
         if began is not None:
-            self._step_s = time.perf_counter() - began
+            self._steps_s = (*self._steps_s[-1:], time.perf_counter() - began)
         self._advance(feeds)
         return logits
 
@@ -286,7 +287,8 @@ class RaggedRows(Rows):
     def _pays_fixed(self, fixed: FixedSteps, shape: Shape) -> bool:
         num_steps, num_rounds = self._expected
         left = shape[2] - max(self._length.values())  # then the next shape begins
-        return fixed.pays(*shape, num_steps=min(num_steps, left) * num_rounds, step_s=self._step_s)
+        step_s = min(self._steps_s) if len(self._steps_s) == 2 else None
+        return fixed.pays(*shape, num_steps=min(num_steps, left) * num_rounds, step_s=step_s)
 
     def _fixed_step(self, fixed: FixedSteps, shape: Shape, feeds: Sequence[Feed], slots: list[int]) -> Tensor:
         num_rows, num_columns, num_positions = shape
