@@ -14,6 +14,7 @@ from counterpoint.guide import DEFAULT_SCALE, Branch, Guide
         ({"scale": "3"}, "scale is '3'"),
         ({"scale": True}, "scale is True"),
         ({"scale": 10**400}, "finite"),
+        ({"scale": 1e300}, "scale is 1e.300; use a number from -1000000 to 1000000"),
         ({"space": "logit"}, "space is 'logit'; use one of log, prob"),
         ({"plausibility": 1.3}, "plausibility is 1.3; use a number from 0 to 1"),
         ({"plausibility": -0.1}, "plausibility is -0.1"),
@@ -68,3 +69,5 @@ def test_bad_text(text):
 def test_branch_weight_is_checked():
     with pytest.raises(GuideError, match="weight of a branch is inf"):
         Branch("a", math.inf)
+    with pytest.raises(GuideError, match="weight of a branch is -1e.39; use a number from -1000000"):
+        Branch("a", -1e39)

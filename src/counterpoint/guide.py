@@ -13,6 +13,7 @@ from counterpoint.errors import GuideError
 SPACES = ("log", "prob")
 ADAPTIVE = ("jsd",)
 DEFAULT_SCALE = 1.5
+MOST_WEIGHT = 1e6  # of a scale or weight; far below what a sum in float32 overflows at
 CANCELLED = 1e-12  # weights as 0.1 + 0.2 - 0.3 are meant to be 0
 
 
@@ -26,7 +27,7 @@ class Guide:
     where a branch without a weight of its own has `w_b = 1 - scale`.
 
     Args:
-        scale: guidance scale, finite. 1 is unguided, 0 is the negative's own continuation, usual 1.25 to 3.
+        scale: guidance scale, within -1e6 and 1e6. 1 is unguided, 0 is the negative's own continuation, usual 1.25 to 3.
             None means `DEFAULT_SCALE` for branches that have no weight of their own.
         space: "log" or "prob".
         plausibility: in [0, 1]; keep token i only if p_c(i) >= plausibility * max p_c (arXiv 2210.15097). 0 is off.
@@ -50,7 +51,7 @@ class Guide:
 
     def __post_init__(self) -> None:
         if self.scale is not None:
-            object.__setattr__(self, "scale", finite("guidance scale", self.scale))
+            object.__setattr__(self, "scale", weighty("guidance scale", self.scale))
         if self.space not in SPACES:
             raise GuideError(f"space is {self.space!r}; use one of {', '.join(SPACES)}", param="space")
         object.__setattr__(self, "plausibility", finite("plausibility", self.plausibility))
@@ -124,10 +125,10 @@ class Branch:
 
     Args:
         context: a text, token ids, or one of the contexts of `counterpoint.contexts`.
-        weight: finite; negative pushes away, positive pulls towards. None takes `1 - scale` from the guide.
+        weight: within -1e6 and 1e6; negative pushes away, positive pulls towards. None takes `1 - scale` from the guide.
 
     Raises:
-        GuideError: the weight is not a finite number.
+        GuideError: the weight is no number, or out of its range.
     """
 
     context: Any
@@ -135,7 +136,7 @@ class Branch:
 
     def __post_init__(self) -> None:
         if self.weight is not None:
-            object.__setattr__(self, "weight", finite("weight of a branch", self.weight))
+            object.__setattr__(self, "weight", weighty("weight of a branch", self.weight))
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +247,17 @@ def finite(name: str, value: Any) -> float:
         number = math.inf
     if not math.isfinite(number):
         raise GuideError(f"{name} is {value}; use a finite number", param=name.removeprefix("guidance "))
+    return number
+
+
+def weighty(name: str, value: Any) -> float:
+    """`value` as a float, where predictions or states times it stay numbers; a `GuideError` that names it otherwise."""
+    number = finite(name, value)
+    if abs(number) > MOST_WEIGHT:
+        raise GuideError(
+            f"{name} is {value}; use a number from -{MOST_WEIGHT:.0f} to {MOST_WEIGHT:.0f}",
+            param=name.removeprefix("guidance "),
+        )
     return number
 
 

@@ -13,7 +13,7 @@ import torch
 from constrained_models import VOCAB, fresh, tiny
 
 import counterpoint as cp
-from counterpoint.constraints import Choices, Grammar, Json, Regex
+from counterpoint.constraints import Choices, Grammar, Json, Plan, Regex
 from counterpoint.constraints.masks import begin, unpacked
 from counterpoint.errors import ConstraintError, UnsupportedError
 
@@ -197,6 +197,8 @@ def test_tokens_with_wide_runs_inside():
         (lambda: Choices(["a", "a"]), "'a' twice"),
         (lambda: Choices(["a", ""]), "choice is ''"),
         (lambda: Regex("a" * 600_000), "600000 bytes"),
+        (lambda: Regex("a\\"), "backslash that escapes nothing"),
+        (lambda: Grammar("root ::= " + "[a-z] " * 3000), "is GBNF of 18009 characters; use 16384 at most"),
     ],
 )
 def test_values_are_checked_when_they_are_made(make, said):
@@ -216,6 +218,8 @@ def test_values_are_checked_when_they_are_made(make, said):
         (Regex("(?=a)b"), "look-around"),
         (Regex("["), "unclosed"),
         (Grammar("start: foo"), "foo"),
+        (Json({"type": "string", "pattern": "^a\\\\\\"}), "backslash that escapes nothing"),
+        (Json({"patternProperties": {"a\\": {}}}), "backslash that escapes nothing"),
         (Json({"type": "array", "minItems": 2**31}), "minItems is 2147483648; use 20000 at most"),
         (Json({"properties": {"a": {"items": {}, "maxItems": 1e30}}}), "maxItems is 1e+30; use 20000 at most"),
     ],
@@ -224,6 +228,30 @@ def test_what_can_not_be_kept_is_refused_by_name_in_one_line(model, constraint, 
     with pytest.raises(ConstraintError) as caught:
         constraint.compile(model)
     assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+def spelled(special):
+    escaped = "".join(f"\\x{{{ord(char):x}}}" for char in special)
+    return [
+        Choices(["yes", f"a{special}b"]), Json({"enum": ["a", [special]]}), Json({"properties": {special: {}}}),
+        Regex(re.escape(special) + "+"), Regex(escaped), Grammar(f"start: {json.dumps(special)} /a/"),
+        Plan(special + "{a}", slots={"a": ["b", "c"]}),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("number", range(7))
+def test_the_text_of_a_special_token_is_refused_before_a_token_is_written(model, number):
+    special = model.tokenizer.decode(model.tokenizer.all_special_ids[:1])
+    with pytest.raises(ConstraintError, match="is a token of its own for this model and no text; leave it out"):
+        spelled(special)[number].compile(model)
+    Json({"title": special, "description": special, "type": "integer"}).compile(model)
+
+
+def test_grammars_of_llama_cpp_are_read(model):
+    compiled = Grammar('# a list\nroot ::= "[" item ("," item)* "]"\nitem  ::= [a-c]+').compile(model)
+    for text, is_whole in (("[ab,c]", True), ("[a,", False)):
+        assert walk(model, compiled.start(), text).complete is is_whole
+    assert not set(ids(model, "d")) & set(allowed(walk(model, compiled.start(), "[")))
 
 
 @pytest.mark.parametrize(

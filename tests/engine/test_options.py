@@ -28,6 +28,13 @@ def model():
     return cp.Model(GPT2LMHeadModel(config), tokenizer, name="tiny")
 
 
+def test_a_list_of_negatives_beside_one_prompt_is_told_as_one(model):
+    for negative in (["a"], ["a", "b"], [[3, 4]]):
+        with pytest.raises(UsageError, match=f"a list of {len(negative)} and there is one prompt; give one") as caught:
+            cp.generate(model, "Hello", negative=negative)
+        assert caught.value.param == "negative"
+
+
 @pytest.mark.parametrize("function", FUNCTIONS, ids=lambda f: f.__name__)
 def test_help_names_every_option_with_its_default_and_a_text(function):
     shown = inspect.signature(function).parameters

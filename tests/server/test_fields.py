@@ -109,8 +109,53 @@ def test_all_mistakes_in_fields_are_named_at_once(server):
     assert "'x', '-3'" in error["message"] and error["param"] == "logit_bias"
     error = server.post(prompt="a", logit_bias={"50": 101}).json()["error"]
     assert "'50': 101" in error["message"]
+    error = server.post(prompt="a", logit_bias={"50": 1, "51": None}).json()["error"]
+    assert "logit_bias.51 is None" in error["message"] and error["param"] == "logit_bias.51"
+    error = server.post(prompt="a", logit_bias={"050": 1}).json()[
+        "error"
+    ]  # another spelling of a key that may be there
+    assert "'050'" in error["message"]
     error = server.post(prompt="a", temperature="hot", top_p=3).json()["error"]
     assert "temperature is 'hot'" in error["message"] and "top_p is 3" in error["message"]
+
+
+def test_stop_texts_that_say_nothing_stop_nothing(server):
+    plain = server.complete(max_tokens=20)["choices"]
+    end = plain[0]["text"][3]
+    assert server.complete(max_tokens=20, stop=["", None])["choices"] == plain
+    stopped = server.complete(max_tokens=20, stop=[end])["choices"]
+    assert server.complete(max_tokens=20, stop=["", end, None])["choices"] == stopped != plain
+
+
+@pytest.mark.parametrize("is_ids", [False, True])
+def test_each_prompt_has_its_own_of_a_list_of_negatives(server, is_ids):
+    prompts, negatives = ["Hello there", "Two fish", "Hello there"], ["A", "Some other words", "B"]
+    name = "negative_prompt_ids" if is_ids else "negative_prompt"
+    given = [list(text.encode()) for text in negatives] if is_ids else negatives
+    how = {"guidance_scale": 3, "logprobs": 2, "echo": True}
+    alone = [server.complete(prompt, **how, **{name: one}) for prompt, one in zip(prompts, given)]
+    made = server.complete(prompts, **how, **{name: given})
+    texts = [choice["text"] for choice in made["choices"]]
+    assert texts == [one["choices"][0]["text"] for one in alone] and len(set(texts)) == 3
+    scores = [choice["logprobs"]["token_logprobs"] for choice in made["choices"]]
+    assert [s[1:] for s in scores] == [
+        pytest.approx(o["choices"][0]["logprobs"]["token_logprobs"][1:], abs=1e-4) for o in alone
+    ]
+    one = server.complete(prompts[:2], **how, **{name: given[:1]})["choices"]
+    assert one[0]["text"] == texts[0] and one[1]["text"] not in texts
+    error = server.post(prompt=prompts, **{name: given[:2]}).json()["error"]
+    assert error["param"] == name and "2 entries and there are 3 prompts; give one for each" in error["message"]
+
+
+def test_a_request_that_leaves_no_token_is_the_clients_mistake(server, model):
+    bans = {str(token_id): -100 for token_id in range(model.vocab_size)}
+    failed = server.service.metrics.failures._value.get()
+    for fields in ({}, {"negative_prompt": "no"}, {"guided_choice": ["yes", "no"]}):
+        answer = server.post(prompt="a", logit_bias=bans, **fields)
+        assert answer.status_code == 400 and "no token is left to choose" in answer.json()["error"]["message"]
+        event = server.post(prompt="a", logit_bias=bans, stream=True, **fields).text
+        assert '"type":"invalid_request_error"' in event and "no token is left to choose" in event
+    assert server.service.metrics.failures._value.get() == failed
 
 
 @pytest.mark.parametrize(

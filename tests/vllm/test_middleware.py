@@ -128,6 +128,22 @@ def test_what_the_wire_refuses(fields, is_chat, param, words):
         assert words in error["message"]
 
 
+def test_a_list_of_negatives_is_one_for_all_or_refused():
+    server = Server()
+    for fields in (
+        {"negative_prompt": ["no"]},
+        {"negative_prompt": ["no", "no"]},
+        {"negative_prompt_ids": [[110, 111]]},
+    ):
+        assert post(server, {"prompt": ["a", "b"], **fields})[0] == 200
+        assert branch_texts(server) == ["no"]
+    server = Server()
+    status, answer = post(server, {"prompt": ["a", "b"], "negative_prompt": ["no", "never"]})
+    error = json.loads(answer)["error"]
+    assert (status, server.seen, error["param"]) == (400, None, "negative_prompt")
+    assert "send a request for each" in error["message"]
+
+
 CHAT = "/v1/chat/completions"
 MESSAGES = [{"role": "system", "content": "be"}, {"role": "user", "content": "hi"}]
 

@@ -84,6 +84,7 @@ REFUSED = [
     ({"cfg_scale": 1, "guidance_scale": 2}, False, "guidance_scale", "keep one"),
     ({"negative_prompt": 3}, False, "negative_prompt", "negative_prompt is 3"),
     ({"negative_prompt": "a", "negative_prompt_ids": [3]}, False, "negative_prompt", "both given"),
+    ({"negative_prompt": [3, "a"]}, False, "negative_prompt", "use token ids"),
     ({"negative_prompt_ids": [-1]}, False, "negative_prompt_ids", "0 or more"),
     ({"negative_messages": OTHER}, False, "negative_messages", "for conversations"),
     ({"negative_messages": [{"content": "a"}]}, True, "negative_messages[0].role", "no role"),

@@ -51,6 +51,18 @@ def test_what_the_request_says_wins():
     assert with_preset({"prompt": "x", "preset": "after", "guidance": {"branches": [1]}})["guidance"]["branches"] == [1]
 
 
+def test_what_asks_for_nothing_leaves_the_preset_as_it_is():
+    neutral = {
+        "temperature": None,
+        "negative_prompt": "",
+        "negative_messages": None,
+        "guidance_scale": None,
+        "guidance": {},
+    }
+    for fields in ({"messages": [TURN], "preset": "kind"}, {"messages": [TURN], "preset": "bare"}):
+        assert with_preset({**neutral, **fields}) == with_preset(fields)
+
+
 @pytest.mark.parametrize(
     ("fields", "words"),
     [

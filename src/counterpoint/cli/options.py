@@ -15,7 +15,7 @@ from counterpoint.cli.command import OptionGroup, Options
 from counterpoint.cli.kinds import FILE, NUMBER, OUTPUT, Count, Pair
 from counterpoint.cli.record import STDIN
 from counterpoint.errors import NoEffectWarning, PromptError, UsageError
-from counterpoint.guide import DEFAULT_SCALE, Guide, finite
+from counterpoint.guide import DEFAULT_SCALE, Guide, weighty
 
 if TYPE_CHECKING:
     from counterpoint.models.model import Model
@@ -69,7 +69,7 @@ def _check_vector(options: Options) -> None:
     if options["vector_strength"] is not None and options["vector"] is None:
         raise UsageError("--vector-strength needs --vector FILE")
     if options["vector_strength"] is not None:
-        finite("--vector-strength", options["vector_strength"])
+        weighty("--vector-strength", options["vector_strength"])
 
 
 VECTOR = OptionGroup(

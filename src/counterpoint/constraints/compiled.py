@@ -58,6 +58,7 @@ class CompiledForm(Compiled):
         from llguidance import LLMatcher, LLParserLimits
 
         super().__init__(constraint, vocabulary)
+        self._check_spelled()
         try:
             grammar = constraint.grammar()
             limits = LLParserLimits(max_grammar_size=MOST_SYMBOLS, initial_lexer_fuel=MOST_FUEL)
@@ -83,6 +84,14 @@ class CompiledForm(Compiled):
     @property
     def _name(self) -> str:
         return {"Json": "the JSON schema"}.get(type(self.constraint).__name__, f"the {type(self.constraint).__name__}")
+
+    def _check_spelled(self) -> None:
+        """Raise where the form asks for the text of a special token: llguidance would write the token, which has none."""
+        for special in self.vocabulary.specials:
+            if any(special in text for text in self.constraint.literals()):
+                raise ConstraintError(
+                    f"the form asks for {special!r}, which is a token of its own for this model and no text; leave it out"
+                )
 
     def _try_out(self) -> None:
         """Go a few tokens, so that what can't be begun or is too large to be followed is refused before it is used."""

@@ -30,6 +30,10 @@ def narrowed(schema: Any) -> Any:
         return [narrowed(part) for part in schema]
     if not isinstance(schema, dict):
         return schema
+    patterns = schema.get("patternProperties")
+    for given in [schema.get("pattern"), *(patterns if isinstance(patterns, dict) else ())]:
+        if isinstance(given, str):
+            check_pattern(f"the pattern {given[-24:]!r}", given)
     for name in ("minItems", "maxItems"):
         if isinstance(schema.get(name), (int, float)) and schema[name] > MOST_ITEMS:
             raise ConstraintError(f"{name} is {schema[name]!r:.24}; use {MOST_ITEMS} at most, or leave it out")
@@ -47,6 +51,12 @@ def narrowed(schema: Any) -> Any:
         # Where the value need not be a text, a pattern says nothing of the others either.
         return made | {"allOf": [*made.get("allOf", []), {"pattern": pattern}]}
     return made | {"pattern": pattern}
+
+
+def check_pattern(name: str, pattern: str) -> None:
+    """Raise where a regular expression ends in the middle of an escape, which llguidance would overlook."""
+    if (len(pattern) - len(pattern.rstrip("\\"))) % 2:
+        raise ConstraintError(f"{name} ends with a backslash that escapes nothing; write it twice, or leave it out")
 
 
 def _bounds(schema: dict[str, Any], *names: str) -> list[float]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from counterpoint.constraints.formats import narrowed
+from counterpoint.constraints.formats import check_pattern, narrowed
 from counterpoint.errors import ConstraintError
 
 if TYPE_CHECKING:
@@ -19,6 +20,12 @@ if TYPE_CHECKING:
     from counterpoint.constraints.vocabulary import Vocabulary
 
 MOST_BYTES = 512 * 1024  # of a schema or grammar: what may be larger takes seconds to refuse
+ABOUT = ("title", "description", "$comment", "default", "examples")  # keywords that no output is held to
+MOST_GBNF_BYTES = 16 * 1024  # reading it takes a time that grows with its square
+
+
+_ESCAPE = re.compile(r"\\[xu]\{([0-9A-Fa-f]{1,5})\}|\\(?:x|u00)([0-9A-Fa-f]{2})|\\(.)")
+_GBNF = re.compile(r"^\s*[\w-]+\s*::=", re.MULTILINE)
 
 
 class Constraint:
@@ -61,6 +68,10 @@ class Constraint:
 
     def grammar(self) -> dict[str, Any]:
         """One grammar in llguidance's form."""
+        raise NotImplementedError
+
+    def literals(self) -> Iterator[str]:
+        """Texts that the output may have to hold to the letter."""
         raise NotImplementedError
 
 
@@ -110,6 +121,9 @@ class Json(Constraint):
             schema = {name: value for name, value in schema.items() if name != "x-guidance"} | {"x-guidance": options}
         return {"json_schema": schema}
 
+    def literals(self) -> Iterator[str]:
+        return _texts(json.loads(self.schema))
+
 
 @dataclass(frozen=True, slots=True)
 class Regex(Constraint):
@@ -129,11 +143,15 @@ class Regex(Constraint):
     def __post_init__(self) -> None:
         check_after(self.after)
         check_text("pattern", self.pattern)
+        check_pattern("the pattern", self.pattern)
 
     def grammar(self) -> dict[str, Any]:
         from llguidance import regex_to_lark
 
         return {"lark_grammar": f"start: /{regex_to_lark(self.pattern, use_ascii='')}/"}
+
+    def literals(self) -> Iterator[str]:
+        yield _ESCAPE.sub(lambda e: chr(int(e[1] or e[2], 16)) if e[3] is None else e[3], self.pattern)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,11 +159,12 @@ class Grammar(Constraint):
     """A text that a context-free grammar derives.
 
     Args:
-        lark: the grammar, with a rule `start`, in llguidance's dialect of Lark.
+        lark: the grammar, with a rule `start`, in llguidance's dialect of Lark; or with a rule `root`, in GBNF, as
+            llama.cpp and vLLM have it.
         after: as in `Json`.
 
     Raises:
-        ConstraintError: the grammar is no text, or empty.
+        ConstraintError: the grammar is no text, empty, or too large.
     """
 
     lark: str
@@ -154,9 +173,24 @@ class Grammar(Constraint):
     def __post_init__(self) -> None:
         check_after(self.after)
         check_text("grammar", self.lark)
+        if self._is_gbnf and len(self.lark) > MOST_GBNF_BYTES:
+            raise ConstraintError(
+                f"the grammar is GBNF of {len(self.lark)} characters; use {MOST_GBNF_BYTES} at most, or write it in Lark"
+            )
+
+    @property
+    def _is_gbnf(self) -> bool:
+        return _GBNF.search(self.lark) is not None
 
     def grammar(self) -> dict[str, Any]:
-        return {"lark_grammar": self.lark}
+        if not self._is_gbnf:
+            return {"lark_grammar": self.lark}
+        from llguidance.gbnf_to_lark import gbnf_to_lark
+
+        return {"lark_grammar": gbnf_to_lark(self.lark)}
+
+    def literals(self) -> Iterator[str]:
+        yield from (one.replace('\\"', '"') for one in re.findall(r'"((?:\\.|[^"\\])*)"', self.lark))
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +224,9 @@ class Choices(Constraint):
     def grammar(self) -> dict[str, Any]:
         return {"lark_grammar": "start: " + " | ".join(json.dumps(text, ensure_ascii=False) for text in self.texts)}
 
+    def literals(self) -> Iterator[str]:
+        return iter(self.texts)
+
 
 def _schema_text(schema: Any) -> str:
     """The schema as JSON text, equal for equal schemas. The order of properties is kept: it is that of the output."""
@@ -207,6 +244,20 @@ def _schema_text(schema: Any) -> str:
         raise ConstraintError(f"the schema is {text:.60}; a JSON Schema is an object")
     check_text("schema", text)
     return text
+
+
+def _texts(schema: Any) -> Iterator[str]:
+    """The names and texts in a schema, those apart that only describe it."""
+    if isinstance(schema, str):
+        yield schema
+    elif isinstance(schema, list):
+        for part in schema:
+            yield from _texts(part)
+    elif isinstance(schema, dict):
+        for name, part in schema.items():
+            if isinstance(part, dict) or name not in ABOUT:
+                yield name
+                yield from _texts(part)
 
 
 def check_after(after: Any) -> None:

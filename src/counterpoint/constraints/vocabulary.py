@@ -50,6 +50,9 @@ class Vocabulary:
                 f"constraints can't be kept with the tokenizer of {name} ({type(tokenizer).__name__}): "
                 f"{' '.join(str(error).split())[:160]}; use a model with a fast tokenizer"
             ) from None
+        self.specials = [
+            token.content for token in tokenizer.added_tokens_decoder.values() if token.special and token.content
+        ]
         self.num_bytes = 4 * -(-self.tokens.vocab_size // 32)  # of a mask
         self.compiled: OrderedDict[Constraint, Compiled] = OrderedDict()
         self._texts: list[bytes] | None = None

@@ -104,6 +104,11 @@ def generate(
     prompts: list[Any] = list(prompt) if many else [prompt]
     if not prompts:
         raise PromptError("the list of prompts is empty; give at least one", param="prompt")
+    if not many and negative and _is_many(negative):
+        raise UsageError(
+            f"negative is a list of {len(negative)} and there is one prompt; give one text, or token ids",
+            param="negative",
+        )
     columns = {
         "negative": _spread("negative", negative, prompts, many and _is_many(negative)),
         "branches": _spread("branches", branches, prompts, many and _is_nested(branches)),

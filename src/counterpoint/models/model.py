@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTok
 
 from counterpoint.contexts.inputs import Inputs
 from counterpoint.errors import CompileWarning, ModelError, PromptError, UnsupportedError, UsageError
-from counterpoint.guide import finite
+from counterpoint.guide import weighty
 from counterpoint.models.adapters import AdapterSwitch, unwrapped
 from counterpoint.models.devices import input_device
 from counterpoint.models.fingerprint import fingerprint
@@ -226,14 +226,14 @@ class Model:
 
         Args:
             vector: a `counterpoint.Vector`, the name of one of `vectors`, or None.
-            strength: times the vector's directions, finite; negative for the opposite. 0 is the model without one.
+            strength: times the vector's directions, within -1e6 and 1e6; negative for the opposite. 0 is the model without one.
 
         Raises:
             UsageError: there is no vector of that name.
             UnsupportedError: the vector has another width or more layers than the model, the model's layers can't be
                 told, or its steps are compiled, which no vector could be added to.
         """
-        strength = finite("strength", strength)
+        strength = weighty("strength", strength)
         if isinstance(vector, str):
             if vector not in self._vectors:
                 known = f"known are {', '.join(self._vectors)}" if self._vectors else "none is loaded"

@@ -119,6 +119,8 @@ def _path(loc: Sequence[int | str]) -> str:
     for part in loc:
         if isinstance(part, int):
             path += f"[{part}]"
+        elif part.isascii() and part.isdigit():  # a key that is a token id
+            path += f".{part}"
         elif part.isidentifier() and not part[0].isupper() and part not in ("str", "int", "float", "bool", "dict"):
             path += f".{part}" if path else part
         elif not path:

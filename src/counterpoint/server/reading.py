@@ -25,7 +25,7 @@ from counterpoint.wire import (
     Guidance,
     read_calls,
     read_form,
-    read_guidance,
+    read_guidance_each,
 )
 
 DEFAULT_COMPLETION_TOKENS = 16  # OpenAI's
@@ -37,16 +37,16 @@ def read_completion(served: Served, body: CompletionBody) -> Work:
     prompts: list[Any] = [body.prompt] if _is_one(body.prompt) else list(body.prompt)
     if body.add_special_tokens is False:
         prompts = [Rendered(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
-    guidance = _guidance(served, body, is_chat=False)
-    _check_size(served.limits, body, len(prompts), guidance)
+    guidances = _guidance(served, body, len(prompts), is_chat=False)
+    _check_size(served.limits, body, guidances)
     # Without a token to write there is nothing to run, but what is asked for is checked all the same.
     asked = DEFAULT_COMPLETION_TOKENS if body.max_tokens is None else body.max_tokens
     most = _most(served, None if asked == -1 else max(asked, 1))
     options = _options(served, body, most, body.logprobs)
-    requests = [_request(served, prompt, guidance, body, options) for prompt in prompts]
+    requests = [_request(served, prompt, guidance, body, options) for prompt, guidance in zip(prompts, guidances)]
     scores: list[Request | None] = [None] * len(requests)
     if body.echo and body.logprobs is not None:
-        scores = [_score(served, request.prompt_ids, guidance, body) for request in requests]
+        scores = [_score(served, request.prompt_ids, own, body) for request, own in zip(requests, guidances)]
     echoes = [_text(model, prompt) if body.echo else "" for prompt in prompts]
     writes = body.max_tokens != 0
     return _work(model, requests, body, echoes=echoes, scores=scores, writes=writes, logprobs=body.logprobs)
@@ -54,9 +54,9 @@ def read_completion(served: Served, body: CompletionBody) -> Work:
 
 def read_chat(served: Served, body: ChatBody) -> Work:
     """Raises ApiError: a field can't be, on this model or within these limits."""
-    guidance = _guidance(served, body, is_chat=True)
-    _check_size(served.limits, body, 1, guidance)
-    prompt, guidance = written(served, body, guidance)
+    guidances = _guidance(served, body, 1, is_chat=True)
+    _check_size(served.limits, body, guidances)
+    prompt, guidance = written(served, body, guidances[0])
     asked = body.max_completion_tokens or body.max_tokens
     most = _most(served, None if asked == -1 else asked)
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
@@ -78,10 +78,11 @@ def _calls(body: ChatBody) -> Calls | None:
         raise from_usage(error, "tools") from error
 
 
-def _guidance(served: Served, body: Sampled, *, is_chat: bool) -> Guidance:
+def _guidance(served: Served, body: Sampled, num_prompts: int, *, is_chat: bool) -> list[Guidance]:
+    """What is said about guidance for each prompt."""
     fields = {name: getattr(body, name) for name in body.model_fields_set}
     try:
-        return read_guidance(fields, model=served.model, models=served.models, is_chat=is_chat)
+        return read_guidance_each(fields, num_prompts, model=served.model, models=served.models, is_chat=is_chat)
     except UsageError as error:
         raise from_usage(error, "guidance") from error
 
@@ -90,7 +91,8 @@ def _is_one(prompt: str | list) -> bool:
     return isinstance(prompt, str) or isinstance(prompt[0], int)
 
 
-def _check_size(limits: Limits, body: Sampled, num_prompts: int, guidance: Guidance) -> None:
+def _check_size(limits: Limits, body: Sampled, guidances: Sequence[Guidance]) -> None:
+    num_prompts = len(guidances)
     total = num_prompts * body.num_drawn
     if total > limits.max_samples:
         param = "best_of" if body.num_drawn > body.num_samples else "n"
@@ -99,10 +101,11 @@ def _check_size(limits: Limits, body: Sampled, num_prompts: int, guidance: Guida
         )
     if body.show_branches and num_prompts > 1:
         raise ApiError(400, f"show_branches is given with {num_prompts} prompts; give one", param="show_branches")
-    if len(guidance.branches) > limits.max_branches:
+    most = max(len(guidance.branches) for guidance in guidances)
+    if most > limits.max_branches:
         raise ApiError(
             400,
-            f"the request has {len(guidance.branches)} branches; this server takes {limits.max_branches}",
+            f"the request has {most} branches; this server takes {limits.max_branches}",
             param="guidance.branches",
         )
 

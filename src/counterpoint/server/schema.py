@@ -5,6 +5,7 @@ What guidance, messages and neutral values mean is decided in `counterpoint.wire
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
@@ -23,11 +24,23 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+def _said(value: Any) -> Any:
+    """Stop texts without those that say nothing, which front ends send for fields that nobody filled."""
+    return [text for text in value if text is not None and text != ""] if isinstance(value, list) else value
+
+
+def _begun(value: Any) -> Any:
+    if value in ("", []) or (isinstance(value, list) and "" in value):
+        raise ValueError(
+            "a prompt is empty; give a text, or for nothing the id of the token that begins a text, as [ID]"
+        )
+    return value
+
+
 Whole = Annotated[int, BeforeValidator(_whole)]
 TokenId = Annotated[Whole, Field(ge=0, lt=2**31)]
 Text = Annotated[str, Field(min_length=1)]
 StopText = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]
-Scale = Annotated[float, Field(ge=-1e6, le=1e6)]
 Count = Annotated[Whole, Field(ge=1, lt=2**31)]
 Most = Annotated[Whole, Field(ge=-1, lt=2**31, description="tokens; -1 is as many as fit")]
 Messages = Annotated[
@@ -59,7 +72,7 @@ class Sampled(Wire):
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     logit_bias: dict[str, float] | None = Field(None, description="token id to a number from -100, a ban, to 100")
     seed: Annotated[Whole, Field(ge=-(2**63), lt=2**64)] | None = Field(None, description="sample i uses seed + i")
-    stop: StopText | Annotated[list[StopText], Field(max_length=MAX_STOPS)] | None = None
+    stop: StopText | Annotated[list[StopText], Field(max_length=MAX_STOPS), BeforeValidator(_said)] | None = None
     stop_token_ids: Annotated[list[TokenId], Field(max_length=256)] | None = None
     ignore_eos: bool | None = None
     loop: Annotated[list[Annotated[Whole, Field(ge=1, le=4096)]], Field(min_length=2, max_length=2)] | None = Field(
@@ -77,12 +90,14 @@ class Sampled(Wire):
     stream: bool | None = None
     return_tokens_as_token_ids: bool | None = Field(None, description="logprobs name tokens by id, as token_id:50")
     preset: str | None = Field(None, description="a name for fields that the request does not have itself")
-    negative_prompt: str | None = Field(
-        None, description="what to move away from; in chat it takes the system message's place"
+    negative_prompt: str | list[TokenId] | list[str] | list[list[TokenId]] | None = Field(
+        None,
+        description="what to move away from; in chat it takes the system message's place. Beside a list of prompts one for "
+        "all, or a list of as many",
     )
-    negative_prompt_ids: list[TokenId] | None = None
-    guidance_scale: Scale | None = Field(None, description="1 is off")
-    cfg_scale: Scale | None = Field(None, description="another name of guidance_scale")
+    negative_prompt_ids: list[TokenId] | list[list[TokenId]] | None = None
+    guidance_scale: float | None = Field(None, description="1 is off")
+    cfg_scale: float | None = Field(None, description="another name of guidance_scale")
     guidance: dict[str, Any] | str | None = Field(
         None,
         description="scale, space (log, prob), plausibility, gate, start, stop, adaptive (jsd), and branches: a list of "
@@ -92,7 +107,7 @@ class Sampled(Wire):
     @field_validator("logit_bias")
     @classmethod
     def _ids_and_numbers(cls, given: dict[str, float] | None) -> dict[str, float] | None:
-        bad = [name for name in given or () if not (name.isascii() and name.isdigit() and len(name) <= 9)]
+        bad = [name for name in given or () if not re.fullmatch("0|[1-9][0-9]{0,8}", name)]
         if bad:
             raise ValueError(f"the keys {', '.join(map(repr, bad[:20]))} are no token ids; use ids such as '50'")
         wide = {name: value for name, value in (given or {}).items() if not -100 <= value <= 100}
@@ -158,12 +173,13 @@ class BaseBody(Sampled):
 class CompletionBody(BaseBody):
     """`POST /v1/completions`."""
 
-    prompt: (
+    prompt: Annotated[
         Text
         | Annotated[list[TokenId], Field(min_length=1)]
         | Annotated[list[Text], Field(min_length=1)]
-        | Annotated[list[Annotated[list[TokenId], Field(min_length=1)]], Field(min_length=1)]
-    )
+        | Annotated[list[Annotated[list[TokenId], Field(min_length=1)]], Field(min_length=1)],
+        BeforeValidator(_begun),
+    ]
     max_tokens: Most | None = Field(None, description="default 16; -1 is as many as fit; 0 with echo writes nothing")
     echo: bool | None = Field(None, description="the prompt before the output; with logprobs its scores too")
     logprobs: Annotated[Whole, Field(ge=0, le=MAX_TOP)] | None = None

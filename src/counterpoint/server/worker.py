@@ -229,8 +229,11 @@ class Worker:
         owner = owners[progress.request_id]
         job = owner.job
         if progress.error is not None:
-            log.error("a request failed", exc_info=progress.error)
             self._drop(job, engine, owners)
+            if isinstance(progress.error, UsageError):  # what was asked for leaves nothing to write
+                outbox.fail(job, from_usage(progress.error))
+                return
+            log.error("a request failed", exc_info=progress.error)
             outbox.fail(job, ApiError(500, FAILED, kind="server_error"))
             return
         if not job.has_token:

@@ -15,9 +15,9 @@ from uuid import uuid4
 from counterpoint.errors import GuideError, PromptError, UnsupportedError, UsageError
 from counterpoint.vllm.arrival import UNGUIDED
 from counterpoint.vllm.rendering import Refused, Rendering
-from counterpoint.vllm.translation import ARGUMENTS, CHAT, COMPLETIONS, Translated, translated
+from counterpoint.vllm.translation import ARGUMENTS, CHAT, COMPLETIONS, Translated, num_prompts, translated
 from counterpoint.vllm.usage import counted
-from counterpoint.wire import GUIDANCE_FIELDS, Guidance, is_neutral, read_guidance
+from counterpoint.wire import GUIDANCE_FIELDS, LISTED, Guidance, is_neutral, read_guidance_each
 
 Message = dict[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -146,7 +146,13 @@ def _asked(scope: Message, request: dict[str, Any], fields: dict[str, Any]) -> G
         UsageError: a field has no meaning, or the request can't be guided.
     """
     path = _path(scope)
-    asked = read_guidance(fields, is_chat=path != COMPLETIONS)
+    each = read_guidance_each(fields, num_prompts(request) if path == COMPLETIONS else 1, is_chat=path != COMPLETIONS)
+    if any(one != each[0] for one in each):
+        raise UnsupportedError(
+            "the prompts have different negatives, and vLLM takes one for all; send a request for each",
+            param=next(name for name in LISTED if name in fields),
+        )
+    asked = each[0]
     if asked.guide is None:
         return None
     if path not in (COMPLETIONS, CHAT):

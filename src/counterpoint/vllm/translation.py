@@ -61,6 +61,11 @@ async def translated(rendering: Any, request: Mapping[str, Any], asked: Guidance
     return Translated(json.dumps({**request, ARGUMENTS: args}).encode(), usage)
 
 
+def num_prompts(request: Mapping[str, Any]) -> int:
+    """How many prompts a completion has; 1 where vLLM will refuse them."""
+    return len(_prompts(request.get("prompt")))
+
+
 def _prompts(given: Any) -> list[Hashable]:
     """A completion's prompts, each a text or ids."""
     if isinstance(given, list) and given and not isinstance(given[0], int):

@@ -1,11 +1,13 @@
 """What a request says about guidance, from its fields to a guide and branches.
 
 guidance_scale, or cfg_scale    a number; 1 is off
-negative_prompt                 a text; in a chat another system message
+negative_prompt                 a text; in a chat another system message; or token ids
 negative_prompt_ids             token ids
 negative_messages               in a chat: a whole conversation
 guidance                        the other arguments of the guide, its `scale`, and `branches`: an object, its JSON
                                 text, or a guide's own text form, `space=prob,plausibility=0.1`
+
+Beside a list of prompts the first two may be a list too: one for each prompt, or one for all.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ from counterpoint.wire.neutral import is_neutral
 if TYPE_CHECKING:
     from counterpoint.models.model import Model
 
-NEGATIVES = ("negative_prompt", "negative_prompt_ids", "negative_messages")
+LISTED = ("negative_prompt", "negative_prompt_ids")
+NEGATIVES = (*LISTED, "negative_messages")
 SCALES = ("guidance_scale", "cfg_scale")
 GUIDANCE_FIELDS = (*NEGATIVES, *SCALES, "guidance")
 GUIDE_FIELDS = {f.name: f.default for f in dataclasses.fields(Guide)}
@@ -84,6 +87,33 @@ def read_guidance(
     guide = _guide({"scale": scale, **arguments})
     _weights(guide, list(branches.values()))
     return Guidance(guide, tuple(branches.values()), tuple(branches))
+
+
+def read_guidance_each(fields: Mapping[str, Any], num_prompts: int, **how: Any) -> list[Guidance]:
+    """What a request says about guidance for each of its prompts: what the prompt would be told alone, with its own entry
+    of a list of negatives.
+
+    Args:
+        num_prompts: at least 1.
+        fields, how: as of `read_guidance`.
+
+    Raises:
+        GuideError, PromptError, FieldError: as of `read_guidance`; or a list has neither 1 entry nor `num_prompts`.
+    """
+    each = [dict(fields) for _ in range(num_prompts)]
+    for name in LISTED:
+        given = fields.get(name)
+        if not isinstance(given, list | tuple) or not given or isinstance(given[0], int):
+            continue
+        if len(given) not in (1, num_prompts):
+            raise PromptError(
+                f"{name} has {len(given)} entries and there {'is' if num_prompts == 1 else 'are'} {num_prompts} "
+                f"prompt{'s' * (num_prompts > 1)}; give one for each, or one for all",
+                param=name,
+            )
+        for number, own in enumerate(each):
+            own[name] = given[number % len(given)]
+    return [read_guidance(own, **how) for own in each]
 
 
 def guidance_fields(value: Any) -> dict[str, Any]:
@@ -157,10 +187,9 @@ def _negative(given: Mapping[str, Any], is_chat: bool) -> dict[str, Branch]:
     if not names:
         return {}
     name, value = names[0], given[names[0]]
-    if name == "negative_prompt":
-        return {name: Branch(text_from_wire(value, name, name))}
-    if name == "negative_prompt_ids":
-        return {name: Branch(ids_from_wire(value, name, name))}
+    if name in LISTED:
+        is_ids = name == "negative_prompt_ids" or isinstance(value, list | tuple)
+        return {name: Branch((ids_from_wire if is_ids else text_from_wire)(value, name, name))}
     if not is_chat:
         raise PromptError("negative_messages is for conversations; use negative_prompt here", param=name)
     return {name: Branch(messages_from_wire(value, param=name))}

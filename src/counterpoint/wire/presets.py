@@ -8,10 +8,10 @@ from typing import Any
 from counterpoint.contexts import System
 from counterpoint.errors import FieldError
 from counterpoint.presets import find_preset
+from counterpoint.wire.guidance import NEGATIVES, SCALES
+from counterpoint.wire.neutral import is_neutral
 
 FIELD = "preset"
-SCALES = ("guidance_scale", "cfg_scale")
-NEGATIVES = ("negative_prompt", "negative_prompt_ids", "negative_messages")
 _BRANCHES = ("last_tokens", "empty", "suffix", "without")
 
 
@@ -28,6 +28,8 @@ def with_preset(fields: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(name, str):
         raise FieldError(f"preset is {name!r:.60}; use the name of a preset", param=FIELD)
     preset = find_preset(name)
+    # What asks for nothing does not stand in the preset's way.
+    given = {field: value for field, value in given.items() if value is not None and not is_neutral(field, value)}
     is_chat = "messages" in given or "input" in given
     for option, value in preset.sampling.items():
         if option == "max_tokens" and "input" in given:
