@@ -71,12 +71,13 @@ class GraphedSteps(FixedSteps):
         self._graphs.setdefault(views, {})[shape] = step
 
     def _new(self, packed: Packed, masks: MasksOf, views: Views) -> tuple[Step, Tensor]:
-        numbers = packed.with_places.to(packed.device)  # what a replay reads
-        rows = torch.arange(packed.num_lines, device=packed.device)[:, None]
-        keys, values = views.keys, views.values
+        with torch.inference_mode(False):  # which later steps need not be in
+            numbers = packed.with_places.to(packed.device, copy=True)  # what a replay reads
+        num_rows, keys, values = packed.num_lines, views.keys, views.values
         forward = compiled_step(self._step) if self._is_compiled else self._step
 
-        def work() -> Tensor:
+        def work() -> Tensor:  # what it makes is the graph's; of all else that it reads, somebody must keep hold
+            rows = torch.arange(num_rows, device=numbers.device)[:, None]
             return forward(numbers[:3], rows, masks(numbers[3]), keys, values)
 
         replay, logits = captured(work, packed.device)

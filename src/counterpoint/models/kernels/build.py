@@ -76,8 +76,9 @@ def checked(check: Callable[[], bool]) -> Callable[[], bool]:
         if not has_compiler():  # as `warn_where_missing` says
             return False
         try:
-            if check():
-                return True
+            with torch.device("cpu"):  # whatever the caller's default is
+                if check():
+                    return True
             _warn(f"{check.__module__.rpartition('.')[2]} gives other results than torch on this processor")
         except subprocess.CalledProcessError as error:
             said = (error.stderr or b"").decode(errors="replace").strip().splitlines()
