@@ -4,6 +4,7 @@
 second for each other one.
 """
 
+import signal
 import sys
 import time
 
@@ -43,4 +44,5 @@ if __name__ == "__main__":
     from counterpoint.cli import main
 
     slow_down(int(sys.argv.pop(1)))
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background inherits that it is ignored
     main()
