@@ -16,6 +16,7 @@ import counterpoint as cp
 from counterpoint.engine import Engine
 from counterpoint.server import service as service_room
 from counterpoint.server import transport
+from counterpoint.server import worker as worker_room
 from counterpoint.server.errors import ApiError
 from counterpoint.server.limits import Limits
 
@@ -150,6 +151,18 @@ def test_an_engine_that_is_lost_is_made_anew(model, monkeypatch, caplog):
         lost = running.post(**LONG)
         assert lost.status_code == 500 and "secret" not in lost.text
         assert running.complete()["usage"]["completion_tokens"] == 8
+
+
+def test_a_step_that_outlasts_the_server_ends_quietly(gate, model, monkeypatch):
+    monkeypatch.setattr(worker_room, "STEP_S", 0.1)
+    with serving(model) as running:
+        thread = running.service.worker._thread
+        with asked(running, stream=True):
+            gate.allow(5)
+            wait_for(lambda: gate.num_passed == 5)
+    assert thread.is_alive()
+    gate.open()
+    thread.join()
 
 
 def test_an_unforeseen_error_shows_nothing_of_the_machine(model, monkeypatch, caplog):

@@ -21,6 +21,7 @@ from counterpoint.server.work import Work
 
 log = logging.getLogger("counterpoint.server")
 
+STEP_S = 10.0  # for the last step to end, before the thread is left to itself
 FAILED = "the server failed at this request; the others go on"
 
 
@@ -125,7 +126,7 @@ class Worker:
         """End the thread after the step that it is in."""
         self._commands.put(("stop", None))
         if self._thread is not None:
-            self._thread.join(timeout=10)
+            self._thread.join(timeout=STEP_S)
 
     @property
     def num_jobs(self) -> int:
@@ -190,7 +191,10 @@ class Worker:
                 engine, owners = self._new_engine(), {}
             self._note(engine)
             if due := outbox.take():
-                self._loop.call_soon_threadsafe(self._deliver, due)
+                try:
+                    self._loop.call_soon_threadsafe(self._deliver, due)
+                except RuntimeError:  # the loop is closed: `stop` did not wait for this step any longer
+                    return
 
     def _obey(self, engine: Engine, owners: dict[int, Owner], outbox: Outbox) -> bool:
         """Do what was commanded, waiting for it while there is nothing else to do; False at the end."""
