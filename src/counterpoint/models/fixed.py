@@ -101,6 +101,11 @@ class FixedSteps(ABC):
         return False
 
     @property
+    def records(self) -> bool:
+        """Whether steps are recorded and done again, not computed by the model's own code."""
+        return False
+
+    @property
     def usable(self) -> bool:
         """False after a step could not be made or gave other logits, while hooks look into the forward, and with adapters."""
         return not self._broken and not self._hooks.any() and not self._model.__dict__.get("peft_config")

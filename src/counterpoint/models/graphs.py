@@ -46,6 +46,10 @@ class GraphedSteps(FixedSteps):
     def compiles(self) -> bool:
         return self._is_compiled and not self._broken
 
+    @property
+    def records(self) -> bool:
+        return self.usable
+
     def new_buffers(self, num_layers: int) -> Buffers:
         spare, self._spare = self._spare, None
         if spare is None:

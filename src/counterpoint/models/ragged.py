@@ -246,6 +246,8 @@ class RaggedRows(Rows):
     @property
     def not_recorded(self) -> str | None:
         """Why forwards of few tokens are not recorded, known once there was one; None where they are."""
+        if self._fixed is not None and self._fixed.records:
+            return None
         if self._recorded is None:
             return "compile is False, or it has adapters"
         if self._recorded.refused is not None:
