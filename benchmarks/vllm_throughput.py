@@ -1,7 +1,10 @@
 #!/usr/bin/env python
-"""How long one model of about 100M random parameters takes: vLLM, vLLM guided, our engine guided, transformers guided.
+"""How long one model of random parameters takes: vLLM, vLLM guided, our engine guided, transformers guided.
 
     .venv/bin/python benchmarks/vllm_throughput.py --eager && .venv/bin/python scripts/vllm_page.py
+
+    python benchmarks/vllm_throughput.py --shape llama-0.5b --dtype bfloat16 --vllm-python python --arms vllm own \
+        --report benchmarks/results/vllm_throughput_gpu_second.json    # a GPU; VLLM_USE_V2_MODEL_RUNNER=0: first runner
 
 The result goes to benchmarks/results/vllm_throughput.json, and from there into docs/vllm.md. It needs .venv-vllm too,
 which scripts/test-vllm makes. Every arm is a process of its own on the same saved model, one after the other; vLLM with
@@ -78,21 +81,26 @@ SETTINGS = (
 )
 
 
-def save_model(folder: Path) -> int:
-    """Save the model; returns its number of parameters."""
+def save_model(folder: Path, shape: str | None, dtype: str) -> int:
+    """Save the model, one of `counterpoint.bench.shapes` or that of about 100M; returns its number of parameters."""
     import torch
     from transformers import AutoModelForCausalLM, LlamaConfig
+
+    from counterpoint.bench.shapes import random_model
 
     sys.path.insert(0, str(ROOT / "tests" / "vllm"))
     import tiny_models
 
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=VOCAB, hidden_size=768, intermediate_size=2048, num_hidden_layers=12, num_attention_heads=12,
-        num_key_value_heads=12, max_position_embeddings=512, tie_word_embeddings=False,
-        bos_token_id=None, eos_token_id=None, pad_token_id=None,
-    )  # fmt: skip
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    if shape is not None:
+        model = random_model(shape, dtype, compile=False, context_len=512).hf
+    else:
+        config = LlamaConfig(
+            vocab_size=VOCAB, hidden_size=768, intermediate_size=2048, num_hidden_layers=12, num_attention_heads=12,
+            num_key_value_heads=12, max_position_embeddings=512, tie_word_embeddings=False,
+            bos_token_id=None, eos_token_id=None, pad_token_id=None,
+        )  # fmt: skip
+        model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
     model.generation_config.eos_token_id = None
     model.save_pretrained(folder)
     tiny_models.tokenizer().save_pretrained(folder)
@@ -107,9 +115,13 @@ def vllm_arm(folder: str, options: argparse.Namespace) -> list[Runs]:
     from counterpoint.guide import Guide
     from counterpoint.vllm import engine_args, extra_args
 
+    sys.path.insert(0, str(ROOT / "tests" / "vllm"))
+    import engines
+
     llm = LLM(
         folder, dtype=options.dtype, max_model_len=512, max_num_seqs=64, kv_cache_memory_bytes=2 << 30,
-        enforce_eager=options.eager, skip_tokenizer_init=True, disable_log_stats=False, **engine_args(),
+        enforce_eager=options.eager, skip_tokenizer_init=True, disable_log_stats=False,
+        **engines.room(), **engine_args(),
     )  # fmt: skip
 
     def run(setting: Setting, number: int, guided: bool, seed: int, tokens: int) -> tuple[float, float]:
@@ -128,6 +140,9 @@ def vllm_arm(folder: str, options: argparse.Namespace) -> list[Runs]:
         first, last = (max(getattr(out.metrics, name) for out in done) for name in ("first_token_ts", "last_token_ts"))
         return whole - (last - first), whole
 
+    config = llm.llm_engine.vllm_config
+    options.facts["runner"] = "second" if config.use_v2_model_runner else "first"
+    options.facts["CUDA graphs"] = config.compilation_config.cudagraph_mode.name
     results = []
     seed = 0
     for setting in SETTINGS:
@@ -176,12 +191,14 @@ def transformers_arm(folder: str, options: argparse.Namespace) -> list[Runs]:
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, options.dtype)).eval()
+    model = model.to("cuda" if torch.cuda.is_available() else "cpu")
 
     def run(number: int, seed: int) -> int:
         made = 0
         for ids, negative in zip(*SETTINGS[0].prompts(number, seed), strict=True):
             out = model.generate(
-                torch.tensor([ids]), negative_prompt_ids=torch.tensor([negative]), guidance_scale=SCALE,
+                torch.tensor([ids], device=model.device), guidance_scale=SCALE,
+                negative_prompt_ids=torch.tensor([negative], device=model.device),
                 max_new_tokens=SETTINGS[0].tokens, do_sample=False,
             )  # fmt: skip
             made += out.shape[1] - len(ids)
@@ -192,6 +209,7 @@ def transformers_arm(folder: str, options: argparse.Namespace) -> list[Runs]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", help="of the model, see counterpoint.bench.shapes; about 100M parameters without it")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--sizes", type=int, nargs="+", default=[1, 4, 16, 32], help="requests at once")
@@ -206,8 +224,9 @@ def main() -> int:
         import torch
 
         run = {"vllm": vllm_arm, "own": own_arm, "transformers": transformers_arm}[options.arm]
+        options.facts = {}
         load, runs = os.getloadavg()[0], run(options.folder, options)
-        facts = {"threads": torch.get_num_threads(), "load at the start": load, "versions": versions()}
+        facts = {"threads": torch.get_num_threads(), "load at the start": load, "versions": versions(), **options.facts}
         print("RESULT" + json.dumps({"runs": runs, **facts}))
         return 0
     sys.path.insert(0, str(ROOT / "scripts"))
@@ -219,7 +238,7 @@ def main() -> int:
     arms: dict[str, Any] = {}
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        parameters = save_model(Path(folder))
+        parameters = save_model(Path(folder), options.shape, options.dtype)
         for arm in options.arms:
             python = options.vllm_python if arm == "vllm" else sys.executable
             command = [str(python), __file__, *sys.argv[1:], "--arm", arm, "--folder", folder]
@@ -233,11 +252,11 @@ def main() -> int:
                 setting["runs"] |= runs
     result = {
         "command": " ".join(["python", "benchmarks/vllm_throughput.py", *sys.argv[1:]]),
-        "machine": describe_machine(),
+        "machine": describe_machine() | gpu(),
         "commit": commit(),
         "took_s": round(time.perf_counter() - started),
         "parameters": parameters,
-        **{name: getattr(options, name) for name in ("dtype", "eager", "sizes")},
+        **{name: getattr(options, name) for name in ("shape", "dtype", "eager", "sizes")},
         "environment": KEEP_MEMORY,
         "arms": arms,
         "settings": settings,
@@ -245,6 +264,13 @@ def main() -> int:
     options.report.write_text(json.dumps(result, indent=1) + "\n")
     print(throughput(result))
     return 0
+
+
+def gpu() -> dict[str, str]:
+    """The GPU's name, where there is one."""
+    import torch
+
+    return {"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
 
 
 def versions() -> dict[str, str]:

@@ -4,6 +4,10 @@
     .venv-vllm/bin/python scripts/stress_vllm.py                      # 24 configurations, 100 requests each
     .venv-vllm/bin/python scripts/stress_vllm.py --configuration 7    # repeat one of them alone
     TRITON_INTERPRET=1 PYTHONPATH=tests/vllm/interpreted .venv-vllm/bin/python scripts/stress_vllm.py    # second runner
+    TRITON_F32_DEFAULT=ieee OMP_NUM_THREADS=1 python scripts/stress_vllm.py --jobs 8    # a GPU, eight engines at once
+
+On a GPU, `VLLM_USE_V2_MODEL_RUNNER=0` chooses the first runner. Without `TRITON_F32_DEFAULT=ieee` vLLM's attention there
+rounds float32 to TF32, and more than ties differ from the loop, which runs on the CPU in float32 everywhere.
 
 With `--report benchmarks/results/vllm_stress.jsonl`, scripts/vllm_page.py writes the table of docs/vllm.md from it. What the
 report has already, of the same release and runner, is not run again, so that a run can be killed and taken up.
@@ -18,14 +22,17 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import multiprocessing.connection
 import os
 import random
 import sys
 import tempfile
 import time
 import traceback
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +151,7 @@ def drawn_cases(rng: random.Random, number: int) -> list[Case]:
 
 
 def engine(configuration: Configuration, folder: Path) -> Any:
+    import engines
     from vllm import EngineArgs
     from vllm.v1.engine.llm_engine import LLMEngine
 
@@ -165,6 +173,7 @@ def engine(configuration: Configuration, folder: Path) -> Any:
             scheduler_reserve_full_isl=configuration.reserve_full,
             watermark=configuration.watermark,
             long_prefill_token_threshold=configuration.long_prefill,
+            **engines.room(),
             **engine_args(),
         )
     )
@@ -217,6 +226,13 @@ def drive(running: Any, cases: list[Case]) -> dict[str, Any]:
         "counts": asdict(scheduler.metrics.counts),
         "capacity": total,
     }
+
+
+def device() -> str:
+    """What the engine runs on: "cpu", or the GPU's name."""
+    from vllm.platforms import current_platform
+
+    return "cpu" if current_platform.is_cpu() else current_platform.get_device_name()
 
 
 def arguments(case: Case) -> dict[str, Any] | None:
@@ -292,6 +308,8 @@ def run_one(seed: int, number: int, requests: int, folder: Path) -> dict[str, An
         "seed": seed,
         "vllm": versions.installed(),
         "runner": "second" if running.vllm_config.use_v2_model_runner else "first",
+        "device": device(),
+        "torch": metadata.version("torch"),
         **asdict(configuration),
         "requests": requests,
         **seen,
@@ -302,16 +320,41 @@ def run_one(seed: int, number: int, requests: int, folder: Path) -> dict[str, An
     }
 
 
-def run_apart(seed: int, number: int, requests: int, folder: Path) -> dict[str, Any]:
-    """`run_one` in a process of its own, forked from this one, which has imported vLLM and started no thread."""
+def run_apart(
+    seed: int, numbers: Iterable[int], requests: int, folder: Path, jobs: int
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """`run_one` of every number, `jobs` at once; the rows as they come.
+
+    Each has a process of its own, forked from this one, which has imported vLLM, started no thread and touched no GPU.
+    """
     import stateless  # noqa: F401
     import vllm.v1.engine.llm_engine  # noqa: F401
 
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork")) as alone:
-        try:
-            return alone.submit(run_one, seed, number, requests, folder).result()
-        except Exception:  # noqa: BLE001, whatever it is, the other configurations run
-            return {"configuration": number, "error": traceback.format_exc()}
+    fork, todo, running = multiprocessing.get_context("fork"), list(numbers), {}
+    while todo or running:
+        while todo and len(running) < jobs:
+            number = todo.pop(0)
+            ours, its = fork.Pipe(duplex=False)
+            process = fork.Process(target=_run_and_send, args=(its, seed, number, requests, folder / str(number)))
+            process.start()
+            its.close()
+            running[ours] = number, process
+        for ours in multiprocessing.connection.wait(list(running)):
+            number, process = running.pop(ours)
+            try:
+                row = ours.recv()
+            except EOFError:  # it ended without a word
+                process.join()
+                row = {"configuration": number, "error": f"the process ended with exit code {process.exitcode}"}
+            process.join()
+            yield number, row
+
+
+def _run_and_send(to: Connection, seed: int, number: int, requests: int, folder: Path) -> None:
+    try:
+        to.send(run_one(seed, number, requests, folder))
+    except Exception:  # noqa: BLE001, whatever it is, the other configurations run
+        to.send({"configuration": number, "error": traceback.format_exc()})
 
 
 def failed(row: dict[str, Any]) -> bool:
@@ -329,15 +372,18 @@ def failed(row: dict[str, Any]) -> bool:
 
 def done_before(options: argparse.Namespace) -> tuple[dict[int, dict[str, Any]], list[dict[str, Any]]]:
     """What the report has of this very run, by the configuration's number; and all that it has."""
-    from vllm.triton_utils import HAS_TRITON
+    import stateless
 
     from counterpoint.vllm import versions
 
     if options.report is None or not options.report.exists():
         return {}, []
     kept = [json.loads(line) for line in options.report.read_text().splitlines()]
-    this = versions.installed(), "second" if HAS_TRITON else "first", options.seed, options.requests
-    same = [row for row in kept if (row["vllm"], row["runner"], row["seed"], row["requests"]) == this]
+    runner = "second" if stateless.second_runner() else "first"
+    this = versions.installed(), runner, device(), options.seed, options.requests
+    same = [
+        row for row in kept if tuple(row[name] for name in ("vllm", "runner", "device", "seed", "requests")) == this
+    ]
     return {row["configuration"]: row for row in same}, kept
 
 
@@ -347,6 +393,7 @@ def main() -> int:
     parser.add_argument("--configurations", type=int, default=24)
     parser.add_argument("--requests", type=int, default=100, help="for each configuration")
     parser.add_argument("--configuration", type=int, help="run this one alone, in this process")
+    parser.add_argument("--jobs", type=int, default=1, help="configurations at once")
     parser.add_argument("--report", type=Path, help="write every configuration's row here, as JSON Lines")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -355,10 +402,9 @@ def main() -> int:
             print(json.dumps(row))
             return int(failed(row))
         rows, kept = done_before(options)
-        for number in range(options.configurations):
-            if number in rows:
-                continue
-            row = rows[number] = run_apart(options.seed, number, options.requests, Path(folder))
+        todo = [number for number in range(options.configurations) if number not in rows]
+        for number, row in run_apart(options.seed, todo, options.requests, Path(folder), options.jobs):
+            rows[number] = row
             print(json.dumps(row), flush=True)
             if options.report and not row.get("error"):
                 kept.append(row)

@@ -15,6 +15,13 @@ os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
 BLOCK_LEN = 32
 
 
+def room() -> dict[str, Any]:
+    """Settings that let many small engines share a GPU; a CPU needs none."""
+    from vllm.platforms import current_platform
+
+    return {"gpu_memory_utilization": 0.02} if current_platform.is_cuda() else {}
+
+
 @contextlib.contextmanager
 def started(folder: Path, **settings: Any) -> Iterator[Any]:
     """A guided `vllm.LLM` on a saved model, small and eager unless the settings say otherwise."""
@@ -24,6 +31,7 @@ def started(folder: Path, **settings: Any) -> Iterator[Any]:
     from counterpoint.vllm import engine_args
 
     small = {
+        **room(),
         "dtype": "float32",
         "enforce_eager": True,
         "block_size": BLOCK_LEN,

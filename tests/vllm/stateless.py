@@ -1,6 +1,7 @@
 """The oracle: guided decoding without a cache, without batches, one whole forward for every branch and token.
 
-Written from the formulas' definitions in float64, not with `counterpoint.formulas`.
+Written from the formulas' definitions in float64, not with `counterpoint.formulas`. The model runs on the CPU in float32
+wherever vLLM runs; noise is made where vLLM makes it, since its numbers depend on the device.
 """
 
 from __future__ import annotations
@@ -12,11 +13,18 @@ from pathlib import Path
 import numpy as np
 import torch
 from transformers import AutoModelForCausalLM
-from vllm.triton_utils import HAS_TRITON  # where Triton is, vLLM chooses its second runner
+from vllm import envs
+from vllm.platforms import current_platform
+from vllm.triton_utils import HAS_TRITON
 
 from counterpoint.guide import Guide
 
 TIE = 1e-4  # log-probability; two tokens closer than this may be chosen either way
+
+
+def second_runner() -> bool:
+    """Whether vLLM chooses its second runner: where Triton is, unless it is told otherwise."""
+    return HAS_TRITON and envs.VLLM_USE_V2_MODEL_RUNNER is not False
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,11 +140,11 @@ class Draw:
 def replay(rows: np.ndarray, output: Sequence[int], draw: Draw, prompt_len: int) -> list[tuple[int, float]]:
     """The steps at which `output` is not what the loop chooses, with how far off the token is in log-probability.
 
-    By induction, without differences `output` is the loop's. The draws are those of vLLM's own sampler on a CPU.
+    By induction, without differences `output` is the loop's. The draws are those of vLLM's own samplers.
     """
     if draw.temperature == 0:
         return differences(rows, output)
-    drawn = _second_runners_draw if HAS_TRITON else _first_runners_draw
+    drawn = _second_runners_draw if second_runner() else _first_runners_draw
     raised = rows[: len(output)].copy()
     raised[np.arange(len(output)), output] += TIE
     chosen, other = (drawn(_kept(each[: len(output)], draw), draw, prompt_len) for each in (rows, raised))
@@ -159,7 +167,11 @@ def _kept(rows: np.ndarray, draw: Draw) -> torch.Tensor:
 
 
 def _first_runners_draw(scores: torch.Tensor, draw: Draw, prompt_len: int) -> list[int]:
-    """One number from the seed's generator for each token."""
+    """On a CPU one number from the seed's generator for each token; on a GPU one for each token of the vocabulary."""
+    if current_platform.is_cuda():
+        source = torch.Generator("cuda").manual_seed(draw.seed)
+        probs = scores.to("cuda").softmax(-1)
+        return [int((row / torch.empty_like(row).exponential_(generator=source)).argmax()) for row in probs]
     source = torch.Generator().manual_seed(draw.seed)
     noises = [torch.randint(0, 2**31, (1,), generator=source, dtype=torch.long) for _ in scores]
     return [int(torch.ops._C.fused_gumbel_argmax(row[None], noise)) for row, noise in zip(scores, noises, strict=True)]
@@ -169,9 +181,10 @@ def _second_runners_draw(scores: torch.Tensor, draw: Draw, prompt_len: int) -> l
     """Noise by the seed and the position of the token before."""
     from vllm.v1.worker.gpu.sample.gumbel import gumbel_sample
 
-    positions = torch.arange(prompt_len - 1, prompt_len - 1 + len(scores))
-    slots = torch.zeros(len(scores), dtype=torch.int32)
-    temperature, seed = torch.tensor([draw.temperature]), torch.tensor([draw.seed])
+    device = current_platform.device_type
+    positions = torch.arange(prompt_len - 1, prompt_len - 1 + len(scores), device=device)
+    slots = torch.zeros(len(scores), dtype=torch.int32, device=device)
+    temperature, seed = torch.tensor([draw.temperature], device=device), torch.tensor([draw.seed], device=device)
     return gumbel_sample(
-        scores, slots, temperature, seed, positions, apply_temperature=False, is_drafting=False
+        scores.to(device), slots, temperature, seed, positions, apply_temperature=False, is_drafting=False
     ).tolist()

@@ -13,12 +13,14 @@ from engines import idle, scheduler_of, started
 from stateless import Draw, Job, Stateless, differences, replay
 from tiny_models import save, tokenizer
 from vllm import SamplingParams
-from vllm.triton_utils import HAS_TRITON
+from vllm.platforms import current_platform
 
 from counterpoint.guide import Guide
 from counterpoint.vllm import extra_args
 
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # the second runner's kernels on a CPU, which takes its time
 STRESS = Path(__file__).resolve().parents[2] / "scripts" / "stress_vllm.py"
+RANKS = current_platform.device_count() if current_platform.is_cuda() else os.cpu_count() or 1
 PROMPT, NEGATIVE = tokenizer()("Once upon a time")["input_ids"], tokenizer()("Never, said the fox")["input_ids"]
 PARAMS = SamplingParams(temperature=0.0, max_tokens=24, extra_args=extra_args(Guide(scale=3.0), NEGATIVE))
 
@@ -31,7 +33,7 @@ def folder(tmp_path_factory):
 # Small caches with preemption: gpt2 without, llama with prefix caching; qwen3 with few tokens a step.
 @pytest.mark.parametrize("number", [4, 3, 6])
 def test_random_load_is_the_loop(number):
-    requests = 20 if HAS_TRITON else 60  # the second runner's kernels are interpreted, which takes its time
+    requests = 20 if INTERPRETED else 60
     command = [sys.executable, str(STRESS), "--seed", "0", "--configuration", str(number), "--requests", str(requests)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
@@ -61,7 +63,7 @@ def test_bfloat16_keeps_the_laws_that_need_no_oracle(folder):
         assert ids(llm, PROMPT, extra_args(Guide(scale=0.0), NEGATIVE)) == ids(llm, NEGATIVE)
 
 
-@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="two ranks need two cores")
+@pytest.mark.skipif(RANKS < 2, reason="two ranks need two cores, or two GPUs")
 def test_tensor_parallel_ranks_agree_with_the_loop(folder, monkeypatch):
     monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "0|1")
     args = extra_args(Guide(scale=2.0), NEGATIVE)
