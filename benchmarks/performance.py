@@ -11,7 +11,7 @@ Pieces, all but the last two lines with GPT-2's 124M configuration and random we
     long-bfloat16, ...           contexts of 256, 1024 and 4096 tokens, 1 to 8 branches
     bundled                      the bundled model
     smollm2, llama-0.5b, batches beside llama.cpp, on other models: see peers.py
-    gpu-SHAPE                    on a GPU in bfloat16: one request, and 16 and 32 at once. Also -compiled, -plain
+    gpu-SHAPE                    on a GPU in bfloat16: one request, and 16 and 32 at once. Also -plain; -compiled is one request
 """
 
 import json
@@ -91,7 +91,7 @@ def on_gpu(shape: str, compile: bool | str) -> list[Line]:
     model = random_model(shape, "bfloat16", compile=compile, device="cuda")
     task, few = (measure.random_task(model, num_tokens=number) for number in (64, 16))
     lines = measure.one_request(model, task, rounds=ROUNDS, rival=model.hf)
-    for number in (16, 32):
+    for number in (16, 32) if compile is not True else ():  # each would be compiled
         lines += measure.many_requests(model, [few] * number, rounds=ROUNDS, rival=model.hf)
     return lines
 
