@@ -7,13 +7,14 @@ import ctypes
 import sys
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 MOST_THREADS = 16
 SLOW_S = 0.25  # a reading that takes longer lets the next begin beside it
+MOST_INTERRUPTS = 8  # at the end of a server
 SHORT_TURN_S = 0.0005  # how long a slow reading keeps the interpreter when another thread wants it; Python says 0.005
 
 
@@ -28,6 +29,7 @@ class Readers:
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(MOST_THREADS, thread_name_prefix="reading")
         self._turn = asyncio.Semaphore(1)
+        self._running: dict[Future[Any], _Task] = {}
 
     async def run(self, seconds: float, function: Callable[..., T], *args: Any) -> T:
         """`function(*args)` in a thread.
@@ -51,17 +53,33 @@ class Readers:
 
             loop = asyncio.get_running_loop()
             slow = loop.call_later(SLOW_S, begin_the_next)
+            future = self._pool.submit(task)
+            self._running[future] = task
+            future.add_done_callback(lambda done: self._running.pop(done))
             try:
-                return await loop.run_in_executor(self._pool, task)
+                return await asyncio.wrap_future(future)
             finally:
+                is_slow = given_back.is_set()
                 slow.cancel()
                 _SHORT_TURNS.end(task)
                 give_back()
-                task.interrupt()
+                if not future.done():
+                    loop.call_later(0 if is_slow else SLOW_S, self._interrupt, future, loop)
+
+    def _interrupt(self, future: Future[Any], loop: asyncio.AbstractEventLoop) -> None:
+        """End a reading for which nobody waits. What is raised at the end of a generator is lost, so this goes on."""
+        if task := self._running.get(future):
+            task.interrupt()
+            loop.call_later(SLOW_S, self._interrupt, future, loop)
 
     def close(self) -> None:
-        """End, whatever is being read."""
+        """End, whatever is being read; what is quick is read to its end."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+        for _ in range(MOST_INTERRUPTS):
+            if not wait(list(self._running), timeout=SLOW_S).not_done:
+                return
+            for task in list(self._running.values()):
+                task.interrupt()
 
 
 class _ShortTurns:
