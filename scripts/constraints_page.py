@@ -30,7 +30,7 @@ done.constraint_mass  # how hard the constraint pulled: 1 is not at all
 | any JSON object | `Json()` | `--json-object` |
 | matches as a whole | `Regex(pattern)` | `--regex PATTERN` |
 | one of several texts | `Choices(["yes", "no"])` | `--choices yes,no` |
-| derived by a grammar | `Grammar(lark)` | `--grammar FILE` |
+| derived by a grammar, in Lark or GBNF | `Grammar(text)` | `--grammar FILE` |
 | a text with slots whose options keep rules together ([plans](plans.md)) | `Plan(template, slots)` | `--plan FILE.py` |
 
 `after=TEXT` (`--form-after TEXT`) lets anything be written up to that text and holds what follows it to the form, for models that think first. The text may be a token of its own, as `</think>` often is. In transformers: `model.generate(..., custom_generate=cp.transformers.generate, constraint=form.compile(model, tokenizer))`, with beams, sampling and drafts as without. Over HTTP: `response_format`, vLLM's names for structured outputs, and `tool_choice` (see [server](server.md)).
@@ -42,7 +42,7 @@ What to know:
 - **A text that is cut is not complete.** `max_tokens`, a full context or a stop text can end an answer in the middle: `complete` is False then, and the command line says so.
 - **Forced tokens take no step.** Where the form leaves one way to go on, those tokens are appended and read by all branches in their next forward; the random numbers go on as if they had been drawn, so a seed gives the same tokens. They are the tokenizer's own split of that text.
 - **`constraint_mass`** is the probability that the prompt's branch by itself gave to the allowed tokens, as the geometric mean over the steps that left a choice. A small number says that the model would rather have written something else: ask for the form in the prompt too.
-- **What can't be kept is refused by name** before the first token: `not`, `oneOf` that does not tell its parts apart, `if`, `uniqueItems` of items that are not one of finitely many values, look-around in expressions, schemas that are too large.
+- **What can't be kept is refused by name** before the first token: `not`, `oneOf` that does not tell its parts apart, `if`, `uniqueItems` of items that are not one of finitely many values, look-around in expressions, schemas that are too large, the text of a special token such as `</s>`.
 - `loop=(32, 4)` (`--loop 32,4`) ends a text whose last tokens are a passage of at most 32 tokens, 4 times in a row; `finish_reason` is "loop" then. Exact, and off unless asked for.
 
 The grammars are kept by [llguidance](https://github.com/guidance-ai/llguidance) (MIT); install the extra `constraints`.

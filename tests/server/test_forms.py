@@ -229,6 +229,12 @@ def test_tools_need_a_template_that_shows_them(server):
     error = server.post("/v1/chat/completions", **asked).json()["error"]
     assert error["param"] == "tools" and "'look'" in error["message"]
     assert server.post("/v1/chat/completions", **asked, tool_choice="none").status_code == 200
+    for name in ("cat", "user", "e"):  # which stand in the prompt all the same
+        tools = [{"type": "function", "function": {"name": name}}]
+        for choice in ({}, {"tool_choice": "required"}):
+            error = server.post("/v1/chat/completions", **asked | {"tools": tools} | choice).json()["error"]
+            assert error["param"] == "tools" and repr(name) in error["message"]
+            assert "leave tools out, or describe them in a message" in error["message"]
 
 
 def test_a_text_that_repeats_itself_ends(client):

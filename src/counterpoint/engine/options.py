@@ -125,8 +125,8 @@ ELSEWHERE = {
     "regex": "constraint=counterpoint.constraints.Regex(pattern)",
     "guided_choice": "constraint=counterpoint.constraints.Choices([...])",
     "choices": "constraint=counterpoint.constraints.Choices([...])",
-    "guided_grammar": "constraint=counterpoint.constraints.Grammar(lark)",
-    "grammar": "constraint=counterpoint.constraints.Grammar(lark)",
+    "guided_grammar": "constraint=counterpoint.constraints.Grammar(text)",
+    "grammar": "constraint=counterpoint.constraints.Grammar(text)",
     "num_beams": "nothing: there are no beams here; n=... gives several samples",
 }
 

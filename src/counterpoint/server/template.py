@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from counterpoint import contexts
 from counterpoint.contexts import Rendered
+from counterpoint.contexts.messages import MARK
 from counterpoint.errors import UsageError
 from counterpoint.models.model import Model
 from counterpoint.server.errors import ApiError, from_usage
@@ -44,8 +45,8 @@ def written(served: Served, body: Any, guidance: Guidance = Guidance()) -> tuple
             prompt, branches = built.prompt, built.branches
     except UsageError as error:
         raise blamed(error, guidance, "messages") from error
-    if getattr(body, "tool_choice", None) != "none":
-        _check_shown(model, names, prompt)
+    if "tools" in how["template"]:
+        _check_shown(model, messages, names, how)
     # What a template writes has its special tokens in it, so that the tokenizer adds none unless it is told to.
     prompt = prompt.text if body.add_special_tokens else prompt
     return prompt, dataclasses.replace(guidance, branches=tuple(branches))
@@ -83,9 +84,17 @@ def template_options(model: Model, body: Any) -> dict[str, Any]:
     return given
 
 
-def _check_shown(model: Model, names: Sequence[str], prompt: Rendered) -> None:
-    """Raise where the template leaves out tools that the request offers."""
-    lost = [name for name in names if name not in prompt.text]
+def _check_shown(model: Model, messages: Sequence[Any], names: Sequence[str], how: Mapping[str, Any]) -> None:
+    """Raise where the template leaves out tools that the request offers: a name could stand in the text by chance, so
+    the template is asked to write other ones."""
+    tools = how["template"]["tools"]
+    marks = [f"{MARK.replace(' ', '_')}{number}_" for number in range(len(tools))]
+    marked = [{**tool, "function": {**tool["function"], "name": mark}} for tool, mark in zip(tools, marks)]
+    try:
+        text = contexts.chat_prompt(model, messages, **{**how, "template": {**how["template"], "tools": marked}}).text
+    except UsageError:
+        return  # a template that knows the names of tools
+    lost = [name for name, mark in zip(names, marks) if mark not in text]
     if lost:
         raise ApiError(
             400,
