@@ -31,14 +31,18 @@ class _Way(NamedTuple):
     from_logits: bool  # log-probabilities would give the same choice
 
 
-def choose(sequences: list[Sequence]) -> list[Progress]:
+def choose(sequences: list[Sequence], most_forced: int) -> list[Progress]:
     """Choose the next token of every sequence and append it, and those that a constraint leaves no choice of after it.
-    Sequences whose guides work alike go together."""
+    Sequences whose guides work alike go together.
+
+    Args:
+        most_forced: how many tokens without a choice a sequence appends at once; the rest follow at its next choice.
+    """
     progress: list[Progress] = []
     alike: dict[_Way, list[Sequence]] = defaultdict(list)
     for sequence in sequences:
         sequence.vocab_size = sequence.readers[0].logits[0].shape[-1]
-        forced = append_forced(sequence)
+        forced = append_forced(sequence, most_forced)
         progress += _told(sequence, forced)
         if not forced:
             alike[_way(sequence)].append(sequence)
@@ -47,8 +51,13 @@ def choose(sequences: list[Sequence]) -> list[Progress]:
         chosen.update(_choose_alike(group, way))
     for sequence in sequences:
         if sequence in chosen:
-            progress += _told(sequence, [chosen[sequence], *append_forced(sequence)])
+            progress += _told(sequence, [chosen[sequence], *append_forced(sequence, most_forced)])
     return progress
+
+
+def is_costly(sequence: Sequence) -> bool:
+    """Whether its choice takes a time of its own, and is not made for many sequences at once."""
+    return sequence.constraint is not None or _is_single(sequence)
 
 
 def _told(sequence: Sequence, progress: list[Progress]) -> list[Progress]:
@@ -105,10 +114,16 @@ def _some_by_formula(group: list[Sequence], way: _Way, best: list[int]) -> dict[
     return progress | (_choose_alike(rest, way) if rest else {})
 
 
-def _way(sequence: Sequence) -> _Way:
-    request, guide, sampling = sequence.request, sequence.guide, sequence.request.sampling
+def _is_single(sequence: Sequence) -> bool:
+    """Whether more than the token is asked for, or something of its own decides: such sequences choose one by one."""
+    request = sequence.request
     is_watched = request.logprobs is not None or request.observe is not None or len(sequence.processors)
-    each = is_watched or sampling.changes_order or sequence.given_next is not None
+    return bool(is_watched or request.sampling.changes_order or sequence.given_next is not None)
+
+
+def _way(sequence: Sequence) -> _Way:
+    guide, sampling = sequence.guide, sequence.request.sampling
+    each = _is_single(sequence)
     is_refined = guide.gate or guide.adaptive
     return _Way(
         applied=guiding.applies(guide, sequence.needed_weights, sequence.step),

@@ -35,16 +35,16 @@ def can_force(request: Request) -> bool:
     return request.observe is None and not request.processors and not bans
 
 
-def append_forced(sequence: Sequence) -> list[Progress]:
-    """Append the tokens that the constraint leaves no choice of. All branches read them in their next forward, and the
+def append_forced(sequence: Sequence, most: int) -> list[Progress]:
+    """Append the tokens, at most so many, that the constraint leaves no choice of. All branches read them in their next forward, and the
     random numbers go on as if each had been drawn, so that the tokens after them are what they are otherwise."""
     state, request = sequence.constraint, sequence.request
     if state is None or not can_force(request):
         return []
     progress: list[Progress] = []
     try:
-        while sequence.is_alive and (token_ids := state.forced()):
-            for token_id in token_ids:
+        while sequence.is_alive and len(progress) < most and (token_ids := state.forced()):
+            for token_id in token_ids[: most - len(progress)]:
                 pass_over(sequence.vocab_size, request.sampling, sequence.source)
                 progress.append(sequence.accept(token_id, _certain(token_id, request)))
                 if not sequence.is_alive:

@@ -10,7 +10,6 @@ import torch
 from counterpoint.contexts.other_model import check_tokenizer
 from counterpoint.engine.ahead import Ahead
 from counterpoint.engine.background import Background, before_others, let_go, num_rows_of
-from counterpoint.engine.choose import choose
 from counterpoint.engine.constrained import begin_masks
 from counterpoint.engine.drafting import new_drafter, write_ahead
 from counterpoint.engine.feeding import MAX_CHUNK, Shapes, feed, portions
@@ -20,6 +19,7 @@ from counterpoint.engine.reader import Reader
 from counterpoint.engine.request import Completion, Progress, Request
 from counterpoint.engine.sequence import Sequence, new_sequence
 from counterpoint.engine.skipping import decide, skippable
+from counterpoint.engine.turns import Turns
 from counterpoint.errors import SamplingError, UnsupportedError
 from counterpoint.models.model import Model
 from counterpoint.models.rows import Rows
@@ -95,6 +95,7 @@ class Engine:
         self._waiting: deque[Sequence] = deque()
         self._background = Background(background_rows, can_set_aside=not repeatable)
         self._running: list[Sequence] = []
+        self._turns = Turns()
         self._num_requests = 0
         if draft_model is not None:
             check_tokenizer(model, draft_model, role="draft for")
@@ -235,9 +236,7 @@ class Engine:
         active = self._active()
         failed = [sequence.fail(error) for sequence, error in self._read(active).items()]
         self._running = [sequence for sequence in self._running if sequence.is_alive]
-        progress = []
-        while ready := [sequence for sequence in active if sequence.is_alive and sequence.is_ready]:
-            progress += choose(ready)  # again where the token was guessed and what follows it is known
+        progress = self._turns.choose(self._running, active)
         self._running = [sequence for sequence in self._running if sequence.is_alive]
         return failed + progress
 
@@ -278,7 +277,8 @@ class Engine:
 
     def _guess(self, active: list[Sequence]) -> dict[Sequence, Exception]:
         """Let samples guess their next tokens; returns those that failed at it."""
-        active = [sequence for sequence in active if not sequence.readers[0].is_reading_prompt]
+        # A sample whose turn has not come knows what follows already.
+        active = [s for s in active if not (s.readers[0].is_reading_prompt or s.is_ready)]
         for sequence in active:
             if sequence.given_next is not None and not sequence.readers[0].suffixes:
                 # What is given comes true for certain, so a part of a prompt's length is read at once.

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from pydantic_core import PydanticSerializationError, to_json
+
 from counterpoint import __version__
 from counterpoint.engine import Completion, Progress, TokenLogprob
 from counterpoint.server.errors import ApiError
@@ -78,6 +80,11 @@ class Answer:
         self.samples = [Sample(offsets=Offsets(label, echo)) for echo in work.echoes for _ in range(work.num_samples)]
         self.scored = [Scored(is_over=score is None) for score in work.scores]
         self._tasks = work.tasks
+
+    @property
+    def is_long(self) -> bool:
+        """Whether much is told of each token, so that putting it together takes a while."""
+        return self.work.shows_logprobs or any(recorder is not None for recorder in self.work.recorders)
 
     def take(self, number: int, progress: Progress) -> list[dict[str, Any]]:
         """Note what happened in task `number` of the work; returns the choices that a stream shows of it."""
@@ -254,6 +261,10 @@ def event(body: Any) -> bytes:
 
 def as_json(value: Any) -> bytes:
     """JSON in UTF-8. Half a surrogate, which a text part of the client's may hold, is escaped."""
+    try:
+        return to_json(value)  # a long answer by `json` holds the engine up for five times as long
+    except (PydanticSerializationError, UnicodeEncodeError):
+        pass
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return text.encode(errors="backslashreplace")
 

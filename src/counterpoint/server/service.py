@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import logging
 import time
@@ -10,12 +11,11 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeVar
 
 from fastapi import Request, Response
-from fastapi.responses import JSONResponse
 from starlette.requests import ClientDisconnect
 
 from counterpoint.engine import Engine
 from counterpoint.models.model import Model
-from counterpoint.server.answers import Answer
+from counterpoint.server.answers import Answer, as_json
 from counterpoint.server.bodies import read_fields
 from counterpoint.server.endpoints import Endpoint
 from counterpoint.server.errors import ApiError, failed, too_late
@@ -90,7 +90,8 @@ class Service:
             return EventStream(events, on_close=close, most_s=self.limits.deadline_s + 30, headers=headers)
         is_whole = True
         try:
-            return JSONResponse(await unless_gone(request.receive, _whole(job, made)), headers=headers)
+            whole = await unless_gone(request.receive, _whole(job, made))
+            return Response(as_json(whole), headers=headers, media_type="application/json")
         except ClientDisconnect:
             is_whole = False
             raise
@@ -189,4 +190,4 @@ async def _whole(job: Job, made: Answer) -> dict[str, Any]:
     async for events in job.news():
         for number, progress in events:
             made.take(number, progress)
-    return made.whole()
+    return await asyncio.to_thread(made.whole) if made.is_long else made.whole()

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from counterpoint import contexts
-from counterpoint.contexts import Rendered
 from counterpoint.contexts.messages import MARK
 from counterpoint.errors import UsageError
 from counterpoint.models.model import Model
