@@ -16,6 +16,13 @@ def applies(guide: Guide, weights: Sequence[float], step: int) -> bool:
     return guide.active(step) and (guide.plausibility > 0 or any(weights))
 
 
+def sent(values: Sequence[object], device: torch.device, dtype: torch.dtype = torch.long) -> Tensor:
+    """Numbers of the host as a tensor on `device`. A GPU is not waited for: it may still be at the model."""
+    if device.type != "cuda":
+        return torch.tensor(values, dtype=dtype, device=device)
+    return torch.tensor(values, dtype=dtype, pin_memory=True).to(device, non_blocking=True)
+
+
 def combined(
     cond: Tensor, others: Tensor, weights: Sequence[Sequence[float]], guides: Sequence[Guide], steps: Sequence[int]
 ) -> Tensor:
@@ -44,7 +51,7 @@ def combined(
         rows = [row for row, own in enumerate(kinds) if own == kind]
         if len(rows) == len(kinds):
             return _alike(cond, others, weights, guides)
-        at = torch.tensor(rows, device=cond.device)
+        at = sent(rows, cond.device)
         part = _alike(cond[at], others[at], [weights[row] for row in rows], [guides[row] for row in rows])
         result = result.index_copy(0, at, part)
     return result
@@ -54,12 +61,12 @@ def _alike(cond: Tensor, others: Tensor, weights: Sequence[Sequence[float]], gui
     """`combined` of rows that have space and adaptive in common and whose guides all apply."""
 
     def column(values: Sequence[float]) -> Tensor | None:
-        return cond.new_tensor(values) if any(values) else None
+        return sent(values, cond.device, cond.dtype) if any(values) else None
 
     return formulas.guided(
         cond,
         others,
-        cond.new_tensor(weights).view(others.shape[:2]),
+        sent(weights, cond.device, cond.dtype).view(others.shape[:2]),
         space=guides[0].space,
         plausibility=column([guide.plausibility for guide in guides]),
         gate=column([guide.gate for guide in guides]),

@@ -1,7 +1,8 @@
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
-from counterpoint import formulas
+from counterpoint import formulas, guiding
 from counterpoint.guide import Guide
 from counterpoint.vllm.branches import branch_id
 from counterpoint.vllm.params import Plan
@@ -59,3 +60,40 @@ def test_branches_are_given_their_requests_token():
     sampled = torch.tensor([10, 11, 12, 13, 14])
     batch([B, "a", "plain", "b", A]).give(sampled)
     assert sampled.tolist() == [13, 11, 12, 13, 11]
+
+
+class Waits(TorchFunctionMode):
+    """Calls that make the host wait for a GPU, since numbers go there or come back."""
+
+    CALLS = (
+        torch.tensor, torch.as_tensor, torch.from_numpy, torch.Tensor.new_tensor, torch.Tensor.to, torch.Tensor.cpu,
+        torch.Tensor.item, torch.Tensor.tolist, torch.Tensor.__bool__, torch.Tensor.nonzero,
+    )  # fmt: skip
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        assert function not in self.CALLS, f"{function} waits for the GPU"
+        return function(*args, **(kwargs or {}))
+
+
+def test_no_step_waits_for_the_gpu(monkeypatch):
+    """The model may still be at work there while the rows are combined; only `guiding.sent` sends, and does not wait."""
+
+    def sent(values, device, dtype=torch.long):
+        with torch._C.DisableTorchFunction():
+            return torch.empty(torch.tensor(values).shape, dtype=dtype, device=device)
+
+    guides = [
+        Guide(scale=3.0), Guide(scale=3.0, space="prob", plausibility=0.1), Guide(scale=2.0, gate=0.5),
+        Guide(scale=2.0, adaptive="jsd"), Guide(scale=2.0), Guide(scale=2.0),
+    ]  # fmt: skip
+    groups = [
+        GroupRows(Plan(guide, ((1,),), (-1.0,)), row, (row + 6,), 5, constrained=row > 3)
+        for row, guide in enumerate(guides)
+    ]
+    step, meta = Batch(tuple(groups)), {"device": "meta"}  # no values: whatever asks for one fails
+    with Waits():
+        with pytest.raises(AssertionError, match="waits for the GPU"):
+            step.give(torch.empty(12, dtype=torch.long, **meta))
+        monkeypatch.setattr(guiding, "sent", sent)
+        step.give(torch.empty(12, dtype=torch.long, **meta))
+        assert step.guided(torch.empty(12, 7, dtype=torch.bfloat16, **meta)).shape == (12, 7)

@@ -82,14 +82,11 @@ class Batch:
         result = logits.float()  # guided log-probabilities are float32, whatever the model's dtype
         if result is logits:
             result = logits.clone()
-        for (num_branches, constrained), batch in alike.items():
-            own = torch.tensor([rows.own for rows in batch], device=logits.device)
-            at = torch.tensor([row for rows in batch for row in rows.branches], dtype=torch.long, device=logits.device)
-            cond = logits.index_select(0, own).unsqueeze(1)
-            others = logits.index_select(0, at).view(len(batch), num_branches, logits.shape[-1])
-            branches = torch.cat([cond, others], 1)
+        for (_, constrained), batch in alike.items():
+            at = guiding.sent([(rows.own, *rows.branches) for rows in batch], logits.device)  # (B, 1 + K)
+            branches = logits.index_select(0, at.flatten()).view(*at.shape, logits.shape[-1])
             if constrained:
-                branches = formulas.conditioned(branches, ~torch.isneginf(cond.squeeze(1)))
+                branches = formulas.conditioned(branches, ~torch.isneginf(branches[:, 0]))
             else:
                 branches = formulas.log_probs(branches)
             cond = branches[:, 0]
@@ -100,12 +97,12 @@ class Batch:
                 [rows.plan.guide for rows in batch],
                 [rows.step for rows in batch],
             )
-            result.index_copy_(0, own, torch.where(torch.isneginf(guided), cond + RULED_OUT, guided))
+            result.index_copy_(0, at[:, 0], torch.where(torch.isneginf(guided), cond + RULED_OUT, guided))
         return result
 
     def give(self, sampled: Tensor) -> None:
         """Give every branch its request's token, in place. (R)."""
         pairs = [(branch, rows.own) for rows in self.groups for branch in rows.branches]
         if pairs:
-            branches, owns = torch.tensor(pairs, device=sampled.device).unbind(1)
+            branches, owns = guiding.sent(pairs, sampled.device).unbind(1)
             sampled[branches] = sampled[owns]

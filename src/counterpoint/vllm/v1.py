@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from vllm.v1.sample.sampler import Sampler
 
+from counterpoint import guiding
 from counterpoint.errors import UnsupportedError
 from counterpoint.vllm.params import Plan, read
 from counterpoint.vllm.rows import Batch
@@ -28,7 +29,7 @@ class ChosenRows(torch.nn.Module):
         # Processed log-probabilities are wanted of every row.
         if not self.rows or self.sampler.logprobs_mode.startswith("processed"):
             return self.sampler(logits, generators, k, p)
-        rows = torch.tensor(self.rows, device=logits.device)
+        rows = guiding.sent(self.rows, logits.device)
         place = {row: index for index, row in enumerate(self.rows)}
         chosen = {place[row]: generator for row, generator in generators.items()}
         k, p = (each if each is None else each.index_select(0, rows) for each in (k, p))

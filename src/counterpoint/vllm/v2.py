@@ -13,6 +13,7 @@ from torch import Tensor
 from vllm import SamplingParams
 from vllm.v1.worker.gpu.sample.sampler import Sampler
 
+from counterpoint import guiding
 from counterpoint.errors import UnsupportedError
 from counterpoint.vllm.params import Plan, read
 from counterpoint.vllm.rows import Batch
@@ -45,8 +46,9 @@ class GuidedSampler(Sampler):
         output = super().__call__(self._batch.guided(logits), input_batch)
         again = [row for row in self._batch.alone if not reads_on[row]]
         if again:
-            output.num_sampled[again] = 0
-            output.num_rejected[again] = 1
+            rows = guiding.sent(again, logits.device)
+            output.num_sampled.index_fill_(0, rows, 0)
+            output.num_rejected.index_fill_(0, rows, 1)
         return output
 
     def sample(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
