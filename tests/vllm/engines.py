@@ -26,7 +26,6 @@ def room() -> dict[str, Any]:
 def started(folder: Path, **settings: Any) -> Iterator[Any]:
     """A guided `vllm.LLM` on a saved model, small and eager unless the settings say otherwise."""
     from vllm import LLM
-    from vllm.distributed import cleanup_dist_env_and_memory
 
     from counterpoint.vllm import engine_args
 
@@ -44,9 +43,10 @@ def started(folder: Path, **settings: Any) -> Iterator[Any]:
     try:
         yield llm
     finally:
+        # Now: vLLM would do it when the engine is collected, and end the process groups of the one that runs by then.
+        llm.llm_engine.engine_core.shutdown()
         del llm
         gc.collect()
-        cleanup_dist_env_and_memory()
 
 
 def scheduler_of(llm: Any) -> Any:

