@@ -15,11 +15,26 @@ def test_the_page_shows_the_results_that_are_recorded():
 
 def test_the_recorded_random_load_shows_no_fault():
     rows = [json.loads(line) for line in (vllm_page.RESULTS / "vllm_stress.jsonl").read_text().splitlines()]
-    for runner in ("first", "second"):
-        own = [row for row in rows if row["runner"] == runner]
-        assert len({row["configuration"] for row in own}) >= 20
-        assert sum(row["counts"]["preempted_groups"] for row in own)
+    for device, least in (("cpu", 20), ("NVIDIA H200", 13)):
+        for runner in ("first", "second"):
+            own = [row for row in rows if (row["device"], row["runner"]) == (device, runner)]
+            assert len({row["configuration"] for row in own}) >= least
+            assert sum(row["counts"]["preempted_groups"] for row in own)
     assert sum(row["different"] + row["lost"] + row["counts"]["stalls"] for row in rows) == 0
+
+
+def test_a_line_of_the_random_load_is_one_device_release_runner_seed_and_length():
+    first = json.loads((vllm_page.RESULTS / "vllm_stress.jsonl").read_text().splitlines()[0])
+    changes = [{}, {"configuration": 9}, {"device": "G"}, {"vllm": "0"}, {"runner": "r"}, {"seed": 8}, {"requests": 5}]
+    lines = vllm_page.load([{**first, **change} for change in changes]).splitlines()[2:]
+    assert len(lines) == 2 + 6
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert cells[0][:6] == ["device", "vLLM", "runner", "seed", "configurations", "requests of each"]
+    assert cells[2][4:7] == ["2", "2,000", "4,000"]
+    assert {tuple(line[:6]) for line in cells[3:]} >= {
+        ("G", "0.32.0", "first", "3", "1", "2,000"),
+        ("CPU", "0.32.0", "first", "3", "1", "5"),
+    }
 
 
 def test_tables_of_seconds():
@@ -44,3 +59,11 @@ def test_tables_of_seconds():
         ["0.67", "4.00 |"],
         ["1.00", " |"],
     ]
+
+    result["machine"] |= {"gpu": "G", "torch": "1"}
+    result["arms"] = {
+        "vllm": {"versions": {}, "threads": 1, "load at the start": 0, "runner": "first", "CUDA graphs": "FULL"}
+    }
+    on_gpu = vllm_page.throughput(result, settings=False)
+    assert "p; G, its torch 1; the vllm arm (first runner, CUDA graphs FULL)" in on_gpu
+    assert "aim" not in on_gpu and "- *10 new" not in on_gpu and "| 10 new" in on_gpu  # aims were set for a CPU
