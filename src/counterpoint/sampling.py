@@ -130,7 +130,7 @@ def processed(
     if sampling.changes_order:
         scores = _penalised(scores.clone(), sampling, prompt_ids, output_ids)
     for processor in processors:
-        scores = processor(prompt_ids, output_ids, scores)
+        scores = _checked(processor, processor(prompt_ids, output_ids, scores), scores)
     if (processors or sampling.logit_bias) and scores.amax() == NEG_INF:
         raise NothingLeftError(
             f"no token is left to choose after {len(output_ids)} generated ones: the constraints rule out every token "
@@ -140,6 +140,23 @@ def processed(
         return scores
     scores = tempered(scores[None], [sampling.temperature])[0]
     return truncated(scores, sampling)
+
+
+def _checked(processor: Processor, scores: Tensor, given: Tensor) -> Tensor:
+    """What a processor returned, where a token can be chosen by it."""
+    name = getattr(processor, "__name__", type(processor).__name__)
+    if not isinstance(scores, Tensor) or scores.shape != given.shape:
+        said = f"a tensor of shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
+        raise SamplingError(
+            f"the processor {name} returned {said}; return scores of shape {tuple(given.shape)}", param="processors"
+        )
+    best = float(scores.amax())
+    if math.isnan(best) or best == math.inf:
+        raise SamplingError(
+            f"the processor {name} returned scores with {best}; return finite ones, or -inf for a ban",
+            param="processors",
+        )
+    return scores
 
 
 def tempered(scores: Tensor, temperatures: Sequence[float]) -> Tensor:

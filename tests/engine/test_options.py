@@ -35,6 +35,35 @@ def test_a_list_of_negatives_beside_one_prompt_is_told_as_one(model):
         assert caught.value.param == "negative"
 
 
+@pytest.mark.parametrize("returns, words", [
+    (lambda scores: None, "returned NoneType; return scores of shape"),
+    (lambda scores: scores[:5], "returned a tensor of shape .5,.; return scores of shape"),
+    (lambda scores: scores * float("nan"), "returned scores with nan; return finite ones"),
+    (lambda scores: scores + float("inf"), "returned scores with (inf|nan); return finite ones"),
+])  # fmt: skip
+def test_what_a_processor_returns_is_checked_before_a_token_is_chosen_by_it(model, returns, words):
+    for temperature in (0, 1):
+        with pytest.raises(SamplingError, match=f"the processor mine {words}") as caught:
+
+            def mine(prompt_ids, output_ids, scores):
+                return returns(scores)
+
+            cp.generate(model, "Hello", processors=[mine], temperature=temperature, max_tokens=2)
+        assert caught.value.param == "processors"
+
+
+def test_branches_and_contexts_of_other_kinds_are_told(model):
+    for branches in (["a"], [[cp.Branch("a", -1)]], cp.Branch("a", -1), "a"):
+        with pytest.raises(UsageError, match="give a list of counterpoint.Branch"):
+            cp.generate(model, "Hello", branches=branches)
+    with pytest.raises(PromptError, match="the suffix is empty; give at least one token id"):
+        cp.generate(model, "Hello", negative=cp.contexts.Suffix(""))
+    with pytest.raises(ModelError, match="the model is None; give a name or a folder"):
+        cp.load(None)
+    tensors = cp.generate(model, torch.tensor([5, 6]), negative=torch.tensor([7, 8]), max_tokens=3, temperature=0)
+    assert tensors.token_ids == cp.generate(model, [5, 6], negative=[7, 8], max_tokens=3, temperature=0).token_ids
+
+
 @pytest.mark.parametrize("function", FUNCTIONS, ids=lambda f: f.__name__)
 def test_help_names_every_option_with_its_default_and_a_text(function):
     shown = inspect.signature(function).parameters

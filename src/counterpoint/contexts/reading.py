@@ -74,6 +74,7 @@ def read_request(
     with _blamed("negative"):
         negative = _swapped(prompt, negative)
     if branches is not None:
+        _check_branches(branches)
         swapped = []
         for number, branch in enumerate(branches):
             with _blamed(f"branches[{number}]"):
@@ -172,6 +173,16 @@ def read_branches(
     return tuple(read)
 
 
+def _check_branches(branches: Any) -> None:
+    wrong = (
+        [one for one in branches if not isinstance(one, Branch)] if isinstance(branches, (list, tuple)) else [branches]
+    )
+    if wrong:
+        raise GuideError(
+            f"branches has {wrong[0]!r:.60}; give a list of counterpoint.Branch(context, weight)", param="branches"
+        )
+
+
 @contextlib.contextmanager
 def _blamed(param: str) -> Iterator[None]:
     """What can't be read here is this argument's fault."""
@@ -252,7 +263,7 @@ def _checked_ids(model: Model, ids: Any, name: str) -> tuple[int, ...]:
         )
     if hasattr(ids, "tolist"):  # an array or a tensor of ids
         ids = ids.tolist()
-    first = ids[0] if isinstance(ids, (list, tuple)) and ids else ids
+    first = next(iter(ids), None) if isinstance(ids, (list, tuple)) else ids
     if isinstance(first, Mapping) and "input_ids" in first:
         raise PromptError(
             f"the {name} is what a tokenizer returns; give its ['input_ids'] of one text, or with pictures "

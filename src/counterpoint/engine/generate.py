@@ -104,7 +104,7 @@ def generate(
     prompts: list[Any] = list(prompt) if many else [prompt]
     if not prompts:
         raise PromptError("the list of prompts is empty; give at least one", param="prompt")
-    if not many and negative and _is_many(negative):
+    if not many and _is_many(negative) and len(negative):
         raise UsageError(
             f"negative is a list of {len(negative)} and there is one prompt; give one text, or token ids",
             param="negative",

@@ -64,6 +64,8 @@ def load(
         ModelError: it is missing, truncated, not a causal model, or some of its weights are not there.
         UnsupportedError: int8 or int4 weights are wanted, and the model or the machine can't have them.
     """
+    if not isinstance(name, (str, Path)):
+        raise ModelError(f"the model is {name!r:.60}; give a name or a folder")
     check_weights(weights)
     shown, wanted, device = str(name), _dtype(dtype), usable_device(device)
     if shown == "bundled":

@@ -34,7 +34,10 @@ def written(served: Served, body: Any, guidance: Guidance = Guidance()) -> tuple
         names = tool_names(body.tools or ())
     except UsageError as error:
         raise from_usage(error, "tools") from error
-    how: dict[str, Any] = {"continue_final": bool(body.continue_final_message), "template": template_options(model, body)}
+    how: dict[str, Any] = {
+        "continue_final": bool(body.continue_final_message),
+        "template": template_options(model, body),
+    }
     try:
         messages = messages_from_wire(body.messages)
         if not guidance.branches:
