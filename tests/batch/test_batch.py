@@ -22,6 +22,7 @@ def test_a_line_has_the_guide_whole_or_by_its_fields_and_every_option_of_json():
     loose = read_line(b'{"prompt": "a", "scale": 3, "space": "prob", "temperature": 0, "id": [1]}')
     text = read_line(b'{"prompt": "a", "guide": "scale=3,space=prob", "temperature": 0, "id": [1]}')
     assert whole == loose == text and whole.guide == cp.Guide(3.0, space="prob") and whole.options == {"temperature": 0}
+    assert read_line(b'\xef\xbb\xbf{"prompt": "a"}\r\n') == read_line(b'{"prompt": "a"}')
     assert read_line(b'{"prompt": null, "logit_bias": {"5": -1}}').options == {"logit_bias": {5: -1}}
     objects = {"processors", "observe", "constraint", "watch", "on_alarm", "max_eases"}  # which JSON does not hold
     assert set(Options.__annotations__) - objects <= set(FIELDS)

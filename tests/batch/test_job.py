@@ -122,6 +122,10 @@ def test_another_job_is_not_mixed_in(tmp_path):
     run(path, lines("a"))
     with pytest.raises(UsageError, match="model was 'm' and is 'other'"):
         run(path, lines("a"), identity={"model": "other"})
+    begun = {"options": {"scale": None, "temperature": 1.0}}
+    run(tmp_path / "own.jsonl", lines("a"), identity=begun)
+    with pytest.raises(UsageError, match="of another job: scale was None and is 3.0; give another output file"):
+        run(tmp_path / "own.jsonl", lines("a"), identity={"options": {"scale": 3.0, "temperature": 1.0}})
     with pytest.raises(UsageError, match="line 1 of the input is not the one"):
         run(path, lines("b", "a"))
     foreign = tmp_path / "foreign.jsonl"

@@ -131,13 +131,24 @@ class Journal:
             known = dict(earlier["identity"])
         except (ValueError, KeyError, TypeError, OSError) as error:
             raise UsageError(f"the manifest {str(path)!r} can't be read ({error}); give another output file") from None
-        other = [name for name in {*known, *identity} if known.get(name) != identity.get(name)]
-        if other:
-            name = sorted(other)[0]
+        told = list(_differing(known, identity))
+        if told:
             raise UsageError(
-                f"{self.path!r} holds answers of another job: {name} was {known.get(name)!r} and is {identity.get(name)!r}; "
-                "give another output file, or the options it was begun with"
+                f"{self.path!r} holds answers of another job: {'; '.join(told)[:400]}; give another output file, or the "
+                "options it was begun with"
             )
+
+
+def _differing(known: Mapping[str, Any], own: Mapping[str, Any]) -> Iterator[str]:
+    """What differs, by name: of options within options, those alone."""
+    for name in sorted({*known, *own}):
+        was, now = known.get(name), own.get(name)
+        if was == now:
+            continue
+        if isinstance(was, dict) and isinstance(now, dict):
+            yield from _differing(was, now)
+        else:
+            yield f"{name} was {was!r:.80} and is {now!r:.80}"
 
 
 def line_of(record: Mapping[str, Any]) -> bytes:

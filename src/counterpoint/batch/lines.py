@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
@@ -74,7 +75,8 @@ def read_object(text: bytes, wanted: str) -> dict[str, Any]:
         PromptError: it is none; the message ends in what is wanted.
     """
     try:
-        record = json.loads(text.decode(), parse_constant=_no_number, parse_float=_number)
+        # Editors and shells of Windows put a mark before the first line.
+        record = json.loads(text.removeprefix(codecs.BOM_UTF8).decode(), parse_constant=_no_number, parse_float=_number)
     except UnicodeDecodeError as error:
         raise PromptError(f"not valid UTF-8 at byte {error.start}") from None
     except (ValueError, RecursionError) as error:
