@@ -121,7 +121,12 @@ def test_bad_input(tasks, guides, error, message):
 
 
 def test_bad_passages(tmp_path):
-    for lines, message in (([{"text": "one"}], "line 1 has no text of two words"), ([{"txt": "a b"}], "line 1")):
+    for lines, message in (
+        ([{"text": "one"}], "line 1 has no text that ends with a second word"),
+        ([{"txt": "a b"}], "line 1"),
+        ([{"text": "a b"}, {"text": "one two "}], "line 2 has no text that ends"),
+        ([], "holds no passage"),
+    ):
         with pytest.raises(UsageError, match=message):
             lambada(write_jsonl(tmp_path / "bad.jsonl", lines))
     with pytest.raises(UsageError, match="can't be read"):

@@ -46,19 +46,23 @@ def lambada(
         sample: this many passages drawn with `seed`; None for all. Then `folder` is where the drawn ones are written.
 
     Raises:
-        UsageError: the file can't be read, or a line has no text of two words.
+        UsageError: the file can't be read, or it has no line, or a line no text that ends with a second word.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = (
+            Path(path).read_text(encoding="utf-8").removesuffix("\n").split("\n")
+        )  # a text may hold other ends of lines
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"the passages {str(path)!r} can't be read: {error}; give a JSON Lines file") from None
+    if lines == [""]:
+        raise UsageError(f'{path} holds no passage; write one {{"text": "..."}} a line')
     for number, line in enumerate(lines, 1):
         try:
             text = json.loads(line)["text"]
         except (ValueError, KeyError, TypeError):
             text = ""
-        if not isinstance(text, str) or len(text.split(" ")) < 2:
-            raise UsageError(f'{path} line {number} has no text of two words; write {{"text": "..."}}')
+        if not isinstance(text, str) or len(text.split(" ")) < 2 or not text.split(" ")[-1].strip():
+            raise UsageError(f'{path} line {number} has no text that ends with a second word; write {{"text": "..."}}')
     if sample is not None and sample < len(lines):
         if folder is None:
             raise UsageError("a sample needs a folder to be written to; give one")
