@@ -119,6 +119,15 @@ def test_chains_that_disagree_are_refused(monkeypatch):
     assert sizes == [50, 100, 200]
 
 
+def test_one_shape_is_compiled_once():
+    pytest.importorskip("numpyro")
+    from counterpoint.evaluate import logistic
+
+    for seed in range(3):
+        logistic._sample(incomplete(seed), seed, 20)
+    assert logistic._sampler(*incomplete(0).shape, 20)._cache_size() == 1
+
+
 def test_pyro_is_of_the_same_opinion():
     pytest.importorskip("numpyro")
     pyro = pytest.importorskip("pyro")

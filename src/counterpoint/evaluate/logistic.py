@@ -11,7 +11,8 @@ draw for each draw of the chains, so that it is the rate on documents such as th
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -71,17 +72,18 @@ def logistic(
 def _sample(table: NDArray, seed: int, draws: int) -> dict[str, NDArray]:
     """Draws by name, (chains, draws, ...)."""
     documents, columns = np.nonzero(~np.isnan(table))
-    chains = _chains(*table.shape, draws)
+    sampler = _sampler(*table.shape, draws)
     import jax
 
-    chains.run(jax.random.PRNGKey(seed), documents, columns, table[documents, columns])
-    return {name: np.asarray(value, dtype=float) for name, value in chains.get_samples(group_by_chain=True).items()}
+    made = sampler(jax.random.PRNGKey(seed), documents, columns, table[documents, columns])
+    return {name: np.asarray(value, dtype=float) for name, value in made.items()}
 
 
 @functools.cache
-def _chains(num_documents: int, num_guides: int, draws: int):
-    """The sampler of the model, compiled once for each shape."""
+def _sampler(num_documents: int, num_guides: int, draws: int) -> Callable[..., dict[str, Any]]:
+    """The sampler of the model. As one function of jax it is compiled once for each shape; numpyro's own run is anew."""
     try:
+        import jax
         import numpyro
         from numpyro import distributions as dist
         from numpyro.infer import MCMC, NUTS
@@ -95,10 +97,15 @@ def _chains(num_documents: int, num_guides: int, draws: int):
         logits = guide[columns] + sigma * document[documents]
         numpyro.sample("right", dist.Bernoulli(logits=logits).to_event(1), obs=right)
 
-    return MCMC(
-        NUTS(model), num_warmup=draws, num_samples=draws, num_chains=CHAINS, chain_method="vectorized",
-        progress_bar=False, jit_model_args=True,
-    )  # fmt: skip
+    def run(key, documents, columns, right):
+        chains = MCMC(
+            NUTS(model), num_warmup=draws, num_samples=draws, num_chains=CHAINS, chain_method="vectorized",
+            progress_bar=False,
+        )  # fmt: skip
+        chains.run(key, documents, columns, right)
+        return chains.get_samples(group_by_chain=True)
+
+    return jax.jit(run)
 
 
 def _diagnosed(sampled: dict[str, NDArray]) -> tuple[float, float]:
