@@ -106,7 +106,9 @@ def _capacity(options: Options, names: list[str]) -> dict[str, tuple[int | None,
                 f"--capacity is {pair!r}; write NAME=COUNT or NAME=LEAST..MOST, as --capacity A=15"
             ) from None
         if name not in names:
-            raise UsageError(f"--capacity is for {name!r}, which is none of --options")
+            raise UsageError(
+                f"--capacity is for {name!r}, which is none of --options ({', '.join(names)[:200]}); give --capacity once for each"
+            )
         if name in found:
             raise UsageError(f"--capacity is given twice for {name!r}; keep one")
         found[name] = bounds

@@ -174,7 +174,7 @@ def renderer(model: Any, *, continue_final: bool = False, template: Mapping[str,
     """
     tokenizer = getattr(model, "tokenizer", model)
     if getattr(tokenizer, "chat_template", None) is None:
-        raise PromptError("the model has no chat template; give its prompt as a text, or set tokenizer.chat_template")
+        raise PromptError("the model has no chat template; give its prompt as a text, or take a chat model")
     from jinja2.exceptions import TemplateError
 
     options = {"add_generation_prompt": not continue_final, "continue_final_message": continue_final}
