@@ -143,7 +143,6 @@ class Worker:
     def _left(self, job: Job) -> None:
         if job not in self._jobs:
             return
-        self._jobs.remove(job)
         if job.timer is not None:
             job.timer.cancel()
             self._num_open -= job.num_open
@@ -153,6 +152,7 @@ class Worker:
             took = time.monotonic() - job.began
             self._mean_s += 0.1 * (took - self._mean_s)
             self._metrics.request_s.observe(took)
+        self._jobs.remove(job)  # last: where it is gone, the thread has been told
 
     def _deliver(self, due: Iterable[tuple[Job, list[Event] | ApiError]]) -> None:
         for job, news in due:
