@@ -91,6 +91,21 @@ async def exploding_schema(client: httpx.AsyncClient) -> None:
         await client.post("/v1/completions", json=ASKED | {"max_tokens": 4} | fields, timeout=120)
 
 
+async def costly_samples(client: httpx.AsyncClient) -> None:
+    """64 samples whose choices take a time of their own, each kind by turns."""
+    many = ASKED | {"n": 64, "max_tokens": 40, "temperature": 1.0}
+    for fields in ({"frequency_penalty": 0.5, "presence_penalty": 0.5}, {"logprobs": 20}):
+        await client.post("/v1/completions", json=many | fields, timeout=120)
+
+
+async def long_echo(client: httpx.AsyncClient) -> None:
+    """The scores of eight prompts of nearly the model's context."""
+    texts = ["the sea and the sun " * 190] * 8
+    await client.post(
+        "/v1/completions", json=ASKED | {"prompt": texts, "max_tokens": 1, "echo": True, "logprobs": 5}, timeout=120
+    )
+
+
 async def beside(client: httpx.AsyncClient, trial: Callable[[httpx.AsyncClient], Awaitable[None]]) -> list[float]:
     """The gaps of a stream during which something is tried again and again."""
     is_over = False
@@ -113,7 +128,7 @@ async def run(base: str, rounds: int) -> list[str]:
     wrong = []
     async with httpx.AsyncClient(base_url=base, timeout=60) as client:
         await gaps_ms(client)
-        for trial in (nested_body, wide_body, long_stops, slow_reader, exploding_schema):
+        for trial in (nested_body, wide_body, long_stops, slow_reader, exploding_schema, costly_samples, long_echo):
             found: dict[str, list[float]] = {"nothing": [], "tried": []}
             typical = []
             for _ in range(rounds):
