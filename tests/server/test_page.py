@@ -171,16 +171,22 @@ def test_nothing_is_wider_than_the_window(page, site, path, width):
 
 def test_stopping_frees_the_rows(browser_page, model, gate):
     with serving(model) as running:
-        gate.allow(20)
         browser_page.goto(running.base)
         write(browser_page, tokens="400")
-        browser_page.locator("#guided .token").first.wait_for()
+
+        def is_written():  # a step at a time: the page asks twice, and one may come long before the other
+            gate.allow(1)
+            browser_page.wait_for_timeout(50)
+            return browser_page.locator("#guided .token").count() > 0
+
+        wait_for(is_written)
         browser_page.click("#halt")
         browser_page.locator("#guided-state", has_text="stopped after").wait_for()
         wait_for(lambda: running.service.worker.num_jobs == 0)
+        passed = gate.num_passed
         gate.open()
         running.wait_idle()
-        assert gate.num_passed < 30
+        assert gate.num_passed < passed + 10
 
 
 def test_hostile_text_is_shown_and_not_run(page):
