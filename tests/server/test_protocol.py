@@ -16,6 +16,7 @@ from server.conftest import make_model, serving
 
 from counterpoint.engine import TokenLogprob
 from counterpoint.server import readers
+from counterpoint.server.answers import as_json
 from counterpoint.server.endpoints import COMPLETIONS
 from counterpoint.server.limits import Limits
 
@@ -303,3 +304,8 @@ def test_a_large_body_of_nested_objects_is_refused_quickly(server):
             headers={"content-type": "application/json"},
         )
         assert answer.status_code == 400 and len(answer.text) < 2000
+
+
+def test_what_is_written_is_json_whatever_the_number():
+    written = as_json({"a": float("-inf"), "b": [float("nan"), 0.5], "c": "caf\u00e9"})
+    assert written.decode() == '{"a":null,"b":[null,0.5],"c":"caf\u00e9"}'

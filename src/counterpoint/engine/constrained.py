@@ -36,8 +36,11 @@ def can_force(request: Request) -> bool:
 
 
 def append_forced(sequence: Sequence, most: int) -> list[Progress]:
-    """Append the tokens, at most so many, that the constraint leaves no choice of. All branches read them in their next forward, and the
-    random numbers go on as if each had been drawn, so that the tokens after them are what they are otherwise."""
+    """Append the tokens, at most so many, that the constraint leaves no choice of.
+
+    All branches read them in their next forward, and the random numbers go on as if each had been drawn, so that the
+    tokens after them are what they are otherwise.
+    """
     state, request = sequence.constraint, sequence.request
     if state is None or not can_force(request):
         return []

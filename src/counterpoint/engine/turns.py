@@ -58,8 +58,10 @@ class Turns:
         progress: list[Progress] = []
         left_s = STEP_S
         while ready := _ready(active):
-            costly = [sequence for sequence in ready if is_costly(sequence)]
-            quick = [sequence for sequence in ready if sequence not in set(costly)] if costly else ready
+            costly: list[Sequence] = []
+            quick: list[Sequence] = []
+            for sequence in ready:
+                (costly if is_costly(sequence) else quick).append(sequence)
             if quick:
                 progress += choose(quick, 1)
             queue = self._in_turn(costly)
